@@ -1,0 +1,1 @@
+from nde.models.latent_sde import LatentSDE

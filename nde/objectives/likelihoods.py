@@ -1,0 +1,81 @@
+"""Observation models: the density of a value around a location, one scale (and one tail) a channel."""
+
+from abc import abstractmethod
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy import stats
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class AbstractLikelihood(eqx.Module):
+    """The law of one row of values, shape `(channels,)`, around a location of the same shape."""
+
+    @abstractmethod
+    def log_prob(self, values: Float[Array, "*rows channels"], loc: Float[Array, "*rows channels"]) -> Array:
+        """Log density of each value, shape `(*rows, channels)`."""
+
+    @abstractmethod
+    def sample(self, loc: Float[Array, "*rows channels"], *, key: PRNGKeyArray) -> Array:
+        """One draw of each value, shape `(*rows, channels)`."""
+
+
+class GaussianLikelihood(AbstractLikelihood):
+    r"""$x_c \sim \mathcal N(\mu_c, s_c^2)$ with a learned scale $s_c > 0$ for each channel, starting at `scale`."""
+
+    raw_scale: Float[Array, " channels"]
+
+    def __init__(self, channels: int, *, scale: float = 0.5):
+        self.raw_scale = jnp.full(channels, inverse_softplus(scale))
+
+    @property
+    def scale(self) -> Float[Array, " channels"]:
+        """Standard deviation of each channel."""
+        return jax.nn.softplus(self.raw_scale) + MIN_SCALE
+
+    def log_prob(self, values: Array, loc: Array) -> Array:
+        return stats.norm.logpdf(values, loc, self.scale)
+
+    def sample(self, loc: Array, *, key: PRNGKeyArray) -> Array:
+        return loc + self.scale * jax.random.normal(key, loc.shape, loc.dtype)
+
+
+class StudentTLikelihood(AbstractLikelihood):
+    r"""$x_c \sim t_{\nu_c}(\mu_c, s_c)$: Student's t with a learned scale and a learned tail for each channel.
+
+    $\nu_c = 2 + \mathrm{softplus}(\cdot) > 2$, so that the variance $s_c^2 \nu_c / (\nu_c - 2)$ exists; it starts at
+    `degrees`. A laboratory value now and then lies far outside, and a Gaussian's loss would be mostly about those.
+    """
+
+    raw_scale: Float[Array, " channels"]
+    raw_degrees: Float[Array, " channels"]
+
+    def __init__(self, channels: int, *, scale: float = 0.5, degrees: float = 6.0):
+        self.raw_scale = jnp.full(channels, inverse_softplus(scale))
+        self.raw_degrees = jnp.full(channels, inverse_softplus(degrees - 2.0))
+
+    @property
+    def scale(self) -> Float[Array, " channels"]:
+        """Scale of each channel."""
+        return jax.nn.softplus(self.raw_scale) + MIN_SCALE
+
+    @property
+    def degrees(self) -> Float[Array, " channels"]:
+        """Degrees of freedom of each channel, above 2."""
+        return 2.0 + jax.nn.softplus(self.raw_degrees)
+
+    def log_prob(self, values: Array, loc: Array) -> Array:
+        return stats.t.logpdf(values, self.degrees, loc, self.scale)
+
+    def sample(self, loc: Array, *, key: PRNGKeyArray) -> Array:
+        return loc + self.scale * jax.random.t(key, self.degrees, loc.shape, loc.dtype)
+
+
+# Without a floor a channel that is nearly constant would drive its scale to zero and its density to infinity.
+MIN_SCALE = 1e-3
+
+
+def inverse_softplus(x: float) -> Array:
+    r"""The `y` with $\log(1 + e^y) = x$, for `x > 0`."""
+    return jnp.log(jnp.expm1(x))

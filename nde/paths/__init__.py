@@ -1,0 +1,3 @@
+"""Paths: functions of time that drive an equation, as controls or as noise."""
+
+from nde.paths.brownian_grid import BrownianGrid as BrownianGrid
