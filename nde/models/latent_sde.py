@@ -1,65 +1,70 @@
 """The latent SDE of Li et al. (2020) for one irregular, partly observed series."""
 
-from typing import Any
+import math
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jax.scipy import stats
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from nde.engine import diffeqsolve
 from nde.fields import DiagonalDiffusion, LinearMLPField
 from nde.fields.linear_mlp import silence_last_layer
 from nde.models.encoder import BackwardEncoder, Context
+from nde.objectives import AbstractLikelihood, StudentTLikelihood
 from nde.paths import BrownianGrid
-from nde.objectives.likelihoods import AbstractLikelihood, StudentTLikelihood
 
 
 class LatentPath(eqx.Module):
-    """One sample of a latent path and what it cost.
+    """One sample of a latent path, and what it cost.
 
-    - `zs`: the latent states at the times asked for, shape `(times, state)`.
-    - `kl_initial`: KL of the initial state's posterior from its prior, in nats.
-    - `kl_path`: KL of the path's posterior from its prior along this sample, in nats.
+    - `zs`: the latent states at the times asked for, shape `(asked, state)`.
+    - `kl_initial`: KL divergence of the initial state's posterior from its prior, in nats.
+    - `kl_path`: KL divergence of the path's posterior from its prior along this sample, in nats.
     """
 
-    zs: Float[Array, "times state"]
+    zs: Float[Array, "asked state"]
     kl_initial: Float[Array, ""]
     kl_path: Float[Array, ""]
 
 
 class LatentSDE(eqx.Module):
-    r"""A latent SDE: prior $dz = f(z)\,dt + \sigma(z)\,dW$, observed through a decoder and a likelihood.
+    r"""A latent SDE, $dz = f(z)\,dt + \sigma(z)\,dW$, seen through a linear decoder and a likelihood.
 
     The posterior given observations shares the diffusion and adds a control $u$ that an encoder of the observations
     steers,
 
     $$dz = \bigl(f(z) + \sigma(z)\,u(t, z)\bigr)\,dt + \sigma(z)\,dW, \qquad z_0 \sim \mathcal N(m, s^2),$$
 
-    so that by Girsanov's theorem the KL of the two path measures is $\mathbb E \int \tfrac12 |u|^2 dt$ (Li et al. 2020,
-    equation 10, with $u = (h_\phi - h_\theta) / \sigma$). It rides beside `z` through the solve. The control acts up to
-    the last observation; from there on the posterior *is* the prior, which makes a forecast.
+    so that by Girsanov's theorem the KL divergence of the two path measures is $\mathbb E \int \tfrac12 |u|^2 dt$ (Li et
+    al. 2020, equation 10, with $u = (h_\phi - h_\theta) / \sigma$). The integral rides beside `z` through the solve. The
+    control acts up to the last observation; from there on the posterior *is* the prior, and that is the forecast.
+
+    Everything acts on one series: times of shape `(rows,)`, sorted, values and mask of shape `(rows, channels)`; what
+    the mask hides is never read. Times count from the first row. Use `jax.vmap` over series, and over keys for samples.
 
     **Arguments of the constructor:**
 
     - `channels`: number of observed channels.
     - `state_size`: length of the latent state `z`.
-    - `width`, `depth`: of the network in the prior drift ([`nde.fields.LinearMLPField`][]); `width=0` leaves it linear.
-    - `control_width`: of the control's network.
+    - `width`, `depth`: of the network in the prior drift, a [`nde.fields.LinearMLPField`][]; `width=0` leaves the drift
+      linear.
+    - `control_width`: of the control's network, one hidden layer.
     - `encoder_size`: length of the encoder's hidden state.
-    - `diffusion_scale`: $\sigma$ at the start; `None` for a latent ODE: no noise, no control, no path KL.
+    - `diffusion_scale`: the diffusion to start from, in state per square root of time; `None` for a latent ODE, with no
+      noise, no control and no path KL.
     - `likelihood`: a [`nde.objectives.AbstractLikelihood`][]; Student's t if `None`.
-    - `dt0`: step of the solver, in the unit of the times.
-    - `solver`: any diffrax solver for Itô SDEs with diagonal noise.
+    - `horizon`: how far after its first row a series is solved, in units of time.
+    - `dt0`: the solver's step, in units of time; `horizon` is rounded up to whole steps.
+    - `solver`: any diffrax solver for an Itô SDE with diagonal noise; Euler–Maruyama if `None`.
+    - `adjoint`: any diffrax adjoint; `RecursiveCheckpointAdjoint` with every step stored if `None`.
     - `key`: a JAX random key, for the initial weights.
 
-    Everything acts on one series: times of shape `(times,)`, sorted, values and mask of shape `(times, channels)`. Use
-    `jax.vmap` over series and over keys for samples.
-
-    **Limits:** the solver takes steps of one size `dt0`; states between steps are interpolated linearly.
+    **Limits:** all steps have the size `dt0`, and between them the state is interpolated linearly, so `dt0` should lie
+    well below the time between observations. Memory of the gradient grows with `horizon / dt0`.
 
     **Source:** Li, Wong, Chen, Duvenaud, *Scalable Gradients for Stochastic Differential Equations*, AISTATS 2020,
     arXiv 2001.01328, section 5.
@@ -68,7 +73,7 @@ class LatentSDE(eqx.Module):
     encoder: BackwardEncoder
     initial: eqx.nn.Linear
     initial_mean: Float[Array, " state"]
-    initial_log_scale: Float[Array, " state"]
+    initial_log_std: Float[Array, " state"]
     drift: LinearMLPField
     control: eqx.nn.MLP
     diffusion: DiagonalDiffusion | None
@@ -76,115 +81,131 @@ class LatentSDE(eqx.Module):
     likelihood: AbstractLikelihood
     solver: diffrax.AbstractSolver
     adjoint: diffrax.AbstractAdjoint
+    num_steps: int = eqx.field(static=True)
     dt0: float = eqx.field(static=True)
-    state_size: int = eqx.field(static=True)
 
     def __init__(
         self,
         channels: int,
         state_size: int,
         *,
-        width: int = 32,
+        width: int = 16,
         depth: int = 1,
         control_width: int = 32,
         encoder_size: int = 32,
         diffusion_scale: float | None = 0.3,
         likelihood: AbstractLikelihood | None = None,
-        dt0: float = 0.1,
+        horizon: float,
+        dt0: float,
         solver: diffrax.AbstractSolver | None = None,
         adjoint: diffrax.AbstractAdjoint | None = None,
         key: PRNGKeyArray,
     ):
-        keys = jax.random.split(key, 5)
-        self.encoder = BackwardEncoder(channels, encoder_size, key=keys[0])
-        self.initial = eqx.nn.Linear(encoder_size, 2 * state_size, key=keys[1])
+        if not (0 < dt0 <= horizon):
+            raise ValueError(f"LatentSDE needs 0 < dt0 <= horizon, but got dt0={dt0} and horizon={horizon}.")
+        encoder_key, initial_key, drift_key, control_key, decoder_key = jax.random.split(key, 5)
+        self.encoder = BackwardEncoder(channels, encoder_size, key=encoder_key)
+        self.initial = eqx.nn.Linear(encoder_size, 2 * state_size, key=initial_key)
         self.initial_mean = jnp.zeros(state_size)
-        self.initial_log_scale = jnp.zeros(state_size)
-        self.drift = LinearMLPField(state_size, width, depth, key=keys[2])
-        self.control = silence_last_layer(
-            eqx.nn.MLP(
-                state_size + encoder_size + 1,
-                state_size,
-                control_width,
-                1,
-                activation=jax.nn.softplus,
-                key=keys[3],
-            )
+        self.initial_log_std = jnp.zeros(state_size)
+        self.drift = LinearMLPField(state_size, width, depth, key=drift_key)
+        control = eqx.nn.MLP(
+            state_size + encoder_size + 1, state_size, control_width, 1, activation=jax.nn.softplus, key=control_key
         )
-        self.diffusion = (
-            None if diffusion_scale is None else DiagonalDiffusion(state_size, scale=diffusion_scale)
-        )
-        self.decoder = eqx.nn.Linear(state_size, channels, key=keys[4])
+        self.control = silence_last_layer(control)
+        self.diffusion = None if diffusion_scale is None else DiagonalDiffusion(state_size, scale=diffusion_scale)
+        self.decoder = eqx.nn.Linear(state_size, channels, key=decoder_key)
         self.likelihood = StudentTLikelihood(channels) if likelihood is None else likelihood
         self.solver = diffrax.Euler() if solver is None else solver
-        self.adjoint = diffrax.RecursiveCheckpointAdjoint(checkpoints=80) if adjoint is None else adjoint
+        self.num_steps = math.ceil(horizon / dt0 - 1e-6)
         self.dt0 = dt0
-        self.state_size = state_size
+        self.adjoint = diffrax.RecursiveCheckpointAdjoint(self.num_steps) if adjoint is None else adjoint
+
+    @property
+    def horizon(self) -> float:
+        """How far after its first row a series is solved, in units of time: a whole number of steps."""
+        return self.num_steps * self.dt0
 
     def posterior(
         self,
-        times: Float[Array, " times"],
-        values: Float[Array, "times channels"],
-        mask: Bool[Array, "times channels"],
+        times: Float[Array, " rows"],
+        values: Float[Array, "rows channels"],
+        mask: Bool[Array, "rows channels"],
         ts: Float[Array, " asked"],
         *,
         key: PRNGKeyArray,
     ) -> LatentPath:
-        """One sample of the latent path given the observed entries, at the sorted times `ts`.
+        """One sample of the latent path given the observed entries.
 
-        `ts` may lie between the observations and beyond them: there the path follows the prior.
+        **Arguments:** `times`, `values`, `mask`: the series; `ts`: sorted times at which the state is wanted, between
+        the first row and `horizon` after it; after the last observation the path follows the prior; `key`: the sample.
+
+        **Returns:** a [`nde.models.LatentPath`][].
         """
-        context = self.encoder(times, values, mask)
-        initial_key, path_key = jax.random.split(key)
-        mean, log_scale = jnp.split(self.initial(context.features[0]), 2)
-        mean, log_scale = self.initial_mean + mean, self.initial_log_scale + log_scale
-        z0 = mean + jnp.exp(log_scale) * jax.random.normal(initial_key, mean.shape, mean.dtype)
-        kl_initial = normal_kl(mean, log_scale, self.initial_mean, self.initial_log_scale)
-        zs, kl_path = self._solve(context, times[0], z0, ts, path_key)
+        start_key, noise_key = jax.random.split(key)
+        context = self.encoder(times - times[0], values, mask)
+        mean, log_std = jnp.split(self.initial(context.features[0]), 2)
+        mean, log_std = self.initial_mean + mean, self.initial_log_std + log_std
+        z0 = mean + jnp.exp(log_std) * jax.random.normal(start_key, mean.shape, mean.dtype)
+        kl_initial = normal_kl(mean, log_std, self.initial_mean, self.initial_log_std)
+        zs, kl_path = self._solve(z0, lambda t, z: self._control(context, t, z), ts - times[0], noise_key)
         return LatentPath(zs, kl_initial, kl_path)
 
-    def _solve(self, context, t0, z0, ts, key):
-        def control(t, z):
-            features, wait, active = context.at(t)
-            u = self.control(jnp.concatenate([z, features, wait[None]]))
-            return jnp.where(active, u, 0.0)
+    def prior(self, ts: Float[Array, " asked"], *, key: PRNGKeyArray) -> Float[Array, "asked state"]:
+        """One sample of the latent path given nothing, at sorted times `ts` after the start; shape `(asked, state)`."""
+        start_key, noise_key = jax.random.split(key)
+        noise = jax.random.normal(start_key, self.initial_mean.shape, self.initial_mean.dtype)
+        z0 = self.initial_mean + jnp.exp(self.initial_log_std) * noise
+        zs, _ = self._solve(z0, lambda t, z: jnp.zeros_like(z), ts, noise_key)
+        return zs
 
-        def drift(t, state, args):
+    def decode(self, zs: Float[Array, "asked state"]) -> Float[Array, "asked channels"]:
+        """The location of the observed values at each state."""
+        return jax.vmap(self.decoder)(zs)
+
+    def _control(self, context: Context, t, z):
+        outlook = context.after(t)
+        u = self.control(jnp.concatenate([z, outlook.features, outlook.wait[None]]))
+        return jnp.where(outlook.active, u, 0.0)
+
+    def _solve(self, z0, control, ts, key):
+        """The states at `ts` and the path KL, the noise and the integral of the KL being part of the one solve."""
+        zero = jnp.zeros((), z0.dtype)
+        shape = jax.ShapeDtypeStruct(z0.shape, z0.dtype)
+
+        def posterior_drift(t, state, args):
             z, _ = state
             if self.diffusion is None:
-                return self.drift(t, z), jnp.zeros(())
+                return self.drift(t, z), zero
             u = control(t, z)
             return self.drift(t, z) + self.diffusion(t, z) * u, 0.5 * jnp.sum(u**2)
 
-        def diffusion(t, state, args):
-            z, _ = state
-            sig = self.diffusion(t, z)
-            return lx.FunctionLinearOperator(lambda dw: (sig * dw, jnp.zeros(())), jax.eval_shape(lambda: z))
+        def noise_factor(t, state, args):
+            sigma = self.diffusion(t, state[0])
+            return lx.FunctionLinearOperator(lambda dw: (sigma * dw, zero), shape)
 
-        num_steps = jnp.maximum(jnp.ceil((ts[-1] - t0) / self.dt0 - 1e-3), 1)
-        t1 = t0 + num_steps * self.dt0
-        terms = diffrax.ODETerm(drift)
+        terms = diffrax.ODETerm(posterior_drift)
         if self.diffusion is not None:
-            noise = BrownianGrid(t0, t1, num_steps, z0.shape, key)
-            terms = diffrax.MultiTerm(terms, diffrax.ControlTerm(diffusion, noise))
+            path = BrownianGrid(0.0, self.horizon, self.num_steps, z0.shape, key, dtype=z0.dtype)
+            terms = diffrax.MultiTerm(terms, diffrax.ControlTerm(noise_factor, path))
         solution = diffeqsolve(
             terms,
             self.solver,
-            t0,
-            t1,
-            self.dt0,
-            (z0, jnp.zeros(())),
-            saveat=diffrax.SaveAt(ts=ts), throw=False, max_steps=None,
+            t0=0.0,
+            t1=self.horizon,
+            dt0=None,
+            y0=(z0, zero),
+            saveat=diffrax.SaveAt(ts=ts),
+            stepsize_controller=diffrax.StepTo(ts=np.linspace(0.0, self.horizon, self.num_steps + 1)),
             adjoint=self.adjoint,
+            max_steps=self.num_steps,
         )
         zs, kl = solution.ys
         return zs, kl[-1]
 
-    def decode(self, zs):
-        return jax.vmap(self.decoder)(zs)
 
-
-def normal_kl(mean, log_scale, prior_mean, prior_log_scale):
-    r = jnp.exp(2 * (log_scale - prior_log_scale))
-    d = (mean - prior_mean) / jnp.exp(prior_log_scale)
-    return 0.5 * jnp.sum(r + d**2 - 1) - jnp.sum(log_scale - prior_log_scale)
+def normal_kl(mean, log_std, prior_mean, prior_log_std) -> Float[Array, ""]:
+    r"""$\mathrm{KL}\bigl(\mathcal N(m, s^2) \,\|\, \mathcal N(m', s'^2)\bigr)$ of diagonal normals, in nats, summed."""
+    distance = (mean - prior_mean) * jnp.exp(-prior_log_std)
+    ratio = jnp.exp(2 * (log_std - prior_log_std))
+    return 0.5 * jnp.sum(ratio + distance**2 - 1) - jnp.sum(log_std - prior_log_std)

@@ -1,0 +1,8 @@
+"""Objectives: arrays in, a scalar out, for one series; `jax.vmap` over series stands in the training step."""
+
+from nde.objectives.elbo import annealed as annealed, ELBO as ELBO, ELBOTerms as ELBOTerms, hide_future as hide_future
+from nde.objectives.likelihoods import (
+    AbstractLikelihood as AbstractLikelihood,
+    GaussianLikelihood as GaussianLikelihood,
+    StudentTLikelihood as StudentTLikelihood,
+)

@@ -174,11 +174,17 @@ def _training_panel(times: ArrayLike, values: ArrayLike, mask: ArrayLike) -> Pan
     return t, x, m
 
 
-def _maximum_likelihood(loss: Callable, starts: list[ndarray], bounds: list[tuple[float, float]]) -> ndarray:
-    """The parameters with the least `loss(theta) -> (value, gradient)` that L-BFGS reaches from any start."""
+# Fits are in units of a channel's standard deviation. With a floor, a channel that never changes has a finite likelihood.
+MIN_STD = 1e-3
+LOG_STD = (np.log(MIN_STD), np.log(20.0))
+
+
+def _least(loss: Callable, starts: list[ndarray], bounds: list) -> tuple[ndarray, float]:
+    """The least value of `loss(theta) -> (value, gradient)` that L-BFGS reaches from any start, and its `theta`."""
     options = {"ftol": 1e-12, "gtol": 1e-5, "maxiter": 500}
     runs = [minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options) for start in starts]
-    return min(runs, key=lambda run: run.fun).x
+    best = min(runs, key=lambda run: run.fun)
+    return best.x, best.fun
 
 
 # --- population ---
@@ -208,30 +214,174 @@ def _spline_basis(t: ndarray, knots: ndarray) -> ndarray:
 
 
 def _fit_curve(t: Float[ndarray, " values"], x: Float[ndarray, " values"]) -> _Curve:
-    """The curve with the least BIC, at 2 weights a knot."""
-    curves = [_fit_splines(t, x, count) for count in range(2, 7)]
-    return min(curves, key=lambda run: 2 * run[1] + run[0].weights.size * np.log(t.size))[0]
+    """The curve with the least BIC, at 2 weights a knot and 20 values a knot or more."""
+    fits = [_fit_splines(t, x, count) for count in range(1, min(6, 1 + t.size // 20) + 1)]
+    return min(fits, key=lambda fit: 2 * fit[1] + fit[0].weights.size * np.log(t.size))[0]
 
 
 def _fit_splines(t: ndarray, x: ndarray, count: int) -> tuple[_Curve, float]:
-    """A curve with `count` knots, fewer if times coincide, and its negative log-likelihood up to a constant."""
-    knots = np.unique(np.quantile(t, np.linspace(0.0, 1.0, count)))
-    # An orthonormal basis keeps the search well conditioned; its first column is constant.
+    """A curve with `count` knots, fewer where times coincide, and its negative log-likelihood up to a constant."""
+    knots = np.unique(np.quantile(t, np.linspace(0.0, 1.0, count), method="inverted_cdf"))
+    # In an orthonormal basis the search is well conditioned.
     basis, triangle = np.linalg.qr(_spline_basis(t, knots))
-    size, rank = t.size, basis.shape[1]
-    scale = np.std(x - basis @ (basis.T @ x)) or 1.0
-    centre, y = np.mean(x), (x - np.mean(x)) / scale
+    centre, scale = np.mean(x), np.std(x) or 1.0
+    y = (x - centre) / scale
 
     def loss(theta: ndarray) -> tuple[float, ndarray]:
-        log_variance = np.clip(basis @ theta[rank:], -FLOOR, FLOOR)
-        r = y - basis @ theta[:rank]
-        w = np.exp(-log_variance)
-        inside = np.abs(log_variance) < FLOOR
-        gradient = np.concatenate([-basis.T @ (w * r), 0.5 * basis.T @ ((1.0 - w * r**2) * inside)])
-        return 0.5 * float(np.sum(log_variance + w * r**2)), gradient
+        mean, log_variance = basis @ theta[: len(knots)], basis @ theta[len(knots) :]
+        w = np.exp(np.minimum(-log_variance, 30.0))
+        squares = (y - mean) ** 2 + MIN_STD**2
+        gradient = np.concatenate([-basis.T @ (w * (y - mean)), 0.5 * basis.T @ (1.0 - w * squares)])
+        return 0.5 * float(np.sum(log_variance + w * squares)), gradient
 
-    start = np.concatenate([basis.T @ y, np.zeros(rank)])
-    theta = _maximum_likelihood(loss, [start], [(-np.inf, np.inf)] * (2 * rank))
-    weights = np.linalg.lstsq(triangle, theta.reshape(2, rank).T * [scale, 1.0])[0]
+    start = np.concatenate([basis.T @ y, np.zeros(len(knots))])
+    theta, value = _least(loss, [start], [(None, None)] * start.size)
+    weights = np.linalg.solve(triangle, theta.reshape(2, -1).T * [scale, 1.0])
     weights[0] += [centre, 2 * np.log(scale)]
-    return _Curve(knots, weights), loss(theta)[0] + size * np.log(scale)
+    return _Curve(knots, weights), value + t.size * np.log(scale)
+
+
+# --- last value ---
+
+
+def _increments(t: ndarray, x: ndarray, m: ndarray, channel: int) -> tuple[ndarray, ndarray]:
+    """Time and value differences of all pairs of observed values of a series, for one channel, `(pairs,)` each."""
+    first, second = np.triu_indices(t.shape[1], 1)
+    both = m[:, first] & m[:, second]
+    if not both.any():
+        raise ValueError(f"channel {channel}: no series has two observed values, and `LastValue` is fitted to pairs")
+    return (t[:, second] - t[:, first])[both], (x[:, second] - x[:, first])[both]
+
+
+def _fit_increments(h: Float[ndarray, " pairs"], dx: Float[ndarray, " pairs"]) -> tuple[float, float, float]:
+    """Drift, jump and diffusion; the drift of a given variance is its weighted least squares."""
+    scale, unit = np.sqrt(np.mean(dx**2)) or 1.0, np.mean(h) or 1.0
+    y, u = dx / scale, h / unit
+
+    def drift(theta: ndarray) -> float:
+        w = 1.0 / (np.exp(2 * theta[0]) + np.exp(2 * theta[1]) * u)
+        return np.sum(w * u * y) / max(np.sum(w * u * u), np.finfo(float).tiny)
+
+    def loss(theta: ndarray) -> tuple[float, ndarray]:
+        parts = np.exp(2 * theta)[:, None] * np.stack([np.ones_like(u), u])
+        variance = parts.sum(0)
+        squares = (y - drift(theta) * u) ** 2
+        gradient = parts @ ((1.0 - squares / variance) / variance)
+        return 0.5 * float(np.sum(np.log(variance) + squares / variance)), gradient
+
+    theta, _ = _least(loss, [np.log([0.7, 0.7])], [LOG_STD] * 2)
+    return drift(theta) * scale / unit, scale * np.exp(theta[0]), scale * np.exp(theta[1]) / np.sqrt(unit)
+
+
+# --- mixed model ---
+
+
+def _lines(t: Float[ndarray, "series rows"]) -> Float[ndarray, "series rows 2"]:
+    return np.stack([np.ones_like(t), t], -1)
+
+
+def _gaps(t: Float[ndarray, "series rows"]) -> Float[ndarray, "series rows rows"]:
+    return np.abs(t[:, :, None] - t[:, None, :])
+
+
+def _condition(prior: ndarray, y: ndarray, known: ndarray, noise_variance: float) -> tuple[ndarray, ndarray]:
+    r"""Mean and variance of $f \mid y$ at every row, for $f \sim \mathcal N(0, K)$ and $y = f + e$ at the known rows.
+
+    `prior` is $K$, shape `(series, rows, rows)`; `y`, `known` and the results have shape `(series, rows)`.
+    """
+    seen = prior * known[:, :, None]
+    factor = np.linalg.cholesky(_marginal(prior, known, noise_variance))
+    white = np.linalg.solve(factor, np.concatenate([seen, (y * known)[..., None]], -1))
+    mean = np.sum(white[..., :-1] * white[..., -1:], 1)
+    variance = np.diagonal(prior, axis1=1, axis2=2) - np.sum(white[..., :-1] ** 2, 1)
+    return mean, np.maximum(variance, 0.0)
+
+
+def _marginal(prior: ndarray, known: ndarray, noise_variance: float) -> ndarray:
+    """Covariance of the known values, with the identity at the other rows, which then add nothing to a likelihood."""
+    diagonal = np.where(known, noise_variance, 1.0)
+    return prior * (known[:, :, None] & known[:, None, :]) + diagonal[:, :, None] * np.eye(known.shape[1])
+
+
+def _fit_mixed(t: ndarray, x: ndarray, m: ndarray, ou: bool) -> tuple:
+    """The fields of `MixedModel` for one channel; `t, x, m` have shape `(series, rows)`."""
+    # Centred times make intercept and slope nearly independent; the last lines go back to the caller's units.
+    centre, span = np.mean(t[m]), np.ptp(t[m]) or 1.0
+    shift, scale = np.mean(x[m]), np.std(x[m]) or 1.0
+    problem = _MixedProblem((t - centre) / span, np.where(m, (x - shift) / scale, 0.0), m)
+    theta, value = _least(problem.loss, LINE_STARTS, [LOG_STD, (-20.0, 20.0), LOG_STD, LOG_STD])
+    if ou:
+        starts = [np.concatenate([theta + [0, 0, 0, -0.35], [theta[3] - 0.35, np.log(length)]]) for length in (0.05, 0.5)]
+        starts.append(OU_START)
+        theta, value = _least(problem.loss, starts, [LOG_STD, (-20.0, 20.0), LOG_STD, LOG_STD, LOG_STD, LOG_LENGTH])
+    back = np.array([[1.0, -centre / span], [0.0, 1.0 / span]])
+    root = scale * back @ _root(theta)
+    fixed = scale * back @ problem.fixed(theta) + [shift, 0.0]
+    process = (scale**2 * np.exp(2 * theta[4]), span * np.exp(theta[5])) if ou else (0.0, 1.0)
+    return fixed, root @ root.T, scale * np.exp(theta[3]), *process, -value - m.sum() * np.log(scale)
+
+
+# Log standard deviation of the intercept, covariance term, log standard deviations of the slope over the whole span and
+# of the noise, log standard deviation and log length of the process.
+LINE_STARTS = [np.array([-0.4, 0.0, -0.4, -0.7]), np.array([-1.5, 0.0, 0.7, -0.2])]
+OU_START = np.array([-0.7, 0.0, -1.0, -1.2, -0.5, -1.5])
+LOG_LENGTH = (np.log(1e-3), np.log(10.0))
+
+
+def _root(theta: ndarray) -> Float[ndarray, "2 2"]:
+    """Cholesky factor of the random effects' covariance."""
+    return np.array([[np.exp(theta[0]), 0.0], [theta[1], np.exp(theta[2])]])
+
+
+@dataclass(frozen=True)
+class _MixedProblem:
+    """Marginal likelihood of one channel as a function of the variance parameters, `(4,)`, or `(6,)` with the process."""
+
+    t: Float[ndarray, "series rows"]
+    y: Float[ndarray, "series rows"]
+    m: Bool[ndarray, "series rows"]
+
+    def covariance(self, theta: ndarray) -> tuple[ndarray, ndarray]:
+        """Covariance of the observed values of each series, and the process's part of it."""
+        lines = _lines(self.t) @ _root(theta)
+        process = np.zeros((*self.t.shape, self.t.shape[1]))
+        if theta.size > 4:
+            process = np.exp(2 * theta[4] - _gaps(self.t) / np.exp(theta[5]))
+        return _marginal(lines @ lines.mT + process, self.m, np.exp(2 * theta[3])), process
+
+    def regress(self, precision: ndarray) -> ndarray:
+        """Generalised least squares: the fixed effects with the greatest likelihood at a given precision."""
+        design = _lines(self.t) * self.m[..., None]
+        weighted = precision @ design
+        normal = np.einsum("sri,srj->ij", design, weighted)
+        return np.linalg.lstsq(normal, np.einsum("sri,sr->i", weighted, self.y))[0]
+
+    def fixed(self, theta: ndarray) -> Float[ndarray, " 2"]:
+        """Fixed effects at the variance parameters."""
+        return self.regress(np.linalg.inv(self.covariance(theta)[0]))
+
+    def loss(self, theta: ndarray) -> tuple[float, ndarray]:
+        r"""Negative log-likelihood at the best fixed effects, and its gradient.
+
+        With $V$ the covariance, $r$ the residuals and $\alpha = V^{-1} r$, the derivative with respect to $V$ is
+        $G = (V^{-1} - \alpha \alpha^\top) / 2$. The fixed effects need no derivative: they are at their optimum.
+        """
+        covariance, process = self.covariance(theta)
+        precision = np.linalg.inv(covariance)
+        residual = (self.y - _lines(self.t) @ self.regress(precision)) * self.m
+        alpha = np.einsum("srq,sq->sr", precision, residual)
+        log_det = np.sum(np.linalg.slogdet(covariance)[1])
+        value = 0.5 * (log_det + np.sum(residual * alpha) + self.m.sum() * np.log(2 * np.pi))
+        g = 0.5 * (precision - alpha[:, :, None] * alpha[:, None, :]) * (self.m[:, :, None] & self.m[:, None, :])
+        return float(value), self.pull_back(theta, g, process)
+
+    def pull_back(self, theta: ndarray, g: ndarray, process: ndarray) -> ndarray:
+        """The gradient with respect to `theta`, given that with respect to the covariance."""
+        lines, root = _lines(self.t), _root(theta)
+        by_root = 2 * np.einsum("sri,srj->ij", lines, g @ lines) @ root
+        by_noise = 2 * np.exp(2 * theta[3]) * np.einsum("srr->", g)
+        gradient = [by_root[0, 0] * root[0, 0], by_root[1, 0], by_root[1, 1] * root[1, 1], by_noise]
+        if theta.size > 4:
+            by_process = g * process
+            gradient += [2 * by_process.sum(), np.sum(by_process * _gaps(self.t)) / np.exp(theta[5])]
+        return np.array(gradient)

@@ -1,0 +1,125 @@
+"""The evidence lower bound of a latent path model, its parts apart."""
+
+from typing import Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from nde.objectives.likelihoods import AbstractLikelihood
+
+
+class _Path(Protocol):
+    @property
+    def zs(self) -> Array: ...
+    @property
+    def kl_initial(self) -> Array: ...
+    @property
+    def kl_path(self) -> Array: ...
+
+
+class LatentPathModel(Protocol):
+    """What the bound asks of a model; [`nde.models.LatentSDE`][] is one."""
+
+    @property
+    def likelihood(self) -> AbstractLikelihood:
+        """The law of the values around their location."""
+        ...
+
+    def posterior(self, times: Array, values: Array, mask: Array, ts: Array, *, key: PRNGKeyArray) -> _Path:
+        """A sample of the path given the observed entries, with its KL divergences."""
+        ...
+
+    def decode(self, zs: Array) -> Array:
+        """The locations of the values along a path."""
+        ...
+
+
+class ELBOTerms(eqx.Module):
+    """The parts of the bound for one series, in nats.
+
+    - `log_likelihood`: expected log density of the observed values.
+    - `kl_path`, `kl_initial`: divergence of the posterior from the prior, of the path and of its start.
+    - `count`: the number of observed values.
+    """
+
+    log_likelihood: Float[Array, ""]
+    kl_path: Float[Array, ""]
+    kl_initial: Float[Array, ""]
+    count: Float[Array, ""]
+
+    def loss(self, kl_weight: Float[Array, ""] | float = 1.0) -> Float[Array, ""]:
+        """The bound, negative, with the divergences weighted."""
+        return kl_weight * (self.kl_path + self.kl_initial) - self.log_likelihood
+
+
+class ELBO(eqx.Module):
+    r"""The evidence lower bound of a series, $\mathbb E_q[\log p(x \mid z)] - \mathrm{KL}(q \,\|\, p)$, by samples.
+
+    The posterior may be shown a part of the series only, its *context*; the rest is then forecast by the prior from
+    where the context ends. The bound holds for every context, since a posterior may ignore what it likes; training
+    over random contexts teaches one model both to smooth and to forecast.
+
+    **Arguments of the constructor:**
+
+    - `samples`: how many paths each series is averaged over.
+    - `predictive`: share, in [0, 1], in which the values outside of the context are scored by their marginal
+      predictive density $\log \tfrac1K \sum_k p(x \mid z_k)$ rather than by the mean of their log densities. The marginal
+      is what a forecast is judged by; at 0 the objective is the ELBO, above it is a bound no more.
+
+    **Call:** `elbo(model, times, values, mask, context, key=key)` for one series, with `context` a part of `mask`;
+    returns [`nde.objectives.ELBOTerms`][].
+
+    **Source:** Li et al. 2020, arXiv 2001.01328, equation 9.
+    """
+
+    samples: int = eqx.field(static=True)
+    predictive: float = eqx.field(static=True)
+
+    def __init__(self, *, samples: int = 4, predictive: float = 0.0):
+        if samples < 1 or not 0 <= predictive <= 1:
+            raise ValueError(f"ELBO needs samples >= 1 and predictive in [0, 1], but got {samples} and {predictive}.")
+        self.samples, self.predictive = samples, predictive
+
+    def __call__(
+        self,
+        model: LatentPathModel,
+        times: Float[Array, " rows"],
+        values: Float[Array, "rows channels"],
+        mask: Bool[Array, "rows channels"],
+        context: Bool[Array, "rows channels"],
+        *,
+        key: PRNGKeyArray,
+    ) -> ELBOTerms:
+        def sample(key):
+            path = model.posterior(times, values, context, times, key=key)
+            return model.likelihood.log_prob(values, model.decode(path.zs)), path.kl_path, path.kl_initial
+
+        density, kl_path, kl_initial = jax.vmap(sample)(jax.random.split(key, self.samples))
+        score = jnp.mean(density, 0)
+        if self.predictive > 0:
+            marginal = logsumexp(density, 0) - jnp.log(self.samples)
+            weight = jnp.where(context, 0.0, self.predictive)
+            score = score + weight * (marginal - score)
+        log_likelihood = jnp.sum(jnp.where(mask, score, 0.0))
+        return ELBOTerms(log_likelihood, jnp.mean(kl_path), jnp.mean(kl_initial), jnp.sum(mask))
+
+
+def hide_future(
+    times: Float[Array, " rows"], mask: Bool[Array, "rows channels"], *, whole: float, key: PRNGKeyArray
+) -> Bool[Array, "rows channels"]:
+    """A random context: with probability `whole` all of a series, else what lies before a uniform time.
+
+    The time is uniform between the first and the last row. Returns a part of `mask`, of its shape.
+    """
+    whole_key, time_key = jax.random.split(key)
+    span = times[-1] - times[0]
+    cut = times[0] + span * jax.random.uniform(time_key, (), times.dtype)
+    return mask & ((times <= cut)[:, None] | jax.random.bernoulli(whole_key, whole))
+
+
+def annealed(weight: float, steps: int, step: Int[Array, ""]) -> Float[Array, ""]:
+    """A weight that rises linearly from near zero to `weight` over the first `steps` steps, and stays."""
+    return weight * jnp.minimum(1.0, (step + 1) / max(steps, 1))

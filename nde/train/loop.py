@@ -1,0 +1,131 @@
+"""The training loop."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray, PyTree
+
+from nde.train.step import culprits, NonFiniteLoss, StepFunction, StepReport, TrainState
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When things happen: `steps` in all, a validation and a checkpoint each `every` steps, `patience` validations.
+
+    Training stops when `patience` validations in a row brought no better score; `patience=0` never stops early.
+    """
+
+    steps: int
+    every: int
+    patience: int = 0
+
+    def __post_init__(self):
+        if self.steps < 0 or self.every < 1 or self.patience < 0:
+            raise ValueError(f"steps and patience must not be negative and every must be positive, but got {self}.")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended: the final state, and why: "finished", "no improvement" or "interrupted"."""
+
+    state: TrainState
+    reason: str
+
+
+class Observer(Protocol):
+    """Who is told of the training: metrics files, progress displays, checkpoints."""
+
+    def stepped(self, step: int, report: StepReport) -> None:
+        """After each update."""
+        ...
+
+    def validated(self, state: TrainState, score: float) -> None:
+        """After each validation."""
+        ...
+
+    def ended(self, state: TrainState) -> None:
+        """At the end, however it comes."""
+        ...
+
+
+def fit(
+    update: StepFunction,
+    state: TrainState,
+    data: PyTree,
+    batches: Sequence[np.ndarray],
+    validate: Callable[[PyTree], Any],
+    schedule: Schedule,
+    *,
+    key: PRNGKeyArray,
+    names: Sequence[Any],
+    observers: Sequence[Observer] = (),
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Train from a state on, up to `schedule.steps` updates in all.
+
+    What happens at a step depends on the state, the key and the step's own batch only, so a run that was stopped and
+    resumed from a checkpoint goes through the same states as one that was not.
+
+    **Arguments:**
+
+    - `update`: from [`nde.train.make_step`][].
+    - `state`: where to start.
+    - `data`: pytree of arrays whose first axis counts examples.
+    - `batches`: element `i` holds the indices of the examples of step `i`.
+    - `validate`: `model -> score`; lower is better.
+    - `schedule`: a [`nde.train.Schedule`][].
+    - `key`: the run's key.
+    - `names`: the name of each example, for messages.
+    - `observers`: who is told, in this order.
+    - `stop`: asked after each step whether to end.
+
+    **Raises:** [`nde.train.NonFiniteLoss`][] with the step and the culprits, after the observers were given the last
+    state that was sound; `ValueError` if a validation score is not a number.
+    """
+    reason = "finished"
+    try:
+        while int(state.step) < schedule.steps:
+            if _is_stale(state, schedule):
+                reason = "no improvement"
+                break
+            step = int(state.step)
+            indices = batches[step]
+            state, report = update(state, data, indices, key)
+            if int(state.step) == step:
+                found = culprits(report, state.model, [names[i] for i in indices])
+                raise NonFiniteLoss(f"step {step + 1}: the loss or its gradient is not finite ({found}).")
+            for observer in observers:
+                observer.stepped(step + 1, report)
+            if (step + 1) % schedule.every == 0 or step + 1 == schedule.steps:
+                state = _validate(state, validate, observers)
+            if stop():
+                reason = "interrupted"
+                break
+    finally:
+        for observer in observers:
+            observer.ended(state)
+    return Outcome(state, reason)
+
+
+def _is_stale(state: TrainState, schedule: Schedule) -> bool:
+    waited = int(state.step) - int(state.best_step)
+    return schedule.patience > 0 and waited >= schedule.patience * schedule.every
+
+
+def _validate(state: TrainState, validate: Callable[[PyTree], Any], observers: Sequence[Observer]) -> TrainState:
+    score = float(validate(state.model))
+    if np.isnan(score):
+        raise ValueError(f"step {int(state.step)}: the validation score is not a number.")
+    if score < float(state.best_score):
+        state = eqx.tree_at(
+            lambda s: (s.best_model, s.best_score, s.best_step),
+            state,
+            (state.model, jnp.asarray(score, jnp.float32), state.step),
+        )
+    for observer in observers:
+        observer.validated(state, score)
+    return state
