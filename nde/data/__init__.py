@@ -1,13 +1,13 @@
 """Tables in, batches out.
 
-A table of irregular observations becomes a [`nde.data.Panel`][]: every series padded to one number of rows, with a mask
-of what was observed. [`nde.data.split_series`][] divides it by series, a [`nde.data.Normaliser`][] fitted on the training
-part brings the channels to one scale, and [`nde.data.index_batches`][] says which series make up which batch.
+A table of irregular observations becomes a [`nde.data.Panel`][]: every series padded to one number of rows, with a
+mask of what was observed. [`nde.data.split_series`][] divides it by series, a [`nde.data.Normaliser`][] fitted on the
+training part brings the channels to one scale, and [`nde.data.index_batches`][] says which series make up which batch.
 """
 
 from nde.data.batches import index_batches as index_batches
 from nde.data.normalise import Normaliser as Normaliser
 from nde.data.panel import Panel as Panel
-from nde.data.pbc import PBC_LABS as PBC_LABS, PBC_LOG as PBC_LOG, load_pbc as load_pbc, pbc_path as pbc_path
+from nde.data.pbc import load_pbc as load_pbc, PBC_LABS as PBC_LABS, PBC_LOG as PBC_LOG, pbc_path as pbc_path
 from nde.data.split import Split as Split, split_series as split_series
 from nde.data.table import read_panel as read_panel, TableError as TableError, TableFormat as TableFormat

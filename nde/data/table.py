@@ -185,7 +185,7 @@ def _pack(path: Path, cells: _Cells, layout: TableFormat, require_values: bool) 
 
 
 def _merge(path: Path, cells: _Cells, rows: np.ndarray, layout: TableFormat) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of one series sorted by time, rows of equal time made one: times `(rows,)`, values `(rows, channels)`."""
+    """One series sorted by time, rows of equal time made one: times `(rows,)`, values `(rows, channels)`."""
     times, first = np.unique(cells.times[rows], return_inverse=True)
     merged = np.full((len(times), len(cells.channels)), np.nan)
     source = np.zeros_like(merged, dtype=int)

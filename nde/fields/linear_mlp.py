@@ -21,7 +21,7 @@ class LinearMLPField(eqx.Module):
     - `rate`: the decay rate that `A` starts from, in units of 1 / time.
     - `key`: a JAX random key, for the initial weights.
 
-    **Call:** `field(t, y, args)` with `y` of shape `(state_size,)`; returns the same shape. `t` and `args` are not used.
+    **Call:** `field(t, y, args)` with `y` of shape `(state_size,)`; returns that shape. `t` and `args` are not used.
     """
 
     matrix: Float[Array, "state state"]

@@ -39,9 +39,9 @@ class LatentSDE(eqx.Module):
 
     $$dz = \bigl(f(z) + \sigma(z)\,u(t, z)\bigr)\,dt + \sigma(z)\,dW, \qquad z_0 \sim \mathcal N(m, s^2),$$
 
-    so that by Girsanov's theorem the KL divergence of the two path measures is $\mathbb E \int \tfrac12 |u|^2 dt$ (Li et
-    al. 2020, equation 10, with $u = (h_\phi - h_\theta) / \sigma$). The integral rides beside `z` through the solve. The
-    control acts up to the last observation; from there on the posterior *is* the prior, and that is the forecast.
+    so that by Girsanov's theorem the KL divergence of the two path measures is $\mathbb E \int \tfrac12 |u|^2 dt$ (Li
+    et al. 2020, equation 10, with $u = (h_\phi - h_\theta) / \sigma$). The integral rides beside `z` through the solve.
+    The control acts up to the last observation; from there on the posterior *is* the prior, and that is the forecast.
 
     Everything acts on one series: times of shape `(rows,)`, sorted, values and mask of shape `(rows, channels)`; what
     the mask hides is never read. Times count from the first row. Use `jax.vmap` over series, and over keys for samples.

@@ -66,8 +66,8 @@ class ELBO(eqx.Module):
 
     - `samples`: how many paths each series is averaged over.
     - `predictive`: share, in [0, 1], in which the values outside of the context are scored by their marginal
-      predictive density $\log \tfrac1K \sum_k p(x \mid z_k)$ rather than by the mean of their log densities. The marginal
-      is what a forecast is judged by; at 0 the objective is the ELBO, above it is a bound no more.
+      predictive density $\log \tfrac1K \sum_k p(x \mid z_k)$ rather than by the mean of their log densities. The
+      marginal is what a forecast is judged by; at 0 the objective is the ELBO, above it is a bound no more.
 
     **Call:** `elbo(model, times, values, mask, context, key=key)` for one series, with `context` a part of `mask`;
     returns [`nde.objectives.ELBOTerms`][].

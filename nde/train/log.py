@@ -102,5 +102,3 @@ class ProgressPrinter:
         """Take the bar down."""
         if self._bar is not None:
             self._bar.stop()
-
-

@@ -16,7 +16,7 @@ class BatchLoss(eqx.Module):
 
     - `loss`: the scalar to minimise.
     - `parts`: named scalars that are reported beside it.
-    - `per_example`: the loss of each example of the batch, shape `(batch,)`; says who is at fault when one is not finite.
+    - `per_example`: the loss of each example of the batch, shape `(batch,)`; says who is at fault if one is not finite.
     """
 
     loss: Float[Array, ""]

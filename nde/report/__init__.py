@@ -1,0 +1,21 @@
+"""Tasks, forecasts, scores, baselines and figures: what `nde evaluate` and `nde plot` call."""
+
+from nde.report.baselines import BASELINES as BASELINES
+from nde.report.compare import compare as compare, render as render, Row as Row, write_table as write_table
+from nde.report.figures import (
+    plot_calibration as plot_calibration,
+    plot_forecasts as plot_forecasts,
+    plot_training as plot_training,
+    Story as Story,
+)
+from nde.report.forecast import Forecast as Forecast, sample_forecast as sample_forecast
+from nde.report.scores import (
+    AbstractForecast as AbstractForecast,
+    coverage as coverage,
+    NormalForecast as NormalForecast,
+    paired_difference as paired_difference,
+    SampleForecast as SampleForecast,
+    score as score,
+    Scores as Scores,
+)
+from nde.report.tasks import AbstractTask as AbstractTask, Cut as Cut, Landmark as Landmark, SecondHalf as SecondHalf

@@ -1,0 +1,134 @@
+"""Training curves, forecast fans, calibration: functions that return a matplotlib figure and write nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+BLUE, ORANGE, GREY = "#2b6ca3", "#c4561e", "#6b6b6b"
+PARTS = {
+    "log_likelihood": "log-likelihood (nats per series)",
+    "kl_path": "path KL (nats per series)",
+    "kl_initial": "initial KL (nats per series)",
+}
+
+
+def plot_training(rows: Sequence[Mapping[str, float]], *, score_name: str = "validation NLL per value") -> Figure:
+    """Training curves from the rows of a metrics file: loss, its parts, validation score; a line for each member."""
+    members = sorted({int(row["member"]) for row in rows})
+    panels = [("loss", "loss (nats per value)"), ("validation", score_name)]
+    panels += [(name, label) for name, label in PARTS.items() if any(name in row for row in rows)]
+    figure = Figure(figsize=(3.2 * len(panels), 2.9), layout="constrained")
+    for axes, (name, label) in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
+        for place, member in enumerate(members):
+            points = [(row["step"], row[name]) for row in rows if row["member"] == member and name in row]
+            colour = BLUE if len(members) == 1 else f"C{place}"
+            if points:
+                axes.plot(*np.transpose(points), color=colour, lw=1.3, marker="." if name == "validation" else None)
+        axes.set(xlabel="step", title=label)
+        axes.title.set_fontsize(10)
+        _tidy(axes)
+    if len(members) > 1:
+        handles = [Line2D([], [], color=f"C{i}", label=f"member {m}") for i, m in enumerate(members)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(members), frameon=False, fontsize=9)
+    return figure
+
+
+@dataclass(frozen=True)
+class Story:
+    """One series to draw: a row of fans.
+
+    - `name`: what it is called.
+    - `times`, `values`, `mask`: `(rows,)` and `(rows, channels)`, in their own units.
+    - `cutoff`: the last time that the forecast was given.
+    - `ts`: `(asked,)`; times of the fan.
+    - `bands`: `(levels, asked, channels)`; quantiles at 5, 25, 50, 75 and 95 %, in their own units.
+    """
+
+    name: str
+    times: np.ndarray
+    values: np.ndarray
+    mask: np.ndarray
+    cutoff: float
+    ts: np.ndarray
+    bands: np.ndarray
+
+
+FAN_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def plot_forecasts(
+    stories: Sequence[Story], channels: Sequence[str], labels: Sequence[str], log: Sequence[bool], time_label: str
+) -> Figure:
+    """Forecast fans: a row a series, a column a channel, with the 50 % and 90 % bands, what was observed, the cut-off.
+
+    **Arguments:** `stories`: the series; `channels`: names, over the columns; `labels`: with units, beside the axes;
+    `log`: which channels stand on a log scale; `time_label`: under the axes.
+    """
+    size = (3.0 * len(channels) + 0.6, 2.3 * len(stories) + 0.9)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(stories), len(channels), squeeze=False, sharex="row", sharey="col")
+    for story, line in zip(stories, grid, strict=True):
+        for c, axes in enumerate(line):
+            _fan(axes, story, c)
+            if log[c]:
+                axes.set_yscale("log")
+            if story is stories[0]:
+                axes.set_title(channels[c], fontsize=11)
+            if story is stories[-1]:
+                axes.set_xlabel(time_label)
+            _tidy(axes)
+            axes.set_ylabel(f"{story.name}\n{labels[c]}" if c == 0 else labels[c], fontsize=9)
+    handles = [
+        Patch(color=BLUE, alpha=0.22, lw=0, label="90 % band"),
+        Patch(color=BLUE, alpha=0.5, lw=0, label="50 % band"),
+        Line2D([], [], color=BLUE, label="median"),
+        Line2D([], [], color="black", marker="o", ls="", ms=5, label="given"),
+        Line2D([], [], color=ORANGE, marker="o", mfc="white", ls="", ms=5, label="held out"),
+        Line2D([], [], color=GREY, ls="--", label="cut-off"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=10)
+    return figure
+
+
+def _fan(axes: Axes, story: Story, c: int) -> None:
+    low, lower, middle, upper, high = story.bands[:, :, c]
+    axes.fill_between(story.ts, low, high, color=BLUE, alpha=0.22, lw=0)
+    axes.fill_between(story.ts, lower, upper, color=BLUE, alpha=0.3, lw=0)
+    axes.plot(story.ts, middle, color=BLUE, lw=1.4)
+    seen = story.mask[:, c]
+    given = seen & (story.times <= story.cutoff)
+    held = seen & ~given
+    axes.plot(story.times[given], story.values[given, c], "o", color="black", ms=4.5)
+    axes.plot(story.times[held], story.values[held, c], "o", color=ORANGE, mfc="white", ms=5, mew=1.3)
+    axes.axvline(story.cutoff, color=GREY, ls="--", lw=1)
+
+
+def plot_calibration(
+    levels: Sequence[float], observed: np.ndarray, channels: Sequence[str], *, pooled: np.ndarray
+) -> Figure:
+    """Calibration: the nominal level of central intervals against the share of values that fell inside.
+
+    **Arguments:** `levels`: nominal; `observed`: `(levels, channels)`; `pooled`: `(levels,)`, over all channels.
+    """
+    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 100], [0, 100], color=GREY, ls="--", lw=1, label="ideal")
+    for c, name in enumerate(channels):
+        axes.plot(100 * np.asarray(levels), 100 * observed[:, c], lw=1, alpha=0.8, label=name)
+    axes.plot(100 * np.asarray(levels), 100 * pooled, color="black", lw=2.2, label="all channels")
+    axes.set(xlabel="nominal coverage (%)", ylabel="observed coverage (%)", xlim=(0, 100), ylim=(0, 100))
+    axes.set_aspect("equal")
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=9)
+    _tidy(axes)
+    return figure
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, lw=0.6)
+    axes.tick_params(labelsize=9)
