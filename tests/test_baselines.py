@@ -1,10 +1,14 @@
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 from numpy import ndarray
 from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM
 
-from nde.report.baselines import BASELINES, LastValue, MixedModel, Population
+from nde.report.baselines import _blocks, _mixed_loss, BASELINES, LastValue, MixedModel, Population
 
 
 def panel_times(rng: np.random.Generator, series: int, rows: int) -> tuple[ndarray, ndarray]:
@@ -42,6 +46,24 @@ def simulate(model: MixedModel, rng: np.random.Generator, series: int, rows: int
 def halved(t: ndarray, m: ndarray) -> ndarray:
     """The context: what was observed in the first half of each series."""
     return m & (t <= t[:, -1:] / 2)[..., None]
+
+
+def density(model: MixedModel, c: int, t: ndarray, x: ndarray, m: ndarray) -> float:
+    """Log density of one channel of a panel; arrays `(series, rows)`."""
+    total = 0.0
+    for ti, xi, mi in zip(t, x, m, strict=True):
+        spread = covariance(model, c, ti[mi]) + model.noise[c] ** 2 * np.eye(mi.sum())
+        total += stats.multivariate_normal.logpdf(xi[mi], np.polyval(model.fixed[c, ::-1], ti[mi]), spread)
+    return total
+
+
+def assert_maximum(log_likelihood: Callable[[ndarray], float], point: ndarray) -> None:
+    """The value at the point is more than that two per cent to either side of it along every axis."""
+    top = log_likelihood(point)
+    for factor in (1.02, 0.98):
+        for k in range(point.size):
+            moved = np.where(np.arange(point.size) == k, factor, 1.0) * point
+            assert log_likelihood(moved) < top, f"axis {k} times {factor}"
 
 
 TRUTH = MixedModel(
@@ -88,12 +110,33 @@ def test_mixed_model_is_that_of_statsmodels(panel, fitted):
 @pytest.mark.parametrize("name", ["mixed model", "mixed model + OU"])
 def test_log_likelihood_is_the_gaussian_density(panel, fitted, name):
     (t, x, m), model = panel, fitted[name]
-    for c, (b0, b1) in enumerate(model.fixed):
-        density = 0.0
-        for ti, xi, mi in zip(t, x[..., c], m[..., c], strict=True):
-            total = covariance(model, c, ti[mi]) + model.noise[c] ** 2 * np.eye(mi.sum())
-            density += stats.multivariate_normal.logpdf(xi[mi], b0 + b1 * ti[mi], total)
-        np.testing.assert_allclose(model.log_likelihood[c], density, rtol=1e-9)
+    for c in range(2):
+        expected = density(model, c, t, x[..., c], m[..., c])
+        np.testing.assert_allclose(model.log_likelihood[c], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("size", [4, 6])
+def test_gradient_is_that_of_finite_differences(panel, size):
+    t, x, m = panel[0][:20], panel[1][:20, :, 1], panel[2][:20, :, 1]
+    loss = partial(_mixed_loss, _blocks(t, x, m))
+    theta = np.array([-0.5, 0.4, -1.0, -0.8, -0.3, 0.2])[:size]
+    differences = [(loss(theta + step)[0] - loss(theta - step)[0]) / 2e-5 for step in 1e-5 * np.eye(size)]
+    np.testing.assert_allclose(loss(theta)[1], differences, rtol=1e-6, atol=1e-6)
+
+
+def test_mixed_model_is_at_the_maximum(panel):
+    t, x, m = panel[0][:100], panel[1][:100, :, 1:], panel[2][:100, :, 1:]
+    model = MixedModel.fit(t, x, m, ou=True)
+    root = np.linalg.cholesky(model.random[0])
+
+    def log_likelihood(point: ndarray) -> float:
+        factor = np.array([[point[2], 0.0], [point[3], point[4]]])
+        random = (factor @ factor.T)[None]
+        moved = MixedModel(point[None, :2], random, *point[5:, None], log_likelihood=np.zeros(1))
+        return density(moved, 0, t, x[..., 0], m[..., 0])
+
+    scales = [model.noise[0], model.ou_variance[0], model.ou_length[0]]
+    assert_maximum(log_likelihood, np.array([*model.fixed[0], *root[np.tril_indices(2)], *scales]))
 
 
 def test_process_raises_the_likelihood_only_where_there_is_one(fitted):
@@ -155,6 +198,19 @@ def test_last_value_recovers_a_random_walk():
     np.testing.assert_allclose(model.diffusion**2, 0.6, atol=0.12)
 
 
+def test_last_value_is_at_the_maximum_over_pairs(panel, fitted):
+    t, x, m = panel
+    i, j = np.triu_indices(t.shape[1], 1)
+    both = m[:, i, 0] & m[:, j, 0]
+    h, dx = (t[:, j] - t[:, i])[both], (x[:, j, 0] - x[:, i, 0])[both]
+    model = fitted["last value"]
+
+    def log_likelihood(point: ndarray) -> float:
+        return stats.norm.logpdf(dx, point[0] * h, np.hypot(point[1], point[2] * np.sqrt(h))).sum()
+
+    assert_maximum(log_likelihood, np.array([model.drift[0], model.jump[0], model.diffusion[0]]))
+
+
 def test_last_value_continues_from_the_last_context_value():
     t, x = np.array([[0.0, 1.0, 2.0, 4.0]]), np.array([[np.nan, 1.0, 5.0, np.nan]])[..., None]
     population = Population.fit(np.arange(4.0)[None], np.ones((1, 4, 1)), np.ones((1, 4, 1), bool))
@@ -187,6 +243,18 @@ def test_population_recovers_mean_and_spread():
     mean, std = model.predict(at, np.zeros((1, 50, 1)), np.zeros((1, 50, 1), bool))
     np.testing.assert_allclose(mean[0, :, 0], np.sin(2 * at[0]), atol=0.12)
     np.testing.assert_allclose(std[0, :, 0], np.exp(0.4 * at[0] - 1.0), rtol=0.12)
+
+
+def test_population_is_at_the_maximum(panel, fitted):
+    t, x, m = panel
+    curve = fitted["population"].curves[0]
+
+    def log_likelihood(point: ndarray) -> float:
+        moved = Population((replace(curve, weights=point.reshape(-1, 2)),))
+        mean, std = moved.predict(t, x[..., :1], m[..., :1])
+        return stats.norm.logpdf(x[..., :1], mean, std)[m[..., :1]].sum()
+
+    assert_maximum(log_likelihood, curve.weights.ravel())
 
 
 def test_population_is_constant_beyond_the_training_times(panel, fitted):

@@ -5,6 +5,7 @@ from abc import abstractmethod
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy import stats
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -17,8 +18,11 @@ class AbstractLikelihood(eqx.Module):
         """Log density of each value, shape `(*rows, channels)`."""
 
     @abstractmethod
-    def sample(self, loc: Float[Array, "*rows channels"], *, key: PRNGKeyArray) -> Array:
-        """One draw of each value, shape `(*rows, channels)`."""
+    def sample(self, loc: Float[np.ndarray, "*rows channels"], *, key: PRNGKeyArray) -> np.ndarray:
+        """One draw of each value, shape `(*rows, channels)`, made on the host.
+
+        Not for use under `jit`: the rejection sampler behind Student's t takes XLA longer to compile than to run.
+        """
 
 
 class GaussianLikelihood(AbstractLikelihood):
@@ -37,8 +41,8 @@ class GaussianLikelihood(AbstractLikelihood):
     def log_prob(self, values: Array, loc: Array) -> Array:
         return stats.norm.logpdf(values, loc, self.scale)
 
-    def sample(self, loc: Array, *, key: PRNGKeyArray) -> Array:
-        return loc + self.scale * jax.random.normal(key, loc.shape, loc.dtype)
+    def sample(self, loc: np.ndarray, *, key: PRNGKeyArray) -> np.ndarray:
+        return loc + np.asarray(self.scale) * host_generator(key).standard_normal(loc.shape, loc.dtype)
 
 
 class StudentTLikelihood(AbstractLikelihood):
@@ -68,8 +72,9 @@ class StudentTLikelihood(AbstractLikelihood):
     def log_prob(self, values: Array, loc: Array) -> Array:
         return stats.t.logpdf(values, self.degrees, loc, self.scale)
 
-    def sample(self, loc: Array, *, key: PRNGKeyArray) -> Array:
-        return loc + self.scale * jax.random.t(key, self.degrees, loc.shape, loc.dtype)
+    def sample(self, loc: np.ndarray, *, key: PRNGKeyArray) -> np.ndarray:
+        noise = host_generator(key).standard_t(np.asarray(self.degrees, np.float64), loc.shape)
+        return loc + np.asarray(self.scale) * noise.astype(loc.dtype)
 
 
 # Without a floor a channel that is nearly constant would drive its scale to zero and its density to infinity.
@@ -79,3 +84,8 @@ MIN_SCALE = 1e-3
 def inverse_softplus(x: float) -> Array:
     r"""The `y` with $\log(1 + e^y) = x$, for `x > 0`."""
     return jnp.log(jnp.expm1(x))
+
+
+def host_generator(key: PRNGKeyArray) -> np.random.Generator:
+    """A NumPy generator seeded by a JAX random key."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())

@@ -32,9 +32,11 @@ def sample_forecast(
     *,
     samples: int,
     key: PRNGKeyArray,
-    chunk: int = 32,
 ) -> Forecast:
     """Sample the values at times `ts` given the entries in `context`, the samples shared out among the models.
+
+    The work goes through one compiled block of `SERIES` series, `PATHS` samples and as many times as the series have
+    rows, whatever is asked for: what one call compiled serves the next.
 
     **Arguments:**
 
@@ -43,39 +45,65 @@ def sample_forecast(
     - `ts`: `(series, asked)`, sorted; not before a series' first row.
     - `samples`: in all, at least two.
     - `key`: of the samples; each series has its own, by its place.
-    - `chunk`: series solved at once; bounds the memory.
 
     **Returns:** a [`nde.report.Forecast`][] for values of shape `(series, asked, channels)`.
+
+    **Raises:** `ValueError` if there are fewer samples than models, or fewer than two.
     """
     if samples < max(2, len(models)):
         raise ValueError(f"samples must be at least {max(2, len(models))} for {len(models)} models, but is {samples}.")
     shares = [len(part) for part in np.array_split(np.arange(samples), len(models))]
     members, draws, divergences = [], [], []
-    arrays = [jnp.asarray(x, jnp.result_type(float)) for x in (times, values)]
     for number, (model, share) in enumerate(zip(models, shares, strict=True)):
-        locations, drawn, kl = _sample(
-            model, *arrays, jnp.asarray(context), jnp.asarray(ts, arrays[0].dtype), share, chunk,
-            jax.random.fold_in(key, number),
-        )  # fmt: skip
-        members.append((model.likelihood, np.asarray(locations)))
-        draws.append(np.asarray(drawn))
-        divergences.append(np.asarray(kl))
+        path_key, value_key = jax.random.split(jax.random.fold_in(key, number))
+        locations, kl = _sample(model, (times, values, context), ts, share, path_key)
+        members.append((model.likelihood, locations))
+        draws.append(model.likelihood.sample(locations, key=value_key))
+        divergences.append(kl)
     return Forecast(SampleForecast(tuple(members), np.concatenate(draws)), np.mean(divergences, axis=0))
 
 
+SERIES, PATHS = 32, 50
+
+
+def _sample(model, data, ts: np.ndarray, samples: int, key) -> tuple[np.ndarray, np.ndarray]:
+    """Locations `(samples, series, asked, channels)` and mean path KL `(series,)`, block by block.
+
+    The samples of a series depend on its own key and on nothing else, so the blocks may cut as they like: the same
+    path comes back for the next block of times.
+    """
+    count, rows = data[0].shape
+    asked = ts.shape[1]
+    times = np.pad(ts, ((0, 0), (0, -asked % rows)), mode="edge")
+    dtype = jnp.result_type(float)
+    locations = np.zeros((samples, count, times.shape[1], data[1].shape[-1]), dtype)
+    kl = np.zeros((samples, count))
+    for first in range(0, count, SERIES):
+        here = np.arange(first, min(first + SERIES, count))
+        padded = np.resize(here, SERIES)
+        series = slice(first, first + SERIES)
+        block = [jnp.asarray(x[padded], None if x.dtype == bool else dtype) for x in data]
+        for start in range(0, samples, PATHS):
+            used = min(PATHS, samples - start)
+            for row in range(0, times.shape[1], rows):
+                part = slice(row, row + rows)
+                found, cost = _block(
+                    model, block, jnp.asarray(times[padded, part], dtype), jnp.asarray(padded), jnp.asarray(start), key
+                )
+                locations[start : start + PATHS, series, part] = np.asarray(found)[:used, : len(here)]
+                kl[start : start + PATHS, series] = np.asarray(cost)[:used, : len(here)]
+    return locations[:, :, :asked], kl.mean(0)
+
+
 @eqx.filter_jit
-def _sample(model, times, values, context, ts, samples: int, chunk: int, key) -> tuple[Array, Array, Array]:
-    def series(inputs):
-        number, times, values, context, ts = inputs
+def _block(model, data, ts: Array, series: Array, start: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
+    """Locations `(PATHS, SERIES, rows, channels)` and path KL `(PATHS, SERIES)`."""
 
-        def path(key):
-            path_key, value_key = jax.random.split(key)
-            sample = model.posterior(times, values, context, ts, key=path_key)
-            location = model.decode(sample.zs)
-            return location, model.likelihood.sample(location, key=value_key), sample.kl_path
+    def path(data, ts, number, sample):
+        own_key = jax.random.fold_in(jax.random.fold_in(key, number), sample)
+        found = model.posterior(*data, ts, key=own_key)
+        return model.decode(found.zs), found.kl_path
 
-        return jax.vmap(path)(jax.random.split(jax.random.fold_in(key, number), samples))
-
-    inputs = (jnp.arange(len(times)), times, values, context, ts)
-    locations, drawn, kl = jax.lax.map(series, inputs, batch_size=min(chunk, max(len(times), 1)))
-    return jnp.moveaxis(locations, 1, 0), jnp.moveaxis(drawn, 1, 0), jnp.mean(kl, 1)
+    over_series = jax.vmap(path, in_axes=(0, 0, 0, None))
+    over_samples = jax.vmap(over_series, in_axes=(None, None, None, 0))
+    return over_samples(data, ts, series, start + jnp.arange(PATHS))

@@ -42,6 +42,8 @@ class TrainState(eqx.Module):
     @classmethod
     def create(cls, model: PyTree, optimiser: optax.GradientTransformation) -> "TrainState":
         """The state before the first update."""
+        # An array made from Python numbers is weakly typed until the first update, and the step would compile twice.
+        model = jax.tree.map(lambda x: jnp.asarray(x, x.dtype) if eqx.is_array(x) else x, model)
         opt_state = optimiser.init(eqx.filter(model, eqx.is_inexact_array))
         zero = jnp.zeros((), jnp.int32)
         return cls(zero, model, opt_state, model, jnp.asarray(jnp.inf, jnp.float32), zero)
