@@ -40,22 +40,25 @@ class Outlook(eqx.Module):
 class BackwardEncoder(eqx.Module):
     r"""A GRU that reads a series from its last observation to its first.
 
-    At each row it reads the observed values (zero where missing), the mask, and $\log(1 + \cdot)$ of the gap to the
-    next observation and of the time since the start. A row without any observation changes nothing, whatever its time
-    or its values: padding and hidden futures leave no trace.
+    At each row it reads the observed values (zero where missing), the mask, and of each channel the value that it met
+    last, with the time between: a channel that is measured seldom is not forgotten over rows that lack it. Times enter
+    as $\log(1 + \cdot)$: the gap to the next row, the time since the start, the time to each channel's last met value
+    (-1 before there is one). A row without any observation changes nothing, whatever its time or its values: padding
+    and hidden futures leave no trace.
 
     **Arguments of the constructor:** `channels`: observed channels; `hidden_size`: length of the features; `key`.
 
-    **Call:** `encoder(times, values, mask)` with times of shape `(rows,)`, values and mask of shape `(rows, channels)`;
-    returns a [`nde.models.Context`][].
+    **Call:** `encoder(times, values, mask)` with times of shape `(rows,)`, sorted, and values and mask of shape
+    `(rows, channels)`; returns a [`nde.models.Context`][].
 
-    **Source:** the recognition network of Li et al. 2020 (section 5), with the mask as an input as in Che et al. 2018.
+    **Source:** the recognition network of Li et al. 2020 (section 5); masks and carried values after Che et al. 2018,
+    *Recurrent Neural Networks for Multivariate Time Series with Missing Values*.
     """
 
     cell: eqx.nn.GRUCell
 
     def __init__(self, channels: int, hidden_size: int, *, key: PRNGKeyArray):
-        self.cell = eqx.nn.GRUCell(2 * channels + 2, hidden_size, key=key)
+        self.cell = eqx.nn.GRUCell(4 * channels + 2, hidden_size, key=key)
 
     def __call__(
         self,
@@ -63,17 +66,36 @@ class BackwardEncoder(eqx.Module):
         values: Float[Array, "rows channels"],
         mask: Bool[Array, "rows channels"],
     ) -> Context:
-        def read(carry, row):
-            hidden, next_time = carry
+        def read(state: _Reader, row):
             t, value, observed = row
-            gap = jnp.where(jnp.isfinite(next_time), next_time - t, 0.0)
-            clock = jnp.log1p(jnp.stack([gap, t - times[0]]))
-            x = jnp.concatenate([jnp.where(observed, value, 0.0), observed.astype(value.dtype), clock])
+            value = jnp.where(observed, value, 0.0)
+            carried = jnp.where(observed, value, state.carried)
+            carried_time = jnp.where(observed, t, state.carried_time)
+            clock = jnp.stack([_log_wait(state.next_time - t, 0.0), jnp.log1p(t - times[0])])
+            waits = _log_wait(carried_time - t, -1.0)
+            x = jnp.concatenate([value, observed.astype(value.dtype), clock, carried, waits])
             seen = jnp.any(observed)
-            hidden = jnp.where(seen, self.cell(x, hidden), hidden)
-            next_time = jnp.where(seen, t, next_time)
-            return (hidden, next_time), (hidden, next_time)
+            hidden = jnp.where(seen, self.cell(x, state.hidden), state.hidden)
+            state = _Reader(hidden, jnp.where(seen, t, state.next_time), carried, carried_time)
+            return state, (state.hidden, state.next_time)
 
-        start = jnp.zeros(self.cell.hidden_size, values.dtype), jnp.asarray(jnp.inf, times.dtype)
+        never = jnp.asarray(jnp.inf, times.dtype)
+        hidden = jnp.zeros(self.cell.hidden_size, values.dtype)
+        start = _Reader(hidden, never, jnp.zeros_like(values[0]), jnp.full(values.shape[1], never))
         _, (features, next_time) = jax.lax.scan(read, start, (times, values, mask), reverse=True)
         return Context(times, features, next_time)
+
+
+class _Reader(eqx.Module):
+    """The encoder's state, the time of the row that it read last, and each channel's last met value and its time."""
+
+    hidden: Float[Array, " features"]
+    next_time: Float[Array, ""]
+    carried: Float[Array, " channels"]
+    carried_time: Float[Array, " channels"]
+
+
+def _log_wait(wait: Array, before: float) -> Array:
+    """The logarithm of one plus a wait, and `before` where it is infinite; its gradient is finite everywhere."""
+    known = jnp.isfinite(wait)
+    return jnp.where(known, jnp.log1p(jnp.where(known, wait, 0.0)), before)
