@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import diffrax
 import jax
 import optax
 import pydantic
@@ -94,7 +93,6 @@ class ModelConfig(_Section):
     encoder_size: PositiveInt = 32
     diffusion_scale: float = Field(default=0.3, ge=0, lt=2)
     likelihood: Literal["student_t", "gaussian"] = "student_t"
-    solver: Literal["euler", "milstein"] = "euler"
     horizon: PositiveFloat | None = None
     dt0: PositiveFloat | None = None
 
@@ -218,7 +216,6 @@ def _known_keys(places: list[str]) -> list[str]:
 # Names to objects.
 
 LIKELIHOODS = {"student_t": StudentTLikelihood, "gaussian": GaussianLikelihood}
-SOLVERS = {"euler": diffrax.Euler, "milstein": diffrax.ItoMilstein}
 
 
 def build_model(config: ModelConfig, channels: int, *, horizon: float, key: jax.Array) -> LatentSDE:
@@ -235,7 +232,6 @@ def build_model(config: ModelConfig, channels: int, *, horizon: float, key: jax.
         likelihood=LIKELIHOODS[config.likelihood](channels),
         horizon=max(horizon, planned),
         dt0=planned / 100 if config.dt0 is None else config.dt0,
-        solver=SOLVERS[config.solver](),
         key=key,
     )
 

@@ -8,7 +8,8 @@ from numpy import ndarray
 from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM
 
-from nde.report.baselines import _blocks, _mixed_loss, BASELINES, LastValue, MixedModel, Population
+from nde.report.baselines import BASELINES, LastValue, MixedModel, Population
+from nde.report.baselines.mixed_model import _blocks, _mixed_loss
 
 
 def panel_times(rng: np.random.Generator, series: int, rows: int) -> tuple[ndarray, ndarray]:

@@ -59,7 +59,8 @@ class LatentSDE(eqx.Module):
     - `likelihood`: a [`nde.objectives.AbstractLikelihood`][]; Student's t if `None`.
     - `horizon`: how far after its first row a series is solved, in units of time.
     - `dt0`: the solver's step, in units of time; `horizon` is rounded up to whole steps.
-    - `solver`: any diffrax solver for an Itô SDE with diagonal noise; Euler–Maruyama if `None`.
+    - `solver`: a diffrax solver for Itô SDEs that only multiplies by the diffusion, as `diffrax.Euler` (Euler–Maruyama)
+      does, the one used if `None`.
     - `adjoint`: any diffrax adjoint; `RecursiveCheckpointAdjoint` with every step stored if `None`.
     - `key`: a JAX random key, for the initial weights.
 
@@ -171,6 +172,7 @@ class LatentSDE(eqx.Module):
     def _solve(self, z0, control, ts, key):
         """The states at `ts` and the path KL, the noise and the integral of the KL being part of the one solve."""
         zero = jnp.zeros((), z0.dtype)
+        grid = np.linspace(0.0, self.horizon, self.num_steps + 1, dtype=ts.dtype)
         shape = jax.ShapeDtypeStruct(z0.shape, z0.dtype)
 
         def posterior_drift(t, state, args):
@@ -191,12 +193,12 @@ class LatentSDE(eqx.Module):
         solution = diffeqsolve(
             terms,
             self.solver,
-            t0=0.0,
-            t1=self.horizon,
+            t0=grid[0],
+            t1=grid[-1],
             dt0=None,
             y0=(z0, zero),
             saveat=diffrax.SaveAt(ts=ts),
-            stepsize_controller=diffrax.StepTo(ts=np.linspace(0.0, self.horizon, self.num_steps + 1)),
+            stepsize_controller=diffrax.StepTo(ts=grid),
             adjoint=self.adjoint,
             max_steps=self.num_steps,
         )

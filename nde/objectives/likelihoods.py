@@ -39,7 +39,8 @@ class GaussianLikelihood(AbstractLikelihood):
         return jax.nn.softplus(self.raw_scale) + MIN_SCALE
 
     def log_prob(self, values: Array, loc: Array) -> Array:
-        return stats.norm.logpdf(values, loc, self.scale)
+        scale = jnp.broadcast_to(self.scale, loc.shape)
+        return stats.norm.logpdf(values, loc, scale)
 
     def sample(self, loc: np.ndarray, *, key: PRNGKeyArray) -> np.ndarray:
         return loc + np.asarray(self.scale) * host_generator(key).standard_normal(loc.shape, loc.dtype)
@@ -70,7 +71,10 @@ class StudentTLikelihood(AbstractLikelihood):
         return 2.0 + jax.nn.softplus(self.raw_degrees)
 
     def log_prob(self, values: Array, loc: Array) -> Array:
-        return stats.t.logpdf(values, self.degrees, loc, self.scale)
+        # The peak, with its gamma functions, is computed once a channel, not once a value.
+        peak = stats.t.logpdf(jnp.zeros_like(self.scale), self.degrees, scale=self.scale)
+        peak, scale, degrees = (jnp.broadcast_to(x, loc.shape) for x in (peak, self.scale, self.degrees))
+        return peak - 0.5 * (degrees + 1) * jnp.log1p(((values - loc) / scale) ** 2 / degrees)
 
     def sample(self, loc: np.ndarray, *, key: PRNGKeyArray) -> np.ndarray:
         noise = host_generator(key).standard_t(np.asarray(self.degrees, np.float64), loc.shape)

@@ -1,12 +1,14 @@
 """Brownian motion on a fixed grid of times."""
 
+from typing import ClassVar
+
 import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
-class BrownianGrid(diffrax.AbstractPath):
+class BrownianGrid(diffrax.AbstractBrownianPath):
     r"""Brownian motion known on `num_steps` equal steps from `t0` to `t1`: $W_{n+1} - W_n \sim \mathcal N(0, h I)$.
 
     All increments are drawn at once from the key, so that the same key gives the same path in every pass, forward or
@@ -27,6 +29,7 @@ class BrownianGrid(diffrax.AbstractPath):
     t1: float
     num_steps: int
     increments: Float[Array, "steps ..."]
+    levy_area: ClassVar = diffrax.BrownianIncrement
 
     def __init__(
         self,
@@ -44,7 +47,12 @@ class BrownianGrid(diffrax.AbstractPath):
         scale = ((self.t1 - self.t0) / num_steps) ** 0.5
         self.increments = scale * jax.random.normal(key, (num_steps, *shape), dtype)
 
-    def evaluate(self, t0, t1=None, left: bool = True) -> Float[Array, "..."]:
-        """The increment over the step that starts at `t0`; `t1` is that step's end."""
+    def evaluate(self, t0, t1=None, left: bool = True, use_levy: bool = False):
+        """The increment over the step that starts at `t0`; `t1` is that step's end.
+
+        With `use_levy` it comes as a `diffrax.BrownianIncrement`, with the step's length.
+        """
         place = (t0 - self.t0) * (self.num_steps / (self.t1 - self.t0))
-        return self.increments[jnp.round(place).astype(jnp.int32)]
+        increment = self.increments[jnp.round(place).astype(jnp.int32)]
+        length = jnp.asarray((self.t1 - self.t0) / self.num_steps, increment.dtype)
+        return diffrax.BrownianIncrement(dt=length, W=increment) if use_levy else increment

@@ -1,0 +1,78 @@
+"""The last value carried forward, with a drift and a spread."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+from numpy.typing import ArrayLike
+
+from nde.report.baselines.panel import checked_panel, least, LOG_STD, MIN_STD, Times, training_panel, Values
+from nde.report.baselines.population import Population
+
+
+@dataclass(frozen=True)
+class LastValue:
+    r"""The last value, with a drift and a spread that grow with the time $h$ since it was measured.
+
+    $x(t + h) \mid x(t) \sim \mathcal N(x(t) + d h,\; s_0^2 + s_1^2 h)$. The fit maximises the likelihood of
+    all pairs of values of the same series as if they were independent. A row with no context value of its
+    channel at or before it gets the law of `Population`.
+    """
+
+    drift: Float[ndarray, " channels"]  # d
+    jump: Float[ndarray, " channels"]  # s_0
+    diffusion: Float[ndarray, " channels"]  # s_1
+    population: Population
+
+    @classmethod
+    def fit(cls, times: ArrayLike, values: ArrayLike, mask: ArrayLike) -> "LastValue":
+        """Fits three numbers a channel, with memory for `series * rows**2 / 2` pairs.
+
+        Also raises `ValueError` for a channel of which no series has two observed values.
+        """
+        t, x, m = training_panel(times, values, mask)
+        fits = [_fit_pairs(*_pairs(t, x[..., c], m[..., c], c)) for c in range(x.shape[-1])]
+        return cls(*np.array(fits).T, population=Population.fit(t, x, m))
+
+    def predict(self, times: ArrayLike, values: ArrayLike, context: ArrayLike) -> tuple[Values, Values]:
+        """Mean and standard deviation at every row, shape `(series, rows, channels)` each."""
+        t, x, known = checked_panel(times, values, context, len(self.drift))
+        last = np.maximum.accumulate(np.where(known, np.arange(t.shape[1])[:, None], -1), axis=1)
+        start = np.maximum(last, 0)
+        horizon = t[..., None] - np.take_along_axis(t[..., None], start, axis=1)
+        mean = np.take_along_axis(x, start, axis=1) + self.drift * horizon
+        std = np.sqrt(self.jump**2 + self.diffusion**2 * horizon)
+        other_mean, other_std = self.population.predict(t, x, known)
+        return np.where(last < 0, other_mean, mean), np.where(last < 0, other_std, std)
+
+
+def _pairs(t: Times, x: Times, m: Bool[ndarray, "series rows"], channel: int) -> tuple[ndarray, ndarray]:
+    """Differences of time and value of all pairs of one channel, shape `(pairs,)` each."""
+    i, j = np.triu_indices(t.shape[1], 1)
+    both = m[:, i] & m[:, j]
+    if not both.any():
+        raise ValueError(f"channel {channel}: no series has two observed values; LastValue needs pairs")
+    return (t[:, j] - t[:, i])[both], (x[:, j] - x[:, i])[both]
+
+
+def _fit_pairs(h: Float[ndarray, " pairs"], dx: Float[ndarray, " pairs"]) -> Float[ndarray, " 3"]:
+    """Drift, jump and diffusion; at given variances the drift is its weighted least squares."""
+    scale, unit = float(np.sqrt(np.mean(dx**2))) or 1.0, float(np.mean(h)) or 1.0
+    y, u = dx / scale, h / unit
+
+    def drift(variance: ndarray) -> float:
+        return np.sum(u * y / variance) / max(np.sum(u * u / variance), MIN_STD)
+
+    def parts(theta: ndarray) -> ndarray:
+        return np.exp(2 * theta)[:, None] * np.stack([np.ones_like(u), u])
+
+    def loss(theta: ndarray) -> tuple[float, ndarray]:
+        variance = parts(theta).sum(0)
+        squares = (y - drift(variance) * u) ** 2
+        gradient = parts(theta) @ ((1.0 - squares / variance) / variance)
+        return 0.5 * float(np.sum(np.log(variance) + squares / variance)), gradient
+
+    theta, _ = least(loss, [np.log([0.7, 0.7])], [LOG_STD] * 2)
+    jump, diffusion = scale * np.exp(theta)
+    return np.array([drift(parts(theta).sum(0)) * scale / unit, jump, diffusion / np.sqrt(unit)])
