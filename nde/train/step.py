@@ -102,7 +102,7 @@ def make_step(loss_function: LossFunction, optimiser: optax.GradientTransformati
         new = (state.step + 1, moved, opt_state)
         step, model, opt_state = choose(sound, new, old)
         after = TrainState(step, model, opt_state, state.best_model, state.best_score, state.best_step)
-        return after, StepReport(result, optax.global_norm(gradient), finite)
+        return after, StepReport(result, optax.tree.norm(gradient), finite)
 
     return lambda state, data, indices, key: update(state, data, jnp.asarray(indices), key)
 
