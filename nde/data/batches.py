@@ -1,12 +1,10 @@
 """Which series make up which batch, as a function of seed and step."""
 
-from collections.abc import Sequence
-
 import grain
 import numpy as np
 
 
-class _ShuffledEpochs(Sequence[np.ndarray]):
+class _ShuffledEpochs(grain.sources.RandomAccessDataSource[np.ndarray]):
     """Element `i` is batch `i` of an endless run through shuffled epochs, made from the seed and `i` alone."""
 
     def __init__(self, num_series: int, batch_size: int, num_steps: int, seed: int):

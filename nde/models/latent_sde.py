@@ -170,40 +170,43 @@ class LatentSDE(eqx.Module):
         return jnp.where(outlook.active, u, 0.0)
 
     def _solve(self, z0, control, ts, key):
-        """The states at `ts` and the path KL, the noise and the integral of the KL being part of the one solve."""
-        zero = jnp.zeros((), z0.dtype)
+        """The states at `ts` and the path KL, whose integral is a part of the one solve."""
         grid = np.linspace(0.0, self.horizon, self.num_steps + 1, dtype=ts.dtype)
-        shape = jax.ShapeDtypeStruct(z0.shape, z0.dtype)
-
-        def posterior_drift(t, state, args):
-            z, _ = state
-            if self.diffusion is None:
-                return self.drift(t, z), zero
-            u = control(t, z)
-            return self.drift(t, z) + self.diffusion(t, z) * u, 0.5 * jnp.sum(u**2)
-
-        def noise_factor(t, state, args):
-            sigma = self.diffusion(t, state[0])
-            return lx.FunctionLinearOperator(lambda dw: (sigma * dw, zero), shape)
-
-        terms = diffrax.ODETerm(posterior_drift)
-        if self.diffusion is not None:
-            path = BrownianGrid(0.0, self.horizon, self.num_steps, z0.shape, key, dtype=z0.dtype)
-            terms = diffrax.MultiTerm(terms, diffrax.ControlTerm(noise_factor, path))
+        if self.diffusion is None:
+            terms = diffrax.ODETerm(lambda t, state, args: (self.drift(t, state[0]), jnp.zeros_like(state[1])))
+        else:
+            terms = self._noisy_terms(self.diffusion, z0, control, key)
         solution = diffeqsolve(
             terms,
             self.solver,
             t0=grid[0],
             t1=grid[-1],
             dt0=None,
-            y0=(z0, zero),
+            y0=(z0, jnp.zeros((), z0.dtype)),
             saveat=diffrax.SaveAt(ts=ts),
             stepsize_controller=diffrax.StepTo(ts=grid),
             adjoint=self.adjoint,
             max_steps=self.num_steps,
         )
+        assert solution.ys is not None
         zs, kl = solution.ys
         return zs, kl[-1]
+
+    def _noisy_terms(self, diffusion: DiagonalDiffusion, z0, control, key) -> diffrax.MultiTerm:
+        shape = jax.ShapeDtypeStruct(z0.shape, z0.dtype)
+
+        def drift(t, state, args):
+            z, _ = state
+            u = control(t, z)
+            return self.drift(t, z) + diffusion(t, z) * u, 0.5 * jnp.sum(u**2)
+
+        def factor(t, state, args):
+            z, kl = state
+            sigma = diffusion(t, z)
+            return lx.FunctionLinearOperator(lambda dw: (sigma * dw, jnp.zeros_like(kl)), shape)
+
+        path = BrownianGrid(0.0, self.horizon, self.num_steps, z0.shape, key, dtype=z0.dtype)
+        return diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(factor, path))
 
 
 def normal_kl(mean, log_std, prior_mean, prior_log_std) -> Float[Array, ""]:

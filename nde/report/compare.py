@@ -57,8 +57,8 @@ def render(rows: list[Row], method: str, title: str) -> Table:
             ("", "")
             if same
             else (
-                f"{row.nll_difference:+.4f} ± {row.nll_error:.4f}",
-                f"{row.crps_difference:+.4f} ± {row.crps_error:.4f}",
+                f"{row.nll_difference:+.3f} ± {row.nll_error:.3f}",
+                f"{row.crps_difference:+.3f} ± {row.crps_error:.3f}",
             )
         )
         table.add_row(row.method, f"{row.nll:.4f}", f"{row.crps:.4f}", *differences)

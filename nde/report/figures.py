@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 BLUE, ORANGE, GREY = "#2b6ca3", "#c4561e", "#6b6b6b"
 PARTS = {
@@ -22,8 +23,13 @@ def plot_training(rows: Sequence[Mapping[str, float]], *, score_name: str = "val
     members = sorted({int(row["member"]) for row in rows})
     panels = [("loss", "loss (nats per value)"), ("validation", score_name)]
     panels += [(name, label) for name, label in PARTS.items() if any(name in row for row in rows)]
-    figure = Figure(figsize=(3.2 * len(panels), 2.9), layout="constrained")
-    for axes, (name, label) in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.6 * lines + 0.4), layout="constrained")
+    grid = np.ravel(figure.subplots(lines, columns))
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    for axes, (name, label) in zip(grid[: len(panels)], panels, strict=True):
         for place, member in enumerate(members):
             points = [(row["step"], row[name]) for row in rows if row["member"] == member and name in row]
             colour = BLUE if len(members) == 1 else f"C{place}"
@@ -77,6 +83,9 @@ def plot_forecasts(
             _fan(axes, story, c)
             if log[c]:
                 axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+                axes.yaxis.set_minor_formatter(NullFormatter())
             if story is stories[0]:
                 axes.set_title(channels[c], fontsize=11)
             if story is stories[-1]:

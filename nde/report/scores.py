@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, PRNGKeyArray
 from scipy import stats
 from scipy.special import logsumexp
 
@@ -61,8 +63,21 @@ class SampleForecast(AbstractForecast):
     members: tuple[tuple[AbstractLikelihood, np.ndarray], ...]
     draws: np.ndarray
 
+    def redrawn(self, draws: int, *, key: PRNGKeyArray) -> "SampleForecast":
+        """The same law with so many values drawn for each sample, for quantiles that are smooth to the eye."""
+        keys = jax.random.split(key, (draws, len(self.members)))
+        values = [
+            likelihood.sample(locations, key=keys[i, j])
+            for i in range(draws)
+            for j, (likelihood, locations) in enumerate(self.members)
+        ]
+        return SampleForecast(self.members, np.concatenate(values))
+
     def log_density(self, values: Rows) -> Rows:
-        densities = [np.asarray(likelihood.log_prob(values, locations)) for likelihood, locations in self.members]
+        densities = [
+            np.asarray(likelihood.log_prob(jnp.asarray(values), jnp.asarray(locations)))
+            for likelihood, locations in self.members
+        ]
         stacked = np.concatenate(densities).astype(np.float64)
         return logsumexp(stacked, axis=0) - np.log(len(stacked))
 
@@ -140,8 +155,8 @@ def coverage(
     forecast: AbstractForecast, values: Rows, targets: np.ndarray, levels: Sequence[float]
 ) -> Float[np.ndarray, "levels channels"]:
     """The share of target values inside of each central interval, by channel; `nan` for a channel without targets."""
-    levels = np.asarray(levels)
-    lower, upper = forecast.quantiles((1 - levels) / 2), forecast.quantiles((1 + levels) / 2)
+    lower = forecast.quantiles([(1 - level) / 2 for level in levels])
+    upper = forecast.quantiles([(1 + level) / 2 for level in levels])
     inside = (lower <= values) & (values <= upper) & targets
     counts = targets.sum((0, 1)).astype(float)
     return inside.sum((1, 2)) / np.where(counts > 0, counts, np.nan)

@@ -36,6 +36,14 @@ class Outcome:
     reason: str
 
 
+class Batches(Protocol):
+    """A random-access source of batches of indices, such as [`nde.data.index_batches`][] makes, or a list of arrays."""
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """The indices of step `index`."""
+        ...
+
+
 class Observer(Protocol):
     """Who is told of the training: metrics files, progress displays, checkpoints."""
 
@@ -56,7 +64,7 @@ def fit(
     update: StepFunction,
     state: TrainState,
     data: PyTree,
-    batches: Sequence[np.ndarray],
+    batches: Batches,
     validate: Callable[[PyTree], Any],
     schedule: Schedule,
     *,

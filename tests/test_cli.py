@@ -1,0 +1,227 @@
+"""The command line, end to end on a small table: what it leaves behind, and what it refuses."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import jax
+import numpy as np
+import polars as pl
+import pytest
+from chex import assert_trees_all_equal
+from matplotlib.image import imread
+from typer.testing import CliRunner
+
+from nde.cli import app
+from nde.report import sample_forecast
+from nde.runs import load_problem, Run
+from nde.train import Interrupt
+
+CONFIG = Path(__file__).parent.parent / "configs" / "latent_sde.toml"
+SMALL = [
+    "data.id=who", "data.time=day", "data.time_scale=10", "data.time_unit=decades", "data.log=['b']",
+    "model.state_size=3", "model.width=4", "model.control_width=4", "model.encoder_size=5", "model.dt0=0.5",
+    "objective.samples=2", "train.steps=4", "train.validate_every=2", "train.batch_size=4", "train.members=2",
+    "train.validation_samples=4", "train.log_every=1", "train.patience=0", "evaluate.samples=20",
+]  # fmt: skip
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    generator = np.random.default_rng(0)
+    rows = []
+    for who in range(20):
+        days = np.sort(generator.choice(60, size=6, replace=False))
+        level = generator.standard_normal()
+        for day in days:
+            a, b = level + 0.3 * generator.standard_normal(2)
+            rows.append((f"s{who}", day, None if generator.random() < 0.2 else a, np.exp(b)))
+    path = tmp_path_factory.mktemp("data") / "table.csv"
+    pl.DataFrame(rows, schema=["who", "day", "a", "b"], orient="row").write_csv(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def fitted(table, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    result = invoke("fit", CONFIG, f"data.path={table}", *SMALL, "--out", folder)
+    assert result.exit_code == 0, result.output
+    return folder, result.output
+
+
+def test_fit_leaves_a_whole_run_folder(fitted):
+    folder, output = fitted
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "config.toml", "normaliser.json", "metrics.jsonl", "checkpoints", "results.csv", "results.json", "figures"
+    }  # fmt: skip
+    config = tomllib.loads((folder / "config.toml").read_text())
+    assert config["train"]["clip"] == 1.0
+    assert config["data"]["channels"] == ["a", "b"]
+    assert len(config["data"]["sha256"]) == 64
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {(row["member"], row["step"]) for row in rows if "loss" in row} == {
+        (m, s) for m in (0, 1) for s in range(1, 5)
+    }
+    results = pl.read_csv(folder / "results.csv")
+    assert results["method"].to_list() == [
+        "population", "last value", "mixed model", "mixed model + OU", "latent SDE, 2 members"
+    ]  # fmt: skip
+    assert results["nll"].is_finite().all()
+    assert "mixed model + OU" in output
+    for name in ("training", "forecasts", "calibration"):
+        picture = imread(folder / "figures" / f"{name}.png")
+        assert picture.shape[0] > 300
+        assert picture[..., :3].std() > 0.05
+
+
+class CtrlCAfterThreeSteps(Interrupt):
+    """An interrupt that was asked for when it has been looked at three times."""
+
+    looked = 0
+
+    @property
+    def asked(self):
+        self.looked += 1
+        return self.looked == 3
+
+    @asked.setter
+    def asked(self, value):
+        pass
+
+
+def test_stopped_run_resumes_to_the_same_parameters(fitted, table, tmp_path, monkeypatch):
+    folder, _ = fitted
+    monkeypatch.setattr("nde.runs.training.Interrupt", CtrlCAfterThreeSteps)
+    stopped = invoke("fit", CONFIG, f"data.path={table}", *SMALL, "--out", tmp_path / "run")
+    assert stopped.exit_code == 130
+    assert f"nde fit --resume {tmp_path / 'run'}" in stopped.output
+    monkeypatch.undo()
+    resumed = invoke("fit", "--resume", tmp_path / "run")
+    assert resumed.exit_code == 0, resumed.output
+    for one, other in zip(Run.open(folder).models(), Run.open(tmp_path / "run").models(), strict=True):
+        assert_trees_all_equal(jax.tree.leaves(one), jax.tree.leaves(other))
+    assert (tmp_path / "run" / "results.csv").read_text() == (folder / "results.csv").read_text()
+
+
+def test_nothing_after_the_cut_off_changes_a_forecast(fitted):
+    run = Run.open(fitted[0])
+    problem = load_problem(run.config)
+    times, values, mask = problem.arrays(problem.split.test)
+    cut = times[:, :1] + 2.0
+    context = mask & (times <= cut)[..., None]
+    asked = np.repeat(np.linspace(0, 5, 6)[None], len(times), 0)
+    changed_values = np.where(context, values, 1e3)
+    changed_times = np.where(times > cut, cut + 1.3 * (times - cut), times)
+    args = {"samples": 6, "key": jax.random.key(0)}
+    one = sample_forecast(run.models(), times, values, context, asked, **args)
+    other = sample_forecast(run.models(), changed_times, changed_values, context, asked, **args)
+    np.testing.assert_array_equal(one.law.draws, other.law.draws)
+    np.testing.assert_array_equal(one.kl_path, other.kl_path)
+
+
+def test_evaluate_repeats_the_table_and_takes_another_task(fitted, tmp_path):
+    folder, _ = fitted
+    again = invoke("evaluate", folder, "--out", tmp_path / "again")
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "again" / "results.csv").read_text() == (folder / "results.csv").read_text()
+    landmark = invoke("evaluate", folder, "--task", "landmark")
+    assert landmark.exit_code == 0, landmark.output
+    assert "latent SDE" in landmark.output
+
+
+def test_predict_writes_a_row_for_each_time_and_channel(fitted, tmp_path):
+    folder, _ = fitted
+    data = tmp_path / "new.csv"
+    data.write_text("who,day,a,b\nx,3,0.1,1.2\nx,10,,\ny,100,,2.0\n")
+    out = tmp_path / "forecast.csv"
+    result = invoke(
+        "predict", folder, "--data", data, "--out", out, "--ahead", "5,200", "--samples", 10, "--keep-samples"
+    )
+    assert result.exit_code == 0, result.output
+    table = pl.read_csv(out)
+    assert len(table) == 2 * (4 + 3)
+    assert table.filter(pl.col("who") == "x", pl.col("channel") == "a")["day"].to_list() == [3, 10, 15, 210]
+    assert table.filter(pl.col("who") == "y", pl.col("channel") == "b")["observed"].to_list() == [2.0, None, None]
+    assert (table["q05"] <= table["q50"]).all() and (table["q50"] <= table["q95"]).all()
+    assert (table.filter(pl.col("channel") == "b")["q05"] > 0).all()
+    samples = table.select(pl.selectors.starts_with("sample_")).to_numpy()
+    np.testing.assert_allclose(samples.mean(1), table["mean"].to_numpy(), rtol=1e-9)
+    again = invoke("predict", folder, "--data", data, "--out", out)
+    assert again.exit_code == 2
+    assert "exists already, and nothing is written over" in again.stderr
+
+
+def test_predict_needs_no_training_table(fitted, tmp_path, table):
+    folder, _ = fitted
+    away = table.with_name("away.csv")
+    table.rename(away)
+    try:
+        result = invoke("predict", folder, "--data", away, "--out", tmp_path / "f.parquet", "--samples", 10)
+        assert result.exit_code == 0, result.output
+        plot = invoke("plot", folder)
+    finally:
+        away.rename(table)
+    assert pl.read_parquet(tmp_path / "f.parquet")["q50"].is_finite().all()
+    assert plot.exit_code == 2
+    assert "no such file" in plot.stderr
+
+
+def test_plot_draws_elsewhere_too(fitted, tmp_path):
+    result = invoke("plot", fitted[0], "--out", tmp_path / "figures")
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "training.png", "forecasts.png", "calibration.png"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give a CONFIG"),
+        (["nowhere.toml"], "nowhere.toml: no such file"),
+        ([CONFIG], "data.id: missing"),
+        ([CONFIG, "data.path=gone.csv", "data.id=who", "data.time=day"], "gone.csv: no such file"),
+        ([CONFIG, "data.path=TABLE", "data.id=who", "data.time=hour"], "no column 'hour'; the columns are who, day"),
+        ([CONFIG, "data.path=TABLE", "data.id=who", "data.time=day", "data.log=['a']"], "a log scale needs a positive"),
+        (
+            [CONFIG, "data.path=TABLE", "data.id=who", "data.time=day", "data.folds=30", "data.fold=29"],
+            "test part empty",
+        ),
+        (["--resume", "nowhere"], "nowhere: no run is here"),
+        ([CONFIG, "--resume", "RUN"], "--resume goes on with the run's own config"),
+        ([CONFIG, "data.path=TABLE", "data.id=who", "data.time=day", "--out", "RUN"], "exists already"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(arguments, message, fitted, table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    places = {"TABLE": str(table), "RUN": str(fitted[0])}
+    filled = [str(a).replace("TABLE", places["TABLE"]).replace("RUN", places["RUN"]) for a in arguments]
+    result = invoke("fit", *filled)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("nde: ")
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_changed_table_is_refused(fitted, table):
+    text = table.read_text()
+    table.write_text(text + "s0,59.5,1.0,1.0\n")
+    try:
+        result = invoke("evaluate", fitted[0])
+    finally:
+        table.write_text(text)
+    assert result.exit_code == 2
+    assert "the table has changed since the run was made" in result.stderr
+
+
+def test_bad_ahead_is_refused(fitted, table, tmp_path):
+    for ahead, message in (("soon", "'soon' is no number"), ("-3", "above zero, but is -3.0")):
+        result = invoke("predict", fitted[0], "--data", table, "--out", tmp_path / "f.csv", "--ahead", ahead)
+        assert result.exit_code == 2
+        assert message in result.stderr
