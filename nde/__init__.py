@@ -1,7 +1,21 @@
-"""nde: neural differential equations in JAX."""
+"""nde: neural differential equations in JAX.
+
+Data make paths; fields and paths make terms; the engine solves terms; a model wraps that; an objective scores it;
+training improves it. The daily names are here; each layer's own overview is the docstring of its folder:
+[`nde.data`][], [`nde.fields`][], [`nde.paths`][], [`nde.engine`][], [`nde.models`][], [`nde.objectives`][],
+[`nde.train`][], [`nde.report`][], and, for what the command line does, [`nde.config`][] and [`nde.runs`][].
+"""
+
+from importlib.metadata import version
 
 from nde.engine import diffeqsolve as diffeqsolve
+from nde.fields import DiagonalDiffusion as DiagonalDiffusion, LinearMLPField as LinearMLPField
 from nde.models import LatentSDE as LatentSDE
-from nde.objectives import ELBO as ELBO
+from nde.objectives import (
+    ELBO as ELBO,
+    GaussianLikelihood as GaussianLikelihood,
+    StudentTLikelihood as StudentTLikelihood,
+)
+from nde.paths import BrownianGrid as BrownianGrid
 
-__version__ = "0.1.0"
+__version__ = version("nde")

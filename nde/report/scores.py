@@ -74,10 +74,10 @@ class SampleForecast(AbstractForecast):
         return SampleForecast(self.members, np.concatenate(values))
 
     def log_density(self, values: Rows) -> Rows:
-        densities = [
-            np.asarray(likelihood.log_prob(jnp.asarray(values), jnp.asarray(locations)))
-            for likelihood, locations in self.members
-        ]
+        densities = []
+        for likelihood, locations in self.members:
+            repeated = np.broadcast_to(values, locations.shape)
+            densities.append(np.asarray(likelihood.log_prob(jnp.asarray(repeated), jnp.asarray(locations))))
         stacked = np.concatenate(densities).astype(np.float64)
         return logsumexp(stacked, axis=0) - np.log(len(stacked))
 

@@ -39,10 +39,10 @@ class SecondHalf(AbstractTask):
 
     def cut(self, times: Times, mask: Entries) -> Cut:
         observed = mask.any(-1)
-        first = np.where(observed, times, np.inf).min(-1)
-        last = np.where(observed, times, -np.inf).max(-1)
-        cutoff = np.where(observed.any(-1), (first + last) / 2, 0.0)
-        return _cut_at(times, mask, cutoff, np.inf)
+        some = observed.any(-1)
+        first = np.where(some, np.where(observed, times, np.inf).min(-1), 0.0)
+        last = np.where(some, np.where(observed, times, -np.inf).max(-1), 0.0)
+        return _cut_at(times, mask, (first + last) / 2, np.inf)
 
 
 class Landmark(AbstractTask):
