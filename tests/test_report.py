@@ -679,3 +679,12 @@ def test_one_compiled_block_serves_every_request(panel, whole):
 def test_too_few_samples_are_refused(panel, samples, members, least):
     with pytest.raises(ValueError, match=f"at least {least} for {members} models, but is {samples}"):
         forecast(MODELS[:members], *panel, panel[0], samples=samples)
+
+
+def test_paired_difference_needs_the_same_targets_and_two_series():
+    one = Scores(np.array([1.0, 2.0]), np.array([1.0, 2.0]), np.array([2.0, 3.0]))
+    other = Scores(np.array([1.0, 2.0]), np.array([1.0, 2.0]), np.array([2.0, 4.0]))
+    with pytest.raises(ValueError, match=r"scored on different values"):
+        paired_difference(one, other, "nll")
+    single = Scores(np.array([1.0]), np.array([1.0]), np.array([2.0]))
+    assert np.isnan(paired_difference(single, single, "nll")[1])

@@ -38,7 +38,7 @@ def compare(scores: dict[str, Scores], method: str) -> list[Row]:
 
 
 def write_table(path: Path, rows: list[Row]) -> None:
-    """Write the rows as CSV, six digits a number."""
+    """Write the rows as CSV, six decimals a number."""
     with Path(path).open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
         writer.writeheader()

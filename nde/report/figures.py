@@ -94,7 +94,7 @@ def plot_forecasts(
             axes.set_ylabel(f"{story.name}\n{labels[c]}" if c == 0 else labels[c], fontsize=9)
     handles = [
         Patch(color=BLUE, alpha=0.22, lw=0, label="90 % band"),
-        Patch(color=BLUE, alpha=0.5, lw=0, label="50 % band"),
+        Patch(color=BLUE, alpha=0.45, lw=0, label="50 % band"),
         Line2D([], [], color=BLUE, label="median"),
         Line2D([], [], color="black", marker="o", ls="", ms=5, label="given"),
         Line2D([], [], color=ORANGE, marker="o", mfc="white", ls="", ms=5, label="held out"),

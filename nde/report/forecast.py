@@ -16,7 +16,8 @@ class Forecast(eqx.Module):
     """What [`nde.report.sample_forecast`][] returns.
 
     - `law`: the predictive law of each value asked for.
-    - `kl_path`: `(series,)`; mean KL divergence of each series' latent path from the prior given its context, in nats.
+    - `kl_path`: `(series,)`; mean KL divergence of each series' latent path from the prior given its context, up to the
+      last time asked for, in nats.
     """
 
     law: SampleForecast

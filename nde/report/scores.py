@@ -140,13 +140,19 @@ def paired_difference(one: Scores, other: Scores, name: str) -> tuple[float, flo
 
     With per-series sums $d_i$ of differences and counts $n_i$: $D = \sum d_i / \sum n_i$, and its standard error
     $\sqrt{\tfrac{N}{N-1} \sum (d_i - D n_i)^2} / \sum n_i$, that of a ratio of sums over $N$ series that were drawn
-    independently (Cochran 1977, section 2.11).
+    independently (Cochran 1977, section 2.11). With a single series the error is `nan`.
+
+    **Raises:** `ValueError` if the two did not score the same number of values of each series.
     """
+    if not np.array_equal(one.count, other.count):
+        raise ValueError("The two methods were scored on different values; score both on the same targets.")
     scored = one.count > 0
     d = (getattr(one, name) - getattr(other, name))[scored]
     n = one.count[scored]
     difference = d.sum() / n.sum()
-    size = max(len(d), 2)
+    size = len(d)
+    if size < 2:
+        return float(difference), float("nan")
     error = np.sqrt(size / (size - 1) * np.sum((d - difference * n) ** 2)) / n.sum()
     return float(difference), float(error)
 

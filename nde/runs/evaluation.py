@@ -1,0 +1,100 @@
+"""Score a run on its held-out series, beside the baselines."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nde import config as configs
+from nde.config import EvaluateConfig
+from nde.report import (
+    BASELINES,
+    compare,
+    coverage,
+    NormalForecast,
+    Row,
+    sample_forecast,
+    score,
+    Scores,
+    write_table,
+)
+from nde.runs.folder import member_key, Run
+from nde.runs.problem import Problem
+
+COVERAGE_LEVELS = tuple(np.round(np.arange(0.1, 1.0, 0.1), 1)) + (0.95,)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a run did on its test series.
+
+    - `scores`: [`nde.report.Scores`][] of each method; the model's own stand under `method`.
+    - `method`: what the model is called in the table.
+    - `kl_path`: `(series,)`; path KL of each scored series given its context, in nats.
+    - `covered`: `(levels, channels)`; share of targets inside the central intervals of `COVERAGE_LEVELS`.
+    - `pooled`: `(levels,)`; the same over all channels.
+    """
+
+    scores: dict[str, Scores]
+    method: str
+    kl_path: np.ndarray
+    covered: np.ndarray
+    pooled: np.ndarray
+
+    def rows(self) -> list[Row]:
+        """The table of results."""
+        return compare(self.scores, self.method)
+
+    def write(self, folder: Path) -> None:
+        """Write `results.csv` and `results.json` into a folder."""
+        write_table(folder / "results.csv", self.rows())
+        scored = self.scores[self.method].count
+        summary = {
+            "series_scored": int((scored > 0).sum()),
+            "values_scored": int(scored.sum()),
+            "path_kl_nats": {
+                "mean": float(self.kl_path.mean()),
+                "median": float(np.median(self.kl_path)),
+                "share_below_half": float((self.kl_path < 0.5).mean()),
+            },
+            "coverage": dict(zip(map(str, COVERAGE_LEVELS), np.round(self.pooled, 4).tolist(), strict=True)),
+            "methods": [asdict(row) for row in self.rows()],
+        }
+        (folder / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def evaluate(run: Run, problem: Problem, settings: EvaluateConfig | None = None) -> Evaluation:
+    """Score the run's model and the baselines, all fitted on the same series, on the same values of the test series.
+
+    **Arguments:** `run`, `problem`: from [`nde.runs.Run`][] and [`nde.runs.load_problem`][]; `settings`: the task and
+    the number of samples, the run's own if `None`.
+    """
+    settings = run.config.evaluate if settings is None else settings
+    times, values, mask = problem.arrays(problem.split.test)
+    cut = configs.build_task(settings).cut(times, mask)
+    models = run.models()
+    key = member_key(run.config, 0, "forecasts")
+    forecast = sample_forecast(models, times, values, cut.context, times, samples=settings.samples, key=key)
+    method = _name(run)
+    scores = {name: score(law, values, cut.targets) for name, law in _baselines(problem, cut.context).items()}
+    scores[method] = score(forecast.law, values, cut.targets)
+    covered = coverage(forecast.law, values, cut.targets, COVERAGE_LEVELS)
+    counts = cut.targets.sum((0, 1))
+    pooled = np.nansum(covered * counts, axis=1) / counts.sum()
+    scored = cut.targets.any((1, 2))
+    return Evaluation(scores, method, forecast.kl_path[scored], covered, pooled)
+
+
+def _name(run: Run) -> str:
+    kind = "latent SDE" if run.config.model.diffusion_scale else "latent ODE"
+    members = run.config.train.members
+    return kind if members == 1 else f"{kind}, {members} members"
+
+
+def _baselines(problem: Problem, context: np.ndarray) -> dict[str, NormalForecast]:
+    """The forecasts of each baseline for the test series."""
+    fold = problem.arrays(problem.split.fold)
+    times, values, _ = problem.arrays(problem.split.test)
+    fitted = {name: fit(*fold) for name, fit in BASELINES.items()}
+    return {name: NormalForecast(*baseline.predict(times, values, context)) for name, baseline in fitted.items()}

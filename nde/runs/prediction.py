@@ -1,0 +1,99 @@
+"""Forecast the series of a table with a run's model."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from nde.data import Panel, read_panel, TableError
+from nde.report import sample_forecast
+from nde.runs.folder import member_key, Run
+from nde.runs.problem import RunError
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def predict(
+    run: Run,
+    data: Path,
+    out: Path,
+    *,
+    ahead: Sequence[float] = (),
+    samples: int = 200,
+    keep_samples: bool = False,
+) -> pl.DataFrame:
+    """Forecast every series of a table at every time that it names, and `ahead` of each series' last row.
+
+    All observed values of the table are given to the model; a row without values asks for a forecast at its time. The
+    result has a row for each (series, time, channel): the value observed, if any, and mean, 5, 25, 50, 75 and 95 %
+    quantiles of the predictive law, in the channel's own unit.
+
+    **Arguments:**
+
+    - `run`: the run whose model forecasts. Its training table is not needed.
+    - `data`: a table laid out like the one that it was trained on.
+    - `out`: a `.csv` or `.parquet` file that does not exist yet.
+    - `ahead`: times after each series' last row, in the table's unit.
+    - `samples`: how many.
+    - `keep_samples`: whether each sample becomes a column `sample_0`, `sample_1`, …
+
+    **Returns:** the table that was written.
+
+    **Raises:** `RunError` if `out` exists or is of another kind, `TableError` for a bad table.
+    """
+    if out.suffix not in (".csv", ".parquet"):
+        raise RunError(f"{out}: unknown kind of table '{out.suffix}'; use .csv or .parquet.")
+    if out.exists():
+        raise RunError(f"{out}: exists already, and nothing is written over; give another --out.")
+    if any(not step > 0 for step in ahead):
+        raise RunError(f"--ahead must hold times after the last row, above zero, but is {', '.join(map(str, ahead))}.")
+    normaliser = run.normaliser()
+    layout = replace(run.config.data.table_format(), channels=normaliser.channels, min_observations=0)
+    panel = _ask_ahead(read_panel(data, layout, require_values=False), ahead)
+    horizon = float(panel.times.max())
+    forecast = sample_forecast(
+        run.models(horizon=horizon), panel.times, normaliser.apply(panel), panel.mask, panel.times,
+        samples=samples, key=member_key(run.config, 0, "forecasts"),
+    )  # fmt: skip
+    table = _table(run, panel, normaliser.undo(forecast.law.draws), keep_samples)
+    table.write_csv(out) if out.suffix == ".csv" else table.write_parquet(out)
+    return table
+
+
+def _ask_ahead(panel: Panel, ahead: Sequence[float]) -> Panel:
+    """The panel with a row without values for each of the times ahead."""
+    if not ahead:
+        return panel
+    rows = panel.times.shape[1] + len(ahead)
+    last = panel.times[np.arange(len(panel)), panel.lengths - 1]
+    times = np.repeat((last + max(ahead) / panel.time_scale)[:, None], rows, axis=1)
+    values = np.zeros((len(panel), rows, len(panel.channels)))
+    mask = np.zeros(values.shape, bool)
+    for i, length in enumerate(panel.lengths):
+        times[i, :length] = panel.times[i, :length]
+        times[i, length : length + len(ahead)] = last[i] + np.sort(ahead) / panel.time_scale
+        values[i, :length], mask[i, :length] = panel.values[i, :length], panel.mask[i, :length]
+    return replace(panel, times=times, values=values, mask=mask, lengths=panel.lengths + len(ahead))
+
+
+def _table(run: Run, panel: Panel, draws: np.ndarray, keep_samples: bool) -> pl.DataFrame:
+    rows = np.arange(panel.times.shape[1])[None, :] < panel.lengths[:, None]
+    series, row = np.nonzero(rows)
+    count = len(panel.channels)
+    chosen = draws[:, series, row].reshape(len(draws), -1)
+    observed = np.where(panel.mask, panel.values, np.nan)[series, row].reshape(-1)
+    columns = {
+        run.config.data.id: np.repeat(np.array(panel.ids)[series], count),
+        run.config.data.time: np.repeat(panel.table_times()[series, row], count),
+        "channel": np.tile(np.array(panel.channels), len(series)),
+        "observed": observed,
+        "mean": chosen.mean(0),
+    }
+    columns |= {
+        f"q{100 * q:02.0f}": values for q, values in zip(LEVELS, np.quantile(chosen, LEVELS, axis=0), strict=True)
+    }
+    if keep_samples:
+        columns |= {f"sample_{i}": sample for i, sample in enumerate(chosen)}
+    return pl.DataFrame(columns).with_columns(pl.col("observed").fill_nan(None))
