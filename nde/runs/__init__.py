@@ -9,8 +9,8 @@ results.json       the same, with the path KL and the coverage of the bands
 figures/           training.png, forecasts.png, calibration.png
 """
 
-from nde.runs.evaluation import Evaluation as Evaluation, evaluate as evaluate
 from nde.runs.drawing import draw as draw
+from nde.runs.evaluation import evaluate as evaluate, Evaluation as Evaluation
 from nde.runs.folder import new_folder as new_folder, Run as Run
 from nde.runs.prediction import predict as predict
 from nde.runs.problem import load_problem as load_problem, Problem as Problem, RunError as RunError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from nde.data import Panel, read_panel, TableError
+from nde.data import Panel, read_panel
 from nde.report import sample_forecast
 from nde.runs.folder import member_key, Run
 from nde.runs.problem import RunError
