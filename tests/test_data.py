@@ -6,6 +6,7 @@ import pytest
 
 from nde.data import (
     index_batches,
+    load_lynx_hare,
     load_pbc,
     Normaliser,
     PBC_LABS,
@@ -191,3 +192,10 @@ def test_batches_are_a_function_of_seed_and_step():
     assert len(batches) == 100
     with pytest.raises(ValueError, match=r"batch_size must be in 1 … 10"):
         index_batches(10, 11, 100, seed=0)
+
+
+def test_lynx_and_hare_are_the_published_years():
+    years, pelts = load_lynx_hare()
+    np.testing.assert_array_equal(years, np.arange(21))
+    np.testing.assert_array_equal(pelts[[0, 20]], [[30.0, 4.0], [24.7, 8.6]])
+    assert (pelts > 0).all()

@@ -6,6 +6,7 @@ training part brings the channels to one scale, and [`nde.data.index_batches`][]
 """
 
 from nde.data.batches import index_batches as index_batches
+from nde.data.lynx_hare import load_lynx_hare as load_lynx_hare, lynx_hare_path as lynx_hare_path
 from nde.data.normalise import Normaliser as Normaliser
 from nde.data.panel import Panel as Panel
 from nde.data.pbc import load_pbc as load_pbc, PBC_LABS as PBC_LABS, PBC_LOG as PBC_LOG, pbc_path as pbc_path

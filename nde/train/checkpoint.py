@@ -4,6 +4,7 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
@@ -30,12 +31,13 @@ class Checkpoints:
 
     def validated(self, state: TrainState, score: float) -> None:
         """Write the state, and the best model if it is a new one."""
-        self._save(self._last, int(state.step), state)
-        self._save(self._best, int(state.best_step), state.best_model)
+        self.ended(state)
 
     def ended(self, state: TrainState) -> None:
-        """Write the state where it is newer than the last checkpoint."""
+        """Write the state, and the best model, where they are newer than what is on disk."""
         self._save(self._last, int(state.step), state)
+        if jnp.isfinite(state.best_score):
+            self._save(self._best, int(state.best_step), state.best_model)
 
     def restore(self, like: TrainState) -> TrainState | None:
         """The last state, or `None` if nothing was saved; `like` gives its structure."""
