@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5, help="how many of the five folds to run")
     parser.add_argument("overrides", nargs="*", help="section.key=value over the config")
     options = parser.parse_args()
-    console = Console()
+    console = Console(width=120)
     parts: dict[str, list[dict[str, Scores]]] = {task: [] for task in TASKS}
     divergences, seconds = [], {ENSEMBLE: [], WITHOUT_NOISE: []}
     with tempfile.TemporaryDirectory() as work:
