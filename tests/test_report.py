@@ -441,7 +441,7 @@ def test_training_figure_of_an_ensemble_has_a_line_a_member():
     np.testing.assert_array_equal(drawn(loss, "C1"), [[[1, 4], [2, 5]]])
     np.testing.assert_array_equal(drawn(validation, "C1"), [[[2, 5.0]]])
     assert len(validation.lines) == 1
-    assert legend_texts(figure) == ["member 0", "member 3"]
+    assert legend_texts(figure) == ["member 1", "member 4"]
     assert [to_hex(line.get_color()) for line in figure.legends[0].get_lines()] == [to_hex("C0"), to_hex("C1")]
 
 

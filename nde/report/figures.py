@@ -39,7 +39,7 @@ def plot_training(rows: Sequence[Mapping[str, float]], *, score_name: str = "val
         axes.title.set_fontsize(10)
         _tidy(axes)
     if len(members) > 1:
-        handles = [Line2D([], [], color=f"C{i}", label=f"member {m}") for i, m in enumerate(members)]
+        handles = [Line2D([], [], color=f"C{i}", label=f"member {m + 1}") for i, m in enumerate(members)]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(members), frameon=False, fontsize=9)
     return figure
 
