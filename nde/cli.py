@@ -46,7 +46,8 @@ def fit(
         else:
             settings = load_config(config, overrides or [])
             problem = runs.load_problem(settings)
-            runs.validation_score(settings, problem)
+            settings = runs.resolve(settings, problem)
+            runs.check_targets(settings, problem)
             run = Run.create(runs.new_folder(config, out), settings, problem)
         _introduce(console, run, problem)
         if not runs.train(run, problem, console):
@@ -70,6 +71,8 @@ def evaluate(
     console = Console()
     with _one_line_errors():
         opened = Run.open(run)
+        if out is not None and out.exists():
+            raise runs.RunError(f"{out}: exists already, and nothing is written over; give another --out.")
         given = {"task": task, "samples": samples}
         settings = opened.config.evaluate.model_dump() | {k: v for k, v in given.items() if v is not None}
         changed = load_config(opened.folder / "config.toml", [f"evaluate.{k}={v}" for k, v in settings.items()])
@@ -129,6 +132,8 @@ def _report(console: Console, run: Run, evaluation: runs.Evaluation) -> None:
     data = run.config.data
     title = f"held-out series, fold {data.fold} of {data.folds}"
     console.print(render(evaluation.rows(), evaluation.method, title))
+    for note in evaluation.notes:
+        _say(console, note)
     kl = evaluation.kl_path
     if run.config.model.diffusion_scale:
         _say(console, f"path KL per series: mean {kl.mean():.2f} nats, {100 * (kl < 0.5).mean():.0f} % below 0.5")
@@ -154,6 +159,9 @@ def _one_line_errors() -> Iterator[None]:
     except NonFiniteLoss as error:
         _say(errors, f"nde: {error} The last good checkpoint is kept.")
         raise typer.Exit(1) from None
+    except OSError as error:
+        _say(errors, f"nde: {error.filename or 'file'}: {error.strerror or error}.")
+        raise typer.Exit(2) from None
     except ValueError as error:
         _say(errors, f"nde: {error}")
         raise typer.Exit(2) from None

@@ -23,14 +23,15 @@ class ConfigError(ValueError):
 
 
 class _Section(pydantic.BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(_Section):
     """`[data]`: the table, what its columns are, and how its series are divided.
 
     Give either `dataset`, a table that ships with nde, or `path`, a `.csv` or `.parquet` file. `sha256` is written by
-    `nde fit` and, where present, must be that of the file.
+    `nde fit` and, where present, must be that of the file. Without a `time_scale` the longest series is made ten units
+    of time long, which suits the rates that a model starts from.
     """
 
     dataset: Literal["pbc"] | None = None
@@ -42,13 +43,13 @@ class DataConfig(_Section):
     value: str | None = None
     log: tuple[str, ...] = ()
     units: dict[str, str] = Field(default_factory=dict)
-    time_scale: PositiveFloat = 1.0
-    time_unit: str = "time"
+    time_scale: PositiveFloat | None = None
+    time_unit: str | None = None
     min_observations: PositiveInt = 1
     fold: NonNegativeInt = 0
     folds: int = Field(default=5, ge=2)
     validation: float = Field(default=0.15, gt=0, lt=1)
-    split_seed: NonNegativeInt = 0
+    split_seed: int = Field(default=0, ge=0, lt=2**32)
     sha256: str | None = None
 
     @pydantic.model_validator(mode="after")
@@ -73,8 +74,8 @@ class DataConfig(_Section):
             channels=self.channels,
             channel=self.channel,
             value=self.value,
-            time_scale=self.time_scale,
-            time_unit=self.time_unit,
+            time_scale=self.time_scale or 1.0,
+            time_unit=self.time_unit or self.time,
             min_observations=self.min_observations,
         )
 
@@ -135,12 +136,19 @@ class EvaluateConfig(_Section):
 class RunConfig(_Section):
     """A whole run. What is left out has its default; `seed` decides the rest."""
 
-    seed: NonNegativeInt = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     data: DataConfig
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "RunConfig":
+        if self.evaluate.samples < self.train.members:
+            members, samples = self.train.members, self.evaluate.samples
+            raise ValueError(f"evaluate.samples must be at least train.members = {members}, but is {samples}")
+        return self
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -155,7 +163,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; give the path of a run's .toml file.")
     try:
-        tree = tomllib.loads(path.read_text())
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file ({error}).") from None
     for override in overrides:
@@ -173,7 +181,7 @@ def parse_config(tree: dict[str, Any], *, source: str = "config") -> RunConfig:
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write a config as TOML, defaults spelled out."""
-    path.write_text(tomli_w.dumps(config.model_dump(exclude_none=True)))
+    path.write_text(tomli_w.dumps(config.model_dump(exclude_none=True)), encoding="utf-8")
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -196,7 +204,7 @@ def _first_complaint(error: pydantic.ValidationError) -> str:
     """The first thing wrong in a config, as one line."""
     details = error.errors()[0]
     places = [str(place) for place in details["loc"]]
-    name = ".".join(places)
+    name = ".".join(places) or "the whole"
     if details["type"] == "extra_forbidden":
         return f"{name}: unknown key; the keys here are {', '.join(_known_keys(places[:-1]))}."
     if details["type"] == "missing":

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -13,8 +14,9 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from nde.cli import app
+from nde.config import load_config
 from nde.report import sample_forecast
-from nde.runs import load_problem, Run
+from nde.runs import evaluate, load_problem, resolve, Run
 from nde.train import Interrupt
 
 CONFIG = Path(__file__).parent.parent / "configs" / "latent_sde.toml"
@@ -187,7 +189,10 @@ def test_plot_draws_elsewhere_too(fitted, tmp_path):
         ([CONFIG], "data.id: missing"),
         ([CONFIG, "data.path=gone.csv", "data.id=who", "data.time=day"], "gone.csv: no such file"),
         ([CONFIG, "data.path=TABLE", "data.id=who", "data.time=hour"], "no column 'hour'; the columns are who, day"),
-        ([CONFIG, "data.path=TABLE", "data.id=who", "data.time=day", "data.log=['a']"], "a log scale needs a positive"),
+        (
+            [CONFIG, "data.path=TABLE", "data.id=who", "data.time=day", "data.log=['a']"],
+            "is not positive, as a log scale needs it",
+        ),
         (
             [CONFIG, "data.path=TABLE", "data.id=who", "data.time=day", "data.folds=30", "data.fold=29"],
             "test part empty",
@@ -195,6 +200,11 @@ def test_plot_draws_elsewhere_too(fitted, tmp_path):
         (["--resume", "nowhere"], "nowhere: no run is here"),
         ([CONFIG, "--resume", "RUN"], "--resume goes on with the run's own config"),
         ([CONFIG, "data.path=TABLE", "data.id=who", "data.time=day", "--out", "RUN"], "exists already"),
+        (
+            [CONFIG, "data.path=TABLE", "data.id=who", "data.time=day", "model.horizon=2"],
+            "longest series is 10",
+        ),
+        ([CONFIG, "data.path=TABLE", "data.id=who", "data.time=day", "model.dt0=1e-6"], "makes 1e+07 steps"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(arguments, message, fitted, table, tmp_path, monkeypatch):
@@ -225,3 +235,22 @@ def test_bad_ahead_is_refused(fitted, table, tmp_path):
         result = invoke("predict", fitted[0], "--data", table, "--out", tmp_path / "f.csv", "--ahead", ahead)
         assert result.exit_code == 2
         assert message in result.stderr
+
+
+def test_time_without_a_scale_runs_over_ten_units(table):
+    config = load_config(CONFIG, [f"data.path={table}", "data.id=who", "data.time=day"])
+    problem = load_problem(config)
+    assert problem.panel.times.max() == 10
+    resolved = resolve(config, problem)
+    np.testing.assert_allclose(load_problem(resolved).panel.times, problem.panel.times, rtol=1e-14)
+    np.testing.assert_allclose(problem.panel.table_times().max(), pl.read_csv(table)["day"].max())
+    assert (resolved.model.horizon, resolved.model.dt0) == (10, 0.1)
+
+
+def test_baseline_that_the_data_do_not_determine_is_left_out_and_said(fitted):
+    run = Run.open(fitted[0])
+    problem = load_problem(run.config)
+    once = problem.panel.mask & (np.cumsum(problem.panel.mask, axis=1) <= np.array([1, 99]))
+    evaluation = evaluate(run, replace(problem, panel=replace(problem.panel, mask=once)))
+    assert "last value" not in evaluation.scores
+    assert any("baseline 'last value' is left out" in note for note in evaluation.notes)

@@ -54,6 +54,11 @@ def test_saved_config_reads_back(tmp_path):
         ("", ["train.steps"], r"override 'train.steps': write it as section.key=value"),
         ("", ["data.path.x=3"], r"override 'data.path.x=3': 'path' is a value, not a section"),
         ("steps = = 3\n", [], r"run.toml: not a TOML file"),
+        (
+            "",
+            ["train.members=3", "evaluate.samples=2"],
+            r"samples must be at least train.members = 3, but is 2",
+        ),
     ],
 )
 def test_bad_configs_are_refused_in_one_line(tmp_path, extra, overrides, message):

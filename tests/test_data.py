@@ -172,7 +172,7 @@ def test_normaliser_uses_what_it_is_given_and_undoes_itself():
 
 def test_normaliser_refuses_what_it_can_not_scale(tmp_path):
     panel = read_panel(write(tmp_path, "id,t,a,b\nx,5,1,2\nx,9,0,2\ny,0,,3\n"), WIDE)
-    with pytest.raises(TableError, match=r"series x, time 9: channel 'a' is 0, and a log scale needs a positive"):
+    with pytest.raises(TableError, match=r"series x, time 9: channel 'a' is 0, which is not positive, as a log scale"):
         Normaliser.fit(panel, ("a",))
     with pytest.raises(TableError, match=r"log names the channel 'c'; the channels are a, b"):
         Normaliser.fit(panel, ("c",))
@@ -199,3 +199,45 @@ def test_lynx_and_hare_are_the_published_years():
     np.testing.assert_array_equal(years, np.arange(21))
     np.testing.assert_array_equal(pelts[[0, 20]], [[30.0, 4.0], [24.7, 8.6]])
     assert (pelts > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [("id,t,a,a\n", r"two columns have the name 'a'; rename one"), ("id,id,t,a\n", r"two columns have the name 'id'")],
+)
+def test_columns_of_one_name_are_refused(tmp_path, header, message):
+    with pytest.raises(TableError, match=message):
+        read_panel(write(tmp_path, header + "x,1,2,3\n"), WIDE)
+
+
+def test_dates_and_doubled_channels_are_refused(tmp_path):
+    frame = pl.DataFrame({"id": ["x"], "t": [0.0], "a": [1.0]}).with_columns(
+        pl.lit("2020-01-01").str.to_date().alias("t")
+    )
+    frame.write_parquet(tmp_path / "table.parquet")
+    with pytest.raises(TableError, match=r"column 't' holds Date; turn it into numbers, such as days"):
+        read_panel(tmp_path / "table.parquet", WIDE)
+    with pytest.raises(TableError, match=r"asked for twice among id, t, a, a"):
+        read_panel(write(tmp_path, "id,t,a\nx,0,1\n"), TableFormat(id="id", time="t", channels=("a", "a")))
+
+
+def test_long_table_to_forecast_may_lack_a_channel(tmp_path):
+    layout = TableFormat(id="id", time="t", channel="name", value="x", channels=("a", "b"))
+    panel = read_panel(write(tmp_path, "id,t,name,x\nx,0,a,1\n"), layout, require_values=False)
+    np.testing.assert_array_equal(panel.mask[0], [[True, False]])
+
+
+def test_table_times_come_back_as_they_were():
+    panel = load_pbc()
+    times = panel.table_times()
+    np.testing.assert_array_equal(times, np.round(times))
+
+
+def test_values_that_overflow_and_constants_are_handled(tmp_path):
+    panel = read_panel(write(tmp_path, "id,t,a,b\nx,0,0.1,1\nx,1,0.1,2\nx,2,0.1,3\ny,0,0.1,1e45\n"), WIDE)
+    normaliser = Normaliser.fit(panel[[0]])
+    assert normaliser.std[0] == 1
+    with pytest.raises(
+        TableError, match=r"series y, time 0: channel 'b' is 1e\+45, which lies more than 1e\+15 standard"
+    ):
+        normaliser.apply(panel)

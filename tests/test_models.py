@@ -204,3 +204,17 @@ def test_bad_sizes_are_refused():
         make(diffusion_scale=5.0)
     with pytest.raises(ValueError, match=r"t0 < t1 and num_steps > 0"):
         BrownianGrid(1.0, 1.0, 4, (2,), jax.random.key(0))
+
+
+def test_hidden_nan_reaches_no_gradient():
+    values = jnp.where(MASK, VALUES, jnp.nan)
+    loss = lambda model, values: ELBO(samples=2)(model, TIMES, values, MASK, MASK, key=jax.random.key(3)).loss()  # noqa: E731
+    clean = eqx.filter_jit(eqx.filter_grad(loss))(make(), VALUES)
+    dirty = eqx.filter_jit(eqx.filter_grad(loss))(make(), values)
+    assert_trees_all_equal(eqx.filter(clean, eqx.is_inexact_array), eqx.filter(dirty, eqx.is_inexact_array))
+
+
+def test_the_horizon_itself_may_be_asked_for():
+    horizon = 14.277202191850778
+    model = make(horizon=horizon, dt0=horizon / 100)
+    assert np.isfinite(model.prior(jnp.array([0.0, horizon]), key=jax.random.key(0))).all()

@@ -42,7 +42,7 @@ class Normaliser:
             if observed.size == 0:
                 raise TableError(f"channel '{name}' has no value among the training series; leave it out.")
             mean.append(observed.mean())
-            std.append(observed.std() or 1.0)
+            std.append(observed.std() if np.ptp(observed) > 0 else 1.0)
         return cls(panel.channels, flags, np.array(mean), np.array(std))
 
     def apply(self, panel: Panel) -> Float[np.ndarray, "series rows channels"]:
@@ -52,7 +52,9 @@ class Normaliser:
         """
         if panel.channels != self.channels:
             raise TableError(f"the channels are {', '.join(panel.channels)}, but must be {', '.join(self.channels)}.")
-        return np.where(panel.mask, (_take_log(panel, self.log) - self.mean) / self.std, 0.0)
+        values = np.where(panel.mask, (_take_log(panel, self.log) - self.mean) / self.std, 0.0)
+        _refuse(panel, np.abs(values) > LARGEST, f"lies more than {LARGEST:g} standard deviations from the mean")
+        return values
 
     def undo(self, values: Float[np.ndarray, "*shape channels"]) -> Float[np.ndarray, "*shape channels"]:
         """Standardised values in their own units again."""
@@ -63,11 +65,20 @@ class Normaliser:
 
 def _take_log(panel: Panel, log: np.ndarray) -> np.ndarray:
     bad = panel.mask & log & (panel.values <= 0)
+    _refuse(panel, bad, "is not positive, as a log scale needs it")
+    return np.where(log, np.log(np.where(panel.mask & log, panel.values, 1.0)), panel.values)
+
+
+# Beyond this the squares of single precision overflow.
+LARGEST = 1e15
+
+
+def _refuse(panel: Panel, bad: np.ndarray, why: str) -> None:
+    """Name the first bad value of a panel, if there is one."""
     if bad.any():
         series, row, channel = (int(i[0]) for i in np.nonzero(bad))
         raise TableError(
             f"series {panel.ids[series]}, time {panel.table_times()[series, row]:g}: channel "
-            f"'{panel.channels[channel]}' is {panel.values[series, row, channel]:g}, and a log scale needs a positive "
-            "value; correct it or leave the channel out of log."
+            f"'{panel.channels[channel]}' is {panel.values[series, row, channel]:g}, which {why}; correct it, or leave "
+            "the channel out."
         )
-    return np.where(log, np.log(np.where(panel.mask & log, panel.values, 1.0)), panel.values)

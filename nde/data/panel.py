@@ -60,4 +60,7 @@ class Panel:
 
     def table_times(self) -> Float[np.ndarray, "series rows"]:
         """`times` in the unit and with the origin of the table, shape `(series, rows)`."""
-        return self.origin[:, None] + self.times * self.time_scale
+        # Twelve digits: the table's own decimals come back, not what scaling them there and back made of them.
+        times = self.origin[:, None] + self.times * self.time_scale
+        digits = 12 - np.ceil(np.log10(np.maximum(np.abs(times).max(initial=1.0), 1.0)))
+        return np.round(times, int(digits))

@@ -64,7 +64,7 @@ def read_panel(path: str | Path, layout: TableFormat, *, require_values: bool = 
     path = Path(path)
     table = _read_cells(path)
     _check_columns(path, table, layout)
-    cells = _long_cells(path, table, layout) if layout.channel else _wide_cells(path, table, layout)
+    cells = _long_cells(path, table, layout, require_values) if layout.channel else _wide_cells(path, table, layout)
     if len(cells.ids) == 0:
         raise TableError(f"{path}: the table has no rows; it needs at least one.")
     return _pack(path, cells, layout, require_values)
@@ -97,6 +97,11 @@ def _check_columns(path: Path, table: pl.DataFrame, layout: TableFormat) -> None
     wanted = [layout.id, layout.time]
     wanted += [layout.channel, layout.value] if layout.channel and layout.value else list(layout.channels or ())
     missing = [name for name in wanted if name not in table.columns]
+    if len(set(wanted)) < len(wanted):
+        raise TableError(f"{path}: a column is asked for twice among {', '.join(wanted)}; name each once.")
+    doubled = [name for name in table.columns if "_duplicated_" in name]
+    if doubled:
+        raise TableError(f"{path}: two columns have the name '{doubled[0].partition('_duplicated_')[0]}'; rename one.")
     if missing:
         raise TableError(f"{path}: no column '{missing[0]}'; the columns are {', '.join(table.columns)}.")
 
@@ -109,13 +114,13 @@ def _wide_cells(path: Path, table: pl.DataFrame, layout: TableFormat) -> _Cells:
     return _Cells(_names(path, table, layout.id), _times(path, table, layout.time), values, tuple(channels))
 
 
-def _long_cells(path: Path, table: pl.DataFrame, layout: TableFormat) -> _Cells:
+def _long_cells(path: Path, table: pl.DataFrame, layout: TableFormat, require_values: bool) -> _Cells:
     assert layout.channel is not None and layout.value is not None
     names = _names(path, table, layout.channel)
     known = tuple(dict.fromkeys(names.tolist()))
     channels = layout.channels or known
     absent = [name for name in channels if name not in known]
-    if absent:
+    if absent and require_values:
         raise TableError(
             f"{path}: column '{layout.channel}' never says '{absent[0]}'; its names are {', '.join(known)}."
         )
@@ -125,7 +130,10 @@ def _long_cells(path: Path, table: pl.DataFrame, layout: TableFormat) -> _Cells:
 
 
 def _names(path: Path, table: pl.DataFrame, column: str) -> np.ndarray:
-    names = table[column].cast(pl.String)
+    try:
+        names = table[column].cast(pl.String)
+    except pl.exceptions.PolarsError:
+        raise TableError(f"{path}: column '{column}' holds {table[column].dtype}; it must hold names.") from None
     if names.null_count():
         row = names.is_null().arg_true()[0]
         raise TableError(f"{path}: row {_row(path, row)}, column '{column}' is empty; every row needs one.")
@@ -134,6 +142,10 @@ def _names(path: Path, table: pl.DataFrame, column: str) -> np.ndarray:
 
 def _numbers(path: Path, table: pl.DataFrame, column: str) -> np.ndarray:
     cells = table[column]
+    if cells.dtype.is_temporal():
+        raise TableError(
+            f"{path}: column '{column}' holds {cells.dtype}; turn it into numbers, such as days since a date."
+        )
     try:
         numbers = cells.cast(pl.Float64, strict=False) if cells.dtype == pl.String else cells.cast(pl.Float64)
     except pl.exceptions.PolarsError:

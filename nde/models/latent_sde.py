@@ -23,7 +23,8 @@ class LatentPath(eqx.Module):
 
     - `zs`: the latent states at the times asked for, shape `(asked, state)`.
     - `kl_initial`: KL divergence of the initial state's posterior from its prior, in nats.
-    - `kl_path`: KL divergence of the path's posterior from its prior along this sample, in nats.
+    - `kl_path`: KL divergence of the path's posterior from its prior along this sample, up to the last of the times
+      asked for, in nats.
     """
 
     zs: Float[Array, "asked state"]
@@ -183,7 +184,7 @@ class LatentSDE(eqx.Module):
             t1=grid[-1],
             dt0=None,
             y0=(z0, jnp.zeros((), z0.dtype)),
-            saveat=diffrax.SaveAt(ts=ts),
+            saveat=diffrax.SaveAt(ts=jnp.where(ts < grid[-1] * (1 + 1e-6), jnp.minimum(ts, grid[-1]), ts)),
             stepsize_controller=diffrax.StepTo(ts=grid),
             adjoint=self.adjoint,
             max_steps=self.num_steps,

@@ -93,6 +93,9 @@ class ELBO(eqx.Module):
         *,
         key: PRNGKeyArray,
     ) -> ELBOTerms:
+        # A hidden entry may hold anything, and a NaN times a weight of zero would still be one in the gradient.
+        values = jnp.where(mask, values, 0.0)
+
         def sample(key):
             path = model.posterior(times, values, context, times, key=key)
             return model.likelihood.log_prob(values, model.decode(path.zs)), path.kl_path, path.kl_initial

@@ -13,5 +13,15 @@ from nde.runs.drawing import draw as draw
 from nde.runs.evaluation import evaluate as evaluate, Evaluation as Evaluation
 from nde.runs.folder import new_folder as new_folder, Run as Run
 from nde.runs.prediction import predict as predict
-from nde.runs.problem import load_problem as load_problem, Problem as Problem, RunError as RunError
-from nde.runs.training import batch_loss as batch_loss, train as train, validation_score as validation_score
+from nde.runs.problem import (
+    load_problem as load_problem,
+    Problem as Problem,
+    resolve as resolve,
+    RunError as RunError,
+)
+from nde.runs.training import (
+    batch_loss as batch_loss,
+    check_targets as check_targets,
+    train as train,
+    validation_score as validation_score,
+)

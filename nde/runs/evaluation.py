@@ -34,6 +34,7 @@ class Evaluation:
     - `kl_path`: `(series,)`; path KL of each scored series given its context, in nats.
     - `covered`: `(levels, channels)`; share of targets inside the central intervals of `COVERAGE_LEVELS`.
     - `pooled`: `(levels,)`; the same over all channels.
+    - `notes`: baselines that these data do not determine, and why, a sentence each.
     """
 
     scores: dict[str, Scores]
@@ -41,6 +42,7 @@ class Evaluation:
     kl_path: np.ndarray
     covered: np.ndarray
     pooled: np.ndarray
+    notes: tuple[str, ...] = ()
 
     def rows(self) -> list[Row]:
         """The table of results."""
@@ -77,13 +79,14 @@ def evaluate(run: Run, problem: Problem, settings: EvaluateConfig | None = None)
     key = member_key(run.config, 0, "forecasts")
     forecast = sample_forecast(models, times, values, cut.context, times, samples=settings.samples, key=key)
     method = _name(run)
-    scores = {name: score(law, values, cut.targets) for name, law in _baselines(problem, cut.context).items()}
+    laws, notes = _baselines(problem, cut.context)
+    scores = {name: score(law, values, cut.targets) for name, law in laws.items()}
     scores[method] = score(forecast.law, values, cut.targets)
     covered = coverage(forecast.law, values, cut.targets, COVERAGE_LEVELS)
     counts = cut.targets.sum((0, 1))
     pooled = np.nansum(covered * counts, axis=1) / counts.sum()
     scored = cut.targets.any((1, 2))
-    return Evaluation(scores, method, forecast.kl_path[scored], covered, pooled)
+    return Evaluation(scores, method, forecast.kl_path[scored], covered, pooled, notes)
 
 
 def _name(run: Run) -> str:
@@ -92,9 +95,14 @@ def _name(run: Run) -> str:
     return kind if members == 1 else f"{kind}, {members} members"
 
 
-def _baselines(problem: Problem, context: np.ndarray) -> dict[str, NormalForecast]:
-    """The forecasts of each baseline for the test series."""
+def _baselines(problem: Problem, context: np.ndarray) -> tuple[dict[str, NormalForecast], tuple[str, ...]]:
+    """The forecasts of each baseline for the test series, and notes of those that could not be fitted."""
     fold = problem.arrays(problem.split.fold)
     times, values, _ = problem.arrays(problem.split.test)
-    fitted = {name: fit(*fold) for name, fit in BASELINES.items()}
-    return {name: NormalForecast(*baseline.predict(times, values, context)) for name, baseline in fitted.items()}
+    laws, notes = {}, []
+    for name, fit in BASELINES.items():
+        try:
+            laws[name] = NormalForecast(*fit(*fold).predict(times, values, context))
+        except ValueError as error:
+            notes.append(f"baseline '{name}' is left out: {error}.")
+    return laws, tuple(notes)

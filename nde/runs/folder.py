@@ -13,7 +13,7 @@ from nde import config as configs
 from nde.config import RunConfig
 from nde.data import Normaliser
 from nde.models import LatentSDE
-from nde.runs.problem import Problem, resolve, RunError
+from nde.runs.problem import Problem, RunError
 from nde.train import Checkpoints
 
 
@@ -39,8 +39,7 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, config: RunConfig, problem: Problem) -> "Run":
-        """Write what a run starts with into an empty folder."""
-        config = resolve(config, problem)
+        """Write what a run starts with, its config from [`nde.runs.resolve`][], into an empty folder."""
         configs.save_config(config, folder / "config.toml")
         _write_normaliser(folder / "normaliser.json", problem.normaliser)
         return cls(folder, config)

@@ -1,5 +1,6 @@
 """Forecast the series of a table with a run's model."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import polars as pl
 from nde.data import Panel, read_panel
 from nde.report import sample_forecast
 from nde.runs.folder import member_key, Run
-from nde.runs.problem import RunError
+from nde.runs.problem import MAX_STEPS, RunError
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -47,12 +48,22 @@ def predict(
         raise RunError(f"{out}: unknown kind of table '{out.suffix}'; use .csv or .parquet.")
     if out.exists():
         raise RunError(f"{out}: exists already, and nothing is written over; give another --out.")
-    if any(not step > 0 for step in ahead):
+    if not out.parent.is_dir():
+        raise RunError(f"{out}: no folder {out.parent} is there; make it, or give another --out.")
+    if any(not 0 < step < math.inf for step in ahead):
         raise RunError(f"--ahead must hold times after the last row, above zero, but is {', '.join(map(str, ahead))}.")
+    taken = {run.config.data.id, run.config.data.time} & {"channel", "observed", "mean", *map(_quantile_name, LEVELS)}
+    if taken:
+        raise RunError(f"{data}: '{min(taken)}' is also the name of a column of the forecasts; rename it in the table.")
     normaliser = run.normaliser()
     layout = replace(run.config.data.table_format(), channels=normaliser.channels, min_observations=0)
     panel = _ask_ahead(read_panel(data, layout, require_values=False), ahead)
     horizon = float(panel.times.max())
+    dt0 = run.config.model.dt0 or horizon
+    if horizon / dt0 > MAX_STEPS:
+        raise RunError(
+            f"{data}: a series or --ahead of {horizon:g} takes {horizon / dt0:.3g} steps, above {MAX_STEPS}."
+        )
     forecast = sample_forecast(
         run.models(horizon=horizon), panel.times, normaliser.apply(panel), panel.mask, panel.times,
         samples=samples, key=member_key(run.config, 0, "forecasts"),
@@ -92,8 +103,12 @@ def _table(run: Run, panel: Panel, draws: np.ndarray, keep_samples: bool) -> pl.
         "mean": chosen.mean(0),
     }
     columns |= {
-        f"q{100 * q:02.0f}": values for q, values in zip(LEVELS, np.quantile(chosen, LEVELS, axis=0), strict=True)
+        _quantile_name(q): values for q, values in zip(LEVELS, np.quantile(chosen, LEVELS, axis=0), strict=True)
     }
     if keep_samples:
         columns |= {f"sample_{i}": sample for i, sample in enumerate(chosen)}
     return pl.DataFrame(columns).with_columns(pl.col("observed").fill_nan(None))
+
+
+def _quantile_name(level: float) -> str:
+    return f"q{100 * level:02.0f}"

@@ -1,7 +1,7 @@
 """A config's data, ready for a model."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,23 +45,52 @@ def load_problem(config: RunConfig) -> Problem:
     panel = read_panel(path, data.table_format())
     if data.sha256 is not None and data.sha256 != _sha256(path):
         raise RunError(f"{path}: the table has changed since the run was made; give the run back its table.")
+    if data.time_scale is None:
+        panel = _in_tenths(panel)
     split = split_series(len(panel), fold=data.fold, folds=data.folds, validation=data.validation, seed=data.split_seed)
     normaliser = Normaliser.fit(panel[split.fold], data.log)
     return Problem(panel, split, normaliser, normaliser.apply(panel))
 
 
 def resolve(config: RunConfig, problem: Problem) -> RunConfig:
-    """The config with all that depends on the data filled in, so that it says the same when read elsewhere."""
+    """The config with all that depends on the data filled in, so that it says the same when read elsewhere.
+
+    **Raises:** `RunError` if the horizon is shorter than a series, or would take more than `MAX_STEPS` steps.
+    """
     data, model = config.data, config.model
-    horizon = model.horizon or float(problem.panel.times.max())
+    longest = float(problem.panel.times.max())
+    horizon = model.horizon or longest or 1.0
+    dt0 = model.dt0 or horizon / 100
+    if horizon < longest:
+        raise RunError(f"model.horizon is {horizon:g}, but the longest series is {longest:g} long; raise it.")
+    if horizon / dt0 > MAX_STEPS:
+        raise RunError(
+            f"model.dt0 = {dt0:g} makes {horizon / dt0:.3g} steps of a horizon of {horizon:g}, above {MAX_STEPS}; "
+            "raise model.dt0, or let data.time_scale choose a larger unit of time."
+        )
     path = None if data.path is None else str(Path(data.path).absolute())
-    update = {"path": path, "sha256": _sha256(data.table_path()), "channels": problem.panel.channels}
+    update = {
+        "path": path,
+        "sha256": _sha256(data.table_path()),
+        "channels": problem.panel.channels,
+        "time_scale": problem.panel.time_scale,
+        "time_unit": problem.panel.time_unit,
+    }
     return config.model_copy(
         update={
             "data": data.model_copy(update=update),
-            "model": model.model_copy(update={"horizon": horizon, "dt0": model.dt0 or horizon / 100}),
+            "model": model.model_copy(update={"horizon": horizon, "dt0": dt0}),
         }
     )
+
+
+MAX_STEPS = 100_000
+
+
+def _in_tenths(panel: Panel) -> Panel:
+    """The panel in a unit of time of which its longest series has ten."""
+    scale = float(panel.times.max()) / 10 or 1.0
+    return replace(panel, times=panel.times / scale, time_scale=scale, time_unit=f"{scale:.4g} × {panel.time_unit}")
 
 
 def _sha256(path: Path) -> str:

@@ -15,7 +15,7 @@ from nde.models import LatentSDE
 from nde.objectives import annealed, hide_future
 from nde.report import sample_forecast
 from nde.runs.folder import member_key, Run
-from nde.runs.problem import Problem
+from nde.runs.problem import Problem, RunError
 from nde.train import BatchLoss, fit, Interrupt, make_step, MetricsFile, ProgressPrinter, TrainState
 
 
@@ -88,15 +88,21 @@ def batch_loss(config: RunConfig) -> Callable[..., BatchLoss]:
     return loss
 
 
+def check_targets(config: RunConfig, problem: Problem) -> None:
+    """Refuse, before any training, a split whose validation or test series hold nothing to forecast."""
+    task = configs.build_task(config.evaluate)
+    for name, series in (("validation", problem.split.validation), ("test", problem.split.test)):
+        if not task.cut(problem.panel.times[series], problem.panel.mask[series]).targets.any():
+            raise RunError(
+                f"{config.data.table_path()}: none of the {len(series)} {name} series has a value to forecast; change "
+                "data.folds, data.validation or data.split_seed, or choose another evaluate.task."
+            )
+
+
 def validation_score(config: RunConfig, problem: Problem) -> Callable[[LatentSDE], float]:
     """The mean negative log predictive density per value on the validation series, in the config's task."""
     times, values, mask = problem.arrays(problem.split.validation)
     cut = configs.build_task(config.evaluate).cut(times, mask)
-    if not cut.targets.any():
-        raise ValueError(
-            f"none of the {len(times)} validation series has a value to forecast; raise data.validation, "
-            "or choose another evaluate.task."
-        )
     key = member_key(config, 0, "validation")
 
     def score(model: LatentSDE) -> float:

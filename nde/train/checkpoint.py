@@ -5,6 +5,7 @@ from pathlib import Path
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
@@ -69,4 +70,6 @@ class Checkpoints:
         leaves, structure = jax.tree.flatten(arrays)
         shapes = {str(i): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for i, leaf in enumerate(leaves)}
         saved = manager.restore(step, args=ocp.args.StandardRestore(shapes))
-        return eqx.combine(jax.tree.unflatten(structure, [saved[str(i)] for i in range(len(leaves))]), rest)
+        # Restored arrays are committed to a device and fresh ones are not; the step would compile once for each.
+        fresh = [jnp.asarray(np.asarray(saved[str(i)])) for i in range(len(leaves))]
+        return eqx.combine(jax.tree.unflatten(structure, fresh), rest)

@@ -1,6 +1,7 @@
 """Let Ctrl-C end a training run between two steps, not within one."""
 
 import signal
+import sys
 from types import FrameType
 
 
@@ -31,4 +32,5 @@ class Interrupt:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
+        print("\nstopping after this step; Ctrl-C again to stop at once", file=sys.stderr, flush=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)

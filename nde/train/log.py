@@ -47,7 +47,10 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """
     rows = {}
     for line in Path(path).read_text().splitlines():
-        row = json.loads(line)
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # the last line of a run that was killed while it wrote
+            continue
         rows[row["member"], row["step"], "validation" in row] = row
     return [rows[place] for place in sorted(rows)]
 

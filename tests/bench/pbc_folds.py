@@ -33,7 +33,7 @@ def train_fold(fold: int, overrides: list[str], folder: Path, console: Console) 
     config = load_config(CONFIG, [f"data.fold={fold}", *overrides])
     problem = runs.load_problem(config)
     folder.mkdir(parents=True)
-    run = runs.Run.create(folder, config, problem)
+    run = runs.Run.create(folder, runs.resolve(config, problem), problem)
     started = time.perf_counter()
     runs.train(run, problem, console)
     return run, problem, time.perf_counter() - started
