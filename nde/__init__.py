@@ -9,7 +9,21 @@ training improves it. The daily names are here; each layer's own overview is the
 from importlib.metadata import version
 
 from nde.engine import diffeqsolve as diffeqsolve
-from nde.fields import DiagonalDiffusion as DiagonalDiffusion, LinearMLPField as LinearMLPField
+from nde.fields import (
+    AugmentedField as AugmentedField,
+    CDEField as CDEField,
+    ConcatSquashField as ConcatSquashField,
+    DiagonalDiffusion as DiagonalDiffusion,
+    GatedField as GatedField,
+    GeneralDiffusion as GeneralDiffusion,
+    HamiltonianField as HamiltonianField,
+    Hybrid as Hybrid,
+    KnownField as KnownField,
+    LinearCDEField as LinearCDEField,
+    LinearMLPField as LinearMLPField,
+    MLPField as MLPField,
+    Parameter as Parameter,
+)
 from nde.models import LatentSDE as LatentSDE
 from nde.objectives import (
     ELBO as ELBO,

@@ -1,8 +1,42 @@
-"""Vector fields: Equinox modules `f(t, y, args)` that act on one state.
+"""Vector fields: Equinox modules `f(t, y, args=None)` that act on one state.
 
-A field becomes a term of a differential equation by `diffrax.ODETerm(field)` (a drift) or
-`diffrax.ControlTerm(field, path)` (a diffusion). Fields know nothing of solvers or data.
+A field becomes a term of a differential equation by `diffrax.ODETerm(field)` (a drift), by
+[`nde.fields.diffusion_term`][] (a diffusion) or by `diffrax.ControlTerm(field, path)` (the field of a CDE). Fields know
+nothing of data, and act on one example: `jax.vmap` stands outside. Their arrays are of JAX's default dtype; cast a
+field to use another.
+
+| field | right-hand side | state |
+|---|---|---|
+| [`nde.fields.MLPField`][] | a network, of the time or not | array |
+| [`nde.fields.LinearMLPField`][] | linear, plus a network that starts at zero | array |
+| [`nde.fields.GatedField`][] | a GRU in continuous time, bounded | array |
+| [`nde.fields.ConcatSquashField`][] | a network that time gates, for flows | array |
+| [`nde.fields.HamiltonianField`][] | gradient of a learned energy, damping, forcing | pair `(q, p)` |
+| [`nde.fields.AugmentedField`][] | any field with room for more states | pair `(y, a)` |
+| [`nde.fields.KnownField`][] | your function, with bounded [`nde.fields.Parameter`][]s | what the function takes |
+| [`nde.fields.Hybrid`][] | a known field plus a network, from zero, on chosen states | array |
+| [`nde.fields.DiagonalDiffusion`][] | each state's own noise: the diagonal, `(state,)` | array |
+| [`nde.fields.GeneralDiffusion`][] | a bounded matrix, `(state, noise)` | array |
+| [`nde.fields.CDEField`][] | a bounded matrix, `(state, path)` | array |
+| [`nde.fields.LinearCDEField`][] | a linear matrix, `(state, path)` | array |
+
+Two checks for those who build models of them: [`nde.fields.check_field`][] (the output is a rate of change of the
+state) and [`nde.fields.check_noise`][] (the solver is made for the diffusion's [`nde.fields.NoiseKind`][]).
 """
 
+from nde.fields.augmented import AugmentedField as AugmentedField
+from nde.fields.cde import CDEField as CDEField
+from nde.fields.checks import check_field as check_field
+from nde.fields.concat_squash import ConcatSquashField as ConcatSquashField
 from nde.fields.diffusion import DiagonalDiffusion as DiagonalDiffusion
+from nde.fields.diffusion_term import diffusion_term as diffusion_term
+from nde.fields.gated import GatedField as GatedField
+from nde.fields.general_diffusion import GeneralDiffusion as GeneralDiffusion
+from nde.fields.hamiltonian import HamiltonianField as HamiltonianField
+from nde.fields.hybrid import Hybrid as Hybrid
+from nde.fields.known import KnownField as KnownField
+from nde.fields.linear_cde import LinearCDEField as LinearCDEField
 from nde.fields.linear_mlp import LinearMLPField as LinearMLPField
+from nde.fields.mlp import MLPField as MLPField
+from nde.fields.noise import check_noise as check_noise, noise_kind as noise_kind, NoiseKind as NoiseKind
+from nde.fields.parameter import Parameter as Parameter

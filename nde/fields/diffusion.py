@@ -1,11 +1,13 @@
-"""Diffusions: the factor in front of the noise."""
+"""The diagonal diffusion: the factor in front of each state's own noise."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from nde.fields.noise import NoiseKind
 
 
 class DiagonalDiffusion(eqx.Module):
@@ -13,7 +15,7 @@ class DiagonalDiffusion(eqx.Module):
 
     Bounded in $(0, \sigma_{\max})$ and positive, as Girsanov's theorem needs. It starts constant, $b = 0$ and
     $\sigma_i = \mathrm{scale}$: additive noise, for which the Itô and the Stratonovich reading agree, until training
-    moves `b`.
+    moves `b`. Declares diagonal noise, `noise = NoiseKind.DIAGONAL`.
 
     **Arguments of the constructor:**
 
@@ -26,6 +28,8 @@ class DiagonalDiffusion(eqx.Module):
 
     **Raises:** `ValueError` if not `0 < scale < largest`.
     """
+
+    noise: ClassVar[NoiseKind] = NoiseKind.DIAGONAL
 
     level: Float[Array, " state"]
     slope: Float[Array, " state"]

@@ -1,0 +1,35 @@
+"""From a diffusion and a Brownian path to diffrax's term."""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import lineax as lx
+from jaxtyping import Array, Float
+
+from nde.fields.noise import noise_kind, NoiseKind
+
+
+class _AsDiagonal(eqx.Module):
+    """A diffusion that returns its diagonal, as one that returns the operator which multiplies by it."""
+
+    diffusion: Callable[..., Float[Array, " state"]]
+
+    def __call__(self, t: Any, y: Float[Array, " state"], args: Any) -> lx.DiagonalLinearOperator:
+        return lx.DiagonalLinearOperator(self.diffusion(t, y, args))
+
+
+def diffusion_term(diffusion: Callable[..., Any], path: diffrax.AbstractPath) -> diffrax.ControlTerm:
+    r"""The term $\sigma(t, y)\,dW$ of an SDE: second in `diffrax.MultiTerm(diffrax.ODETerm(drift), ...)`.
+
+    **Arguments:** `diffusion`: `f(t, y, args)` that returns a matrix of shape `(state, noise)`, or the diagonal, of
+    shape `(state,)`, if it declares `noise = NoiseKind.DIAGONAL`; `path`: a Brownian path of shape `(noise,)`, that is
+    `(state,)` for a diagonal.
+
+    **Returns:** a `diffrax.ControlTerm`, which multiplies by a diagonal elementwise and never builds its matrix.
+
+    **Raises:** `ValueError` if the declared kind of noise is unknown; at the solve, diffrax's if the shapes do not fit.
+    """
+    diagonal = noise_kind(diffusion) is NoiseKind.DIAGONAL
+    return diffrax.ControlTerm(_AsDiagonal(diffusion) if diagonal else diffusion, path)
