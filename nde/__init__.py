@@ -24,7 +24,13 @@ from nde.fields import (
     MLPField as MLPField,
     Parameter as Parameter,
 )
-from nde.models import LatentSDE as LatentSDE
+from nde.models import (
+    ContinuousNormalizingFlow as ContinuousNormalizingFlow,
+    LatentSDE as LatentSDE,
+    NeuralCDE as NeuralCDE,
+    NeuralODE as NeuralODE,
+    NeuralSDE as NeuralSDE,
+)
 from nde.objectives import (
     ELBO as ELBO,
     GaussianLikelihood as GaussianLikelihood,

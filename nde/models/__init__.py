@@ -1,4 +1,17 @@
-"""Models: fields, encoders and readouts tied together with their numerics, one model a file."""
+"""Models: fields, encoders and readouts tied together with their numerics, one model a file.
+
+The plain ones take any field, any diffrax solver, controller and adjoint: [`NeuralODE`][nde.models.NeuralODE],
+[`NeuralSDE`][nde.models.NeuralSDE], [`NeuralCDE`][nde.models.NeuralCDE] and
+[`ContinuousNormalizingFlow`][nde.models.ContinuousNormalizingFlow]. All act on one series, or one point, and are
+batched by `jax.vmap`. [`LatentSDE`][nde.models.LatentSDE] is a generative model of panels of irregular series.
+"""
 
 from nde.models.encoder import BackwardEncoder as BackwardEncoder, Context as Context
 from nde.models.latent_sde import LatentPath as LatentPath, LatentSDE as LatentSDE
+from nde.models.neural_cde import NeuralCDE as NeuralCDE, series_path as series_path
+from nde.models.neural_ode import NeuralODE as NeuralODE
+from nde.models.neural_sde import NeuralSDE as NeuralSDE
+from nde.models.normalising_flow import (
+    ContinuousNormalizingFlow as ContinuousNormalizingFlow,
+    position_norm as position_norm,
+)

@@ -1,0 +1,186 @@
+"""A neural CDE of one irregular, partly missing series."""
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree
+
+from nde.engine import diffeqsolve
+from nde.models.checks import check_times, refuse
+
+
+class NeuralCDE(eqx.Module):
+    r"""A state driven by a series: $dy = f(t, y)\,dX(t)$, $y(t_0) = \zeta(X(t_0))$, output $\ell(y(t))$.
+
+    `X` is a smooth path through the data, of `path_size = 1 + 2 * channels` channels: time, the values, and for each
+    value channel the number of its observations so far ([`nde.models.series_path`][]). It acts on one series; use
+    `jax.vmap` for batches, padded as below.
+
+    **Arguments of the constructor:**
+
+    - `initial`: any callable from `(path_size,)`, the path's first point, to the first state, an array `(state_size,)`.
+    - `field`: any callable `f(t, y, args)` that returns a matrix `(state_size, path_size)`.
+    - `readout`: any callable from a state to an output.
+    - `solver`: a diffrax solver for ODEs, since the path is differentiable and $dX = \dot X\,dt$.
+    - `controller`, `adjoint`, `dt0`, `max_steps`: as for [`nde.models.NeuralODE`][].
+
+    **Call:** `model(ts, values, mask=None)` with `ts` of shape `(rows,)`, values and mask of shape `(rows, channels)`;
+    returns the readout of the last state. `key` is accepted, so that all models are called alike, and not used.
+    `model.trajectory(ts, values, mask)` returns the readouts at all `ts`, with a leading axis of rows.
+
+    What the mask hides is never read. NaN is missing, with a mask or without one. Times increase strictly, but for
+    padding: rows without observations that repeat the last time, which change nothing. A later row without observations
+    is none: the path goes on to its time.
+
+    **Raises:** `ValueError` if `ts`, `values` and `mask` differ in length, if there are fewer than two rows, or if the
+    field's matrix does not fit the state and the path; an error at run time if the times do not increase, or if a row
+    that repeats a time holds an observation.
+
+    **Limits:** values are cubic between two observations of a channel, so that `trajectory` at a time looks ahead to
+    the next observation of each channel. Counts grow by one an observation: scale the field or the readout for long
+    series. The path's second derivative jumps at observations, and its slope where a channel ends before the series.
+
+    **Source:** Kidger, Morrill, Foster, Lyons, *Neural Controlled Differential Equations for Irregular Time Series*,
+    NeurIPS 2020, arXiv 2005.08926; the interpolation, Morrill, Kidger, Yang, Lyons 2021, arXiv 2106.11028.
+    """
+
+    initial: Callable[..., Any]
+    field: Callable[..., Any]
+    readout: Callable[..., Any]
+    _: KW_ONLY
+    solver: diffrax.AbstractSolver = diffrax.Tsit5()
+    controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-3, atol=1e-6)
+    adjoint: diffrax.AbstractAdjoint = diffrax.RecursiveCheckpointAdjoint()
+    dt0: float | None = None
+    max_steps: int = eqx.field(default=4096, static=True)
+
+    def __call__(
+        self,
+        ts: ArrayLike,
+        values: ArrayLike,
+        mask: ArrayLike | None = None,
+        args: PyTree[Any] = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> PyTree[Array]:
+        ys = self._states(ts, values, mask, args, diffrax.SaveAt(t1=True))
+        return self.readout(ys[0])
+
+    def trajectory(
+        self,
+        ts: ArrayLike,
+        values: ArrayLike,
+        mask: ArrayLike | None = None,
+        args: PyTree[Any] = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> PyTree[Array]:
+        """The outputs at all `ts`, with a leading axis of rows; arguments and errors as those of the call."""
+        ys = self._states(ts, values, mask, args, diffrax.SaveAt(ts=check_times("NeuralCDE", ts)))
+        return jax.vmap(self.readout)(ys)
+
+    def _states(self, ts, values, mask, args, saveat: diffrax.SaveAt) -> Float[Array, "saved state"]:
+        path = series_path(ts, values, mask)
+        first = path.evaluate(path.t0)
+        y0 = self.initial(first)
+        _check_matrix(y0, first, eqx.filter_eval_shape(self.field, path.t0, y0, args))
+        solution = diffeqsolve(
+            diffrax.ControlTerm(self.field, path).to_ode(),
+            self.solver,
+            t0=path.t0,
+            t1=path.t1,
+            dt0=self.dt0,
+            y0=y0,
+            args=args,
+            saveat=saveat,
+            stepsize_controller=self.controller,
+            adjoint=self.adjoint,
+            max_steps=self.max_steps,
+        )
+        assert solution.ys is not None
+        return solution.ys
+
+
+def series_path(ts: ArrayLike, values: ArrayLike, mask: ArrayLike | None = None) -> diffrax.CubicInterpolation:
+    r"""A path of `1 + 2 * channels` channels through a series: time, the values, and the count of their observations.
+
+    Each channel is a Hermite cubic between its own observations, whose slope at an observation is that of the line back
+    to the one before it; at the first, that of the line to the second. A row that lacks a channel leaves its values as
+    they are. A channel that is missing at the first row starts from zero there; after its last observation it is
+    constant. Time and counts are known in every row.
+
+    **Arguments:** `ts` of shape `(rows,)`; `values` and `mask` of shape `(rows, channels)`; a value is missing where
+    the mask is `False` or the value NaN. Rows at the end that repeat the last time are padding and hold no observation.
+
+    **Returns:** the path, from `ts[0]` to `ts[-1]`.
+
+    **Raises:** as [`nde.models.NeuralCDE`][].
+
+    **Source:** Kidger et al. 2020, section 3 (time and counts as channels); Morrill et al. 2021 (Hermite cubics with
+    backward differences). On complete series the coefficients are `diffrax.backward_hermite_coefficients`'s; those of
+    diffrax 0.7.2 jump in slope at the end of a gap, depend on the rows inside it, and overwrite an observed first value
+    if told to replace missing ones.
+    """
+    ts, values, observed = _check_series(ts, values, mask)
+    repeats = jnp.concatenate([jnp.zeros(1, bool), ts[1:] == ts[:-1]])
+    ts = refuse(ts, ~(ts[1:] >= ts[:-1]), "NeuralCDE needs times ts that increase, but a row lies before another.")
+    ts = refuse(
+        ts,
+        repeats & ((ts != ts[-1]) | jnp.any(observed, axis=1)),
+        "NeuralCDE needs times ts that increase strictly, but for rows without observations that repeat the last time.",
+    )
+    counts = jnp.cumsum(observed, axis=0, dtype=ts.dtype)
+    channels = jnp.concatenate([ts[:, None], jnp.where(observed, values, 0.0), counts], axis=1)
+    always = jnp.ones((ts.shape[0], 1), bool)
+    known = jnp.concatenate([always, observed, jnp.broadcast_to(always, observed.shape)], axis=1)
+    known = (known & ~repeats[:, None]).at[0].set(True)
+    return diffrax.CubicInterpolation(ts, _hermite(ts, channels, known))
+
+
+def _hermite(
+    ts: Float[Array, " rows"], ys: Float[Array, "rows channels"], known: Bool[Array, "rows channels"]
+) -> tuple[Array, Array, Array, Array]:
+    """The coefficients of each row's interval, cubic first: from the cubic between known rows `p` and `q` around it."""
+    rows = ts.shape[0]
+    row = jnp.arange(rows)[:, None]
+    p = jax.lax.cummax(jnp.where(known, row, 0), axis=0)[:-1]
+    q = jax.lax.cummin(jnp.where(known, row, rows), axis=0, reverse=True)[1:]
+    inside, q = q < rows, jnp.minimum(q, rows - 1)
+    start = jnp.take_along_axis(ys, p, axis=0)
+    rise = jnp.where(inside, jnp.take_along_axis(ys, q, axis=0) - start, 0.0)
+    width = jnp.where(inside, ts[q] - ts[p], 1.0)
+    secant = rise / width
+    slope = jnp.where(inside, jnp.take_along_axis(secant, jnp.maximum(p - 1, 0), axis=0), 0.0)
+    bend = (secant - slope) / width
+    # y(p + s) = start + s slope + 2 s^2 bend - s^3 bend / width, and the same cubic about the row instead of p
+    s, d = ts[:-1, None] - ts[p], -bend / width
+    a = start + s * (slope + s * (2 * bend + s * d))
+    b = slope + s * (4 * bend + 3 * s * d)
+    return d, 2 * bend + 3 * s * d, b, a
+
+
+def _check_series(ts, values, mask) -> tuple[Array, Array, Bool[Array, "rows channels"]]:
+    ts, values = check_times("NeuralCDE", ts), jnp.asarray(values)
+    mask = jnp.ones(values.shape, bool) if mask is None else jnp.asarray(mask)
+    if values.ndim != 2 or values.shape[0] != ts.shape[0] or mask.shape != values.shape:
+        raise ValueError(
+            "NeuralCDE needs ts of shape (rows,), values and mask of shape (rows, channels), but got ts of shape "
+            f"{ts.shape}, values of shape {values.shape} and mask of shape {mask.shape}."
+        )
+    dtype = jnp.result_type(ts, values)
+    values = values.astype(dtype)
+    return ts.astype(dtype), values, mask.astype(bool) & ~jnp.isnan(values)
+
+
+def _check_matrix(y0, first, matrix) -> None:
+    if getattr(y0, "ndim", None) != 1 or getattr(matrix, "shape", None) != (*y0.shape, *first.shape):
+        raise ValueError(
+            "NeuralCDE needs a field that returns a matrix (state_size, path_size), with path_size = 1 + 2 * channels "
+            f"= {first.shape[0]}, but the initial state is {eqx.tree_pformat(y0)} and the field's output "
+            f"{eqx.tree_pformat(matrix)}."
+        )

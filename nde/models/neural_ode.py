@@ -1,0 +1,76 @@
+"""A neural ODE: a field, and the numerics that solve it."""
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
+
+from nde.engine import diffeqsolve
+from nde.fields import check_field
+from nde.models.checks import check_times, promote_state
+
+
+class NeuralODE(eqx.Module):
+    r"""The solution of $dy/dt = f(t, y, \mathrm{args})$ at given times.
+
+    It acts on one series; use `jax.vmap` (or `eqx.filter_vmap` over models) for batches. Its numerics are members:
+    swap them by keyword here, or later by `eqx.tree_at(lambda m: m.solver, model, diffrax.Dopri8())`.
+
+    **Arguments of the constructor:**
+
+    - `field`: any callable `f(t, y, args)` that returns what `y` is: the same structure, shapes and dtypes. A
+      [`nde.fields.Hybrid`][] makes this a hybrid model.
+    - `solver`: a diffrax solver for ODEs.
+    - `controller`: of the step size.
+    - `adjoint`: how gradients are made.
+    - `dt0`: the first step, or with `diffrax.ConstantStepSize()` every step; positive, whichever way time runs; `None`
+      lets the controller choose.
+    - `max_steps`: how many steps a solve may take, rejected ones included; more is an error. Static.
+
+    **Call:** `model(ts, y0, args=None)` with `ts` of shape `(times,)`, sorted, upwards or downwards; repeated times are
+    allowed. `y0` is the state at `ts[0]`, any pytree of arrays; where its type is narrower than that of the times it is
+    promoted to theirs. Returns the states at `ts`, the first among them: `y0`'s structure with a leading axis of times.
+    `key` is accepted, so that all models are called alike, and not used.
+
+    **Raises:** `ValueError` if `ts` holds fewer than two times, or if the field's output is not what `y0` is; an error
+    at run time if `ts` is not sorted or the solve fails.
+
+    **Limits:** between steps the state is interpolated, to an order below the solver's own (Tsit5: four). Memory of the
+    gradient is that of the adjoint's checkpoints.
+
+    **Source:** Chen, Rubanova, Bettencourt, Duvenaud, *Neural Ordinary Differential Equations*, NeurIPS 2018,
+    arXiv 1806.07366.
+    """
+
+    field: Callable[..., Any]
+    _: KW_ONLY
+    solver: diffrax.AbstractSolver = diffrax.Tsit5()
+    controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-3, atol=1e-6)
+    adjoint: diffrax.AbstractAdjoint = diffrax.RecursiveCheckpointAdjoint()
+    dt0: float | None = None
+    max_steps: int = eqx.field(default=4096, static=True)
+
+    def __call__(
+        self, ts: ArrayLike, y0: PyTree[ArrayLike], args: PyTree[Any] = None, *, key: PRNGKeyArray | None = None
+    ) -> PyTree[Array]:
+        ts = check_times("NeuralODE", ts)
+        y0 = promote_state(y0, ts)
+        check_field(self.field, ts[0], y0, args)
+        solution = diffeqsolve(
+            diffrax.ODETerm(self.field),
+            self.solver,
+            t0=ts[0],
+            t1=ts[-1],
+            dt0=None if self.dt0 is None else jnp.where(ts[0] <= ts[-1], self.dt0, -self.dt0),
+            y0=y0,
+            args=args,
+            saveat=diffrax.SaveAt(ts=ts),
+            stepsize_controller=self.controller,
+            adjoint=self.adjoint,
+            max_steps=self.max_steps,
+        )
+        return solution.ys

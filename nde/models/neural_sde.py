@@ -1,0 +1,134 @@
+"""A neural SDE: a drift, a diffusion, and the numerics that solve them."""
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import lineax as lx
+from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
+
+from nde.engine import diffeqsolve
+from nde.fields import check_field, check_noise
+from nde.models.checks import check_times, promote_state, refuse
+
+
+class NeuralSDE(eqx.Module):
+    r"""A sample of $dy = f(t, y)\,dt + g(t, y)\,dW$ at given times.
+
+    The solver decides how the noise is read, and that changes the law unless `g` is constant: Itô with
+    `diffrax.Euler` (Euler–Maruyama) or `diffrax.ItoMilstein`; Stratonovich with `diffrax.Heun`, `diffrax.EulerHeun`,
+    `diffrax.ReversibleHeun`, `diffrax.SPaRK` and others. Hence there is no default.
+
+    It acts on one series and draws one sample; use `jax.vmap` over series and over keys. The same key gives the same
+    Brownian path between the same ends, whatever the solver's steps, as long as `tol` is the same.
+
+    **Arguments of the constructor:**
+
+    - `drift`: any callable `f(t, y, args)` that returns what `y` is.
+    - `diffusion`: any callable `g(t, y, args)`. Either it returns what `y` is: diagonal noise, each entry of the state
+      with its own Brownian motion. Or each leaf of shape `(*shape, noise)` for a state of shape `shape`: general noise,
+      a matrix times `noise` Brownian motions (for a pytree, each leaf has its own).
+    - `solver`: a diffrax solver for SDEs.
+    - `dt0`: the step, in units of time; with an adaptive controller, the first.
+    - `controller`: of the step size. An adaptive one needs a solver with an error estimate other than Euler's.
+    - `adjoint`: how gradients are made.
+    - `tol`: the length of time below which the Brownian motion is not resolved; `dt0 / 2` if `None`. Set it below the
+      least step where the controller is adaptive.
+    - `max_steps`: how many steps a solve may take; more is an error. Static.
+
+    **Call:** `model(ts, y0, args=None, key=key)` with `ts` of shape `(times,)`, sorted upwards, `y0` the state at
+    `ts[0]`. Returns the states at `ts`, the first among them: `y0`'s structure with a leading axis of times.
+
+    **Raises:** `ValueError` without a key, if `ts` holds fewer than two times, if the drift or the diffusion does not
+    fit `y0`, or if the solver is not made for SDEs or not for the kind of noise that the diffusion declares
+    ([`nde.fields.check_noise`][]; one that declares none counts as general); an error at run time if `ts` does not
+    increase or the solve fails.
+
+    **Limits:** between steps the state is interpolated linearly, so that its spread is too small there by up to a
+    quarter of a step's: let `ts` lie on the grid of steps, or `dt0` well below the time between them. The path is a
+    `diffrax.VirtualBrownianTree`, drawn anew from the key at each query, at a cost that grows with
+    `log((ts[-1] - ts[0]) / tol)`.
+
+    **Source:** Tzen & Raginsky 2019, arXiv 1905.09883; Li, Wong, Chen, Duvenaud 2020, arXiv 2001.01328; the tree,
+    Jelinčič, Foster, Kidger 2024, arXiv 2405.06464.
+    """
+
+    drift: Callable[..., Any]
+    diffusion: Callable[..., Any]
+    _: KW_ONLY
+    solver: diffrax.AbstractSolver
+    dt0: float
+    controller: diffrax.AbstractStepSizeController = diffrax.ConstantStepSize()
+    adjoint: diffrax.AbstractAdjoint = diffrax.RecursiveCheckpointAdjoint()
+    tol: float | None = None
+    max_steps: int = eqx.field(default=4096, static=True)
+
+    def __call__(
+        self, ts: ArrayLike, y0: PyTree[ArrayLike], args: PyTree[Any] = None, *, key: PRNGKeyArray | None = None
+    ) -> PyTree[Array]:
+        if key is None:
+            raise ValueError(
+                "NeuralSDE draws noise and needs a key, but got key=None: call model(ts, y0, key=jax.random.key(0))."
+            )
+        ts = check_times("NeuralSDE", ts)
+        ts = refuse(ts, ~(ts[0] < ts[-1]), "NeuralSDE needs times ts that increase, but ts[-1] <= ts[0].")
+        y0 = promote_state(y0, ts)
+        check_noise(self.diffusion, self.solver)
+        check_field(self.drift, ts[0], y0, args)
+        diagonal, noise = _noise_like(y0, eqx.filter_eval_shape(self.diffusion, ts[0], y0, args))
+        tol = self.dt0 / 2 if self.tol is None else self.tol
+        path = diffrax.VirtualBrownianTree(ts[0], ts[-1], tol, noise, key, _levy_area(self.solver))
+        solution = diffeqsolve(
+            diffrax.MultiTerm(
+                diffrax.ODETerm(self.drift),
+                diffrax.ControlTerm(_Diagonal(self.diffusion) if diagonal else self.diffusion, path),
+            ),
+            self.solver,
+            t0=ts[0],
+            t1=ts[-1],
+            dt0=self.dt0,
+            y0=y0,
+            args=args,
+            saveat=diffrax.SaveAt(ts=ts),
+            stepsize_controller=self.controller,
+            adjoint=self.adjoint,
+            max_steps=self.max_steps,
+        )
+        return solution.ys
+
+
+class _Diagonal(eqx.Module):
+    """A diffusion that returns its diagonal, as the operator that multiplies by it."""
+
+    diffusion: Callable[..., Any]
+
+    def __call__(self, t, y, args):
+        return lx.DiagonalLinearOperator(self.diffusion(t, y, args))
+
+
+def _noise_like(y: PyTree[Array], sigma: PyTree[Any]) -> tuple[bool, PyTree[jax.ShapeDtypeStruct]]:
+    """Whether a diffusion's output `sigma` is diagonal for the state `y`, and what a Brownian increment looks like."""
+    state, structure = jax.tree.flatten(y)
+    factors = jax.tree.leaves(sigma)
+    if jax.tree.structure(sigma) == structure:
+        if all(s.shape == x.shape for x, s in zip(state, factors, strict=True)):
+            return True, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), y)
+        if all(s.ndim == x.ndim + 1 and s.shape[:-1] == x.shape for x, s in zip(state, factors, strict=True)):
+            return False, jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(s.shape[-1:], x.dtype), y, sigma)
+    raise ValueError(
+        "NeuralSDE needs a diffusion whose output has the state's structure, and in each leaf the state's shape "
+        "(diagonal noise) or the state's shape and one more axis (general noise), but the state is "
+        f"{eqx.tree_pformat(y)} and the diffusion's output {eqx.tree_pformat(sigma)}."
+    )
+
+
+def _levy_area(solver: diffrax.AbstractSolver) -> Any:
+    """The least that the Brownian path must know for the solver."""
+    while isinstance(solver, diffrax.AbstractWrappedSolver) and hasattr(solver, "solver"):
+        solver = solver.solver
+    needed = getattr(solver, "minimal_levy_area", diffrax.BrownianIncrement)
+    known = (diffrax.BrownianIncrement, diffrax.SpaceTimeLevyArea, diffrax.SpaceTimeTimeLevyArea)
+    return next(area for area in known if issubclass(area, needed))

@@ -1,0 +1,163 @@
+"""A continuous normalising flow: a density by the solution of an ODE."""
+
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
+
+from nde.engine import diffeqsolve
+from nde.fields import check_field
+
+
+def position_norm(state: PyTree[Array]) -> Array:
+    """The root mean square of a flow's position alone: the log-density beside it has weight zero."""
+    position, _ = state
+    return optx.rms_norm(position)
+
+
+class ContinuousNormalizingFlow(eqx.Module):
+    r"""The density of $x = y(t_1)$ where $dy/dt = f(t, y)$ and $y(0) \sim \mathcal N(0, I)$.
+
+    Along a solution the log-density falls at the rate of the divergence, $\operatorname{tr} J$ with
+    $J = \partial f / \partial y$, so that
+
+    $$\log p(x) = \log \mathcal N(y(0); 0, I) - \int_0^{t_1} \operatorname{tr} J(t, y(t))\,dt,$$
+
+    with $y$ solved from $x$ backward in time. The integral rides beside `y`. With `probes=None` the trace is exact,
+    from one evaluation of the field and `size` directional derivatives. With `probes=k` it is Hutchinson's estimate,
+    $\frac1k \sum_i v_i^T J v_i$, the entries of $v_i$ drawn from $\pm 1$ once a call: unbiased for the log-density,
+    from `k` directional derivatives.
+
+    It acts on one point; use `jax.vmap` over points, and over keys for samples.
+
+    **Arguments of the constructor:**
+
+    - `field`: any callable `f(t, y, args)` from a position of shape `(size,)` to its shape; it must allow forward-mode
+      derivatives.
+    - `size`: of a point. Static.
+    - `probes`: `None` for the exact trace, or how many probes a call draws. Static.
+    - `t1`: the end of time; the base distribution lies at 0.
+    - `solver`: a diffrax solver for ODEs.
+    - `controller`: of the step size; it sees a state `(position, log-density)`. The default one's norm,
+      [`nde.models.position_norm`][], leaves the log-density out, so that `log_prob` takes the steps that the position
+      needs, whatever the probes.
+    - `adjoint`, `dt0`, `max_steps`: as for [`nde.models.NeuralODE`][].
+
+    **Methods:** `log_prob(x, key=None)`, `sample(key=key)`, and the maps between the base and the data, `forward(z)`
+    and `inverse(x)`.
+
+    **Raises:** `ValueError` if `probes` is not positive, if a point is not of shape `(size,)`, if the field's output is
+    not what the point is, or if probes are to be drawn and there is no key; an error at run time if a solve fails.
+
+    **Limits:** a field of `size` to `size` costs `size` directional derivatives for an exact trace: use probes where
+    `size` is large, and remember that they make the log-density noisy. The error of the log-density is not controlled;
+    it is of the solver's order, in a step that the position's error has set.
+
+    **Source:** Chen et al. 2018, arXiv 1806.07366, theorem 1; Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud,
+    *FFJORD*, ICLR 2019, arXiv 1810.01367, equation 8.
+    """
+
+    field: Callable[..., Any]
+    size: int = eqx.field(static=True)
+    _: KW_ONLY
+    probes: int | None = eqx.field(default=None, static=True)
+    t1: float = 1.0
+    solver: diffrax.AbstractSolver = diffrax.Tsit5()
+    controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-5, atol=1e-5, norm=position_norm)
+    adjoint: diffrax.AbstractAdjoint = diffrax.RecursiveCheckpointAdjoint()
+    dt0: float | None = None
+    max_steps: int = eqx.field(default=4096, static=True)
+
+    def __check_init__(self):
+        if self.probes is not None and self.probes < 1:
+            raise ValueError(f"ContinuousNormalizingFlow needs probes >= 1, or None, but got probes={self.probes}.")
+
+    def log_prob(self, x: ArrayLike, args: PyTree[Any] = None, *, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
+        """The log-density at a point of shape `(size,)`, in nats; exact, or an unbiased estimate that `key` draws."""
+        x = self._check_point(x)
+        check_field(self.field, jnp.zeros((), x.dtype), x, args)
+        directions = self._directions(x.dtype, key)
+        z, change = self._solve(_WithDensity(self.field, directions), x, args, backward=True)
+        return -0.5 * jnp.sum(z**2) - 0.5 * self.size * math.log(2 * math.pi) + change
+
+    def sample(self, args: PyTree[Any] = None, *, key: PRNGKeyArray) -> Float[Array, " size"]:
+        """A point drawn from the density, of the type of the field's parameters."""
+        parameters = jax.tree.leaves(eqx.filter(self.field, eqx.is_inexact_array))
+        dtype = jnp.result_type(*parameters) if parameters else None
+        return self.forward(jax.random.normal(key, (self.size,), dtype), args)
+
+    def forward(self, z: ArrayLike, args: PyTree[Any] = None) -> Float[Array, " size"]:
+        """The point of the data to which the flow carries `z` of the base."""
+        return self._solve(_Position(self.field), self._check_point(z), args, backward=False)[0]
+
+    def inverse(self, x: ArrayLike, args: PyTree[Any] = None) -> Float[Array, " size"]:
+        """The point of the base that the flow carries to `x`: the inverse of `forward`, up to the solver's error."""
+        return self._solve(_Position(self.field), self._check_point(x), args, backward=True)[0]
+
+    def _check_point(self, x: ArrayLike) -> Float[Array, " size"]:
+        x = jnp.asarray(x)
+        if x.shape != (self.size,):
+            raise ValueError(
+                f"ContinuousNormalizingFlow of size {self.size} needs a point of shape ({self.size},), but got "
+                f"{x.shape}; use jax.vmap over points."
+            )
+        return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
+
+    def _directions(self, dtype, key: PRNGKeyArray | None) -> Float[Array, "directions size"]:
+        """Vectors `v` such that the sum of all `v^T J v` is the trace of `J`, or on average so."""
+        if self.probes is None:
+            return jnp.eye(self.size, dtype=dtype)
+        if key is None:
+            raise ValueError(
+                f"ContinuousNormalizingFlow with probes={self.probes} draws them and needs a key, but got key=None: "
+                "call flow.log_prob(x, key=jax.random.key(0)), or make it exact by probes=None."
+            )
+        return jax.random.rademacher(key, (self.probes, self.size), dtype) / math.sqrt(self.probes)
+
+    def _solve(self, field, position, args, *, backward: bool) -> tuple[Array, Array]:
+        dtype = position.dtype
+        start, end = jnp.zeros((), dtype), jnp.asarray(self.t1, dtype)
+        solution = diffeqsolve(
+            diffrax.ODETerm(field),
+            self.solver,
+            t0=end if backward else start,
+            t1=start if backward else end,
+            dt0=None if self.dt0 is None else jnp.asarray(-self.dt0 if backward else self.dt0, dtype),
+            y0=(position, jnp.zeros((), dtype)),
+            args=args,
+            stepsize_controller=self.controller,
+            adjoint=self.adjoint,
+            max_steps=self.max_steps,
+        )
+        assert solution.ys is not None
+        position, change = solution.ys
+        return position[0], change[0]
+
+
+class _Position(eqx.Module):
+    """The field on a position, with a log-density beside it that stays."""
+
+    field: Callable[..., Any]
+
+    def __call__(self, t, state, args):
+        position, density = state
+        return self.field(t, position, args), jnp.zeros_like(density)
+
+
+class _WithDensity(eqx.Module):
+    """The field on a position and, beside it, its divergence along `directions`."""
+
+    field: Callable[..., Any]
+    directions: Float[Array, "directions size"]
+
+    def __call__(self, t, state, args):
+        position, _ = state
+        velocity, push = jax.linearize(lambda y: self.field(t, y, args), position)
+        return velocity, jnp.sum(self.directions * jax.vmap(push)(self.directions))
