@@ -504,7 +504,10 @@ def test_known_field_is_its_function_in_its_own_units():
 @pytest.mark.parametrize("options", [{}, {"states": [1], "inputs": None}, {"states": ["hare"], "inputs": [1, 0]}])
 def test_untrained_hybrid_is_the_known_model_and_trains(options):
     model, y = hybrid(**options), np.array([30.0, 4.0])
-    end = lambda field: call(lambda y: rk4(field, y, 1.0, 20), y)  # noqa: E731
+
+    def end(field):
+        return call(lambda y: rk4(field, y, 1.0, 20), y)
+
     assert_trees_all_equal(call(model, 0.0, y), call(model.known, 0.0, y))
     assert_trees_all_equal(end(model), end(model.known))
     gradient = eqx.filter_jit(eqx.filter_grad(lambda field: jnp.sum(field(0.0, y))))

@@ -159,7 +159,10 @@ def test_elbo_lies_below_the_exact_likelihood_of_a_linear_model():
     joint = np.kron(covariance, c @ c.T) + np.kron(np.eye(4), np.diag(np.asarray(model.likelihood.scale) ** 2))
     mean = np.tile(np.asarray(model.decoder.bias), 4)
     exact = stats.multivariate_normal(mean, joint).logpdf(np.asarray(values).ravel())
-    bound = lambda model: -ELBO(samples=2000)(model, times, values, mask, mask, key=jax.random.key(5)).loss()  # noqa: E731
+
+    def bound(model):
+        return -ELBO(samples=2000)(model, times, values, mask, mask, key=jax.random.key(5)).loss()
+
     # shown the prior as posterior, the bound is the prior's expected log-likelihood; known in closed form
     prior = eqx.tree_at(lambda m: (m.initial.weight, m.initial.bias), model, replace_fn=jnp.zeros_like)
     scale = np.asarray(model.likelihood.scale)
@@ -208,7 +211,10 @@ def test_bad_sizes_are_refused():
 
 def test_hidden_nan_reaches_no_gradient():
     values = jnp.where(MASK, VALUES, jnp.nan)
-    loss = lambda model, values: ELBO(samples=2)(model, TIMES, values, MASK, MASK, key=jax.random.key(3)).loss()  # noqa: E731
+
+    def loss(model, values):
+        return ELBO(samples=2)(model, TIMES, values, MASK, MASK, key=jax.random.key(3)).loss()
+
     clean = eqx.filter_jit(eqx.filter_grad(loss))(make(), VALUES)
     dirty = eqx.filter_jit(eqx.filter_grad(loss))(make(), values)
     assert_trees_all_equal(eqx.filter(clean, eqx.is_inexact_array), eqx.filter(dirty, eqx.is_inexact_array))

@@ -386,7 +386,10 @@ def test_padding_and_what_the_mask_hides_change_nothing():
 
 def test_path_gradient_is_that_of_finite_differences_and_none_where_hidden():
     times, values, mask = pad(TIMES, VALUES, MASK, 2)
-    loss = lambda values: jnp.sum(jnp.sin(trace(times, values, mask, jnp.linspace(0, 2, 6))[0]))  # noqa: E731
+
+    def loss(values):
+        return jnp.sum(jnp.sin(trace(times, values, mask, jnp.linspace(0, 2, 6))[0]))
+
     gradient = np.asarray(jax.jit(jax.grad(loss))(values))
     np.testing.assert_array_equal(gradient[~np.asarray(mask)], 0)
     assert (np.abs(gradient[np.asarray(mask)]) > 1e-6).all()
