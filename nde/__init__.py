@@ -8,6 +8,7 @@ training improves it. The daily names are here; each layer's own overview is the
 
 from importlib.metadata import version
 
+from nde.adjoints import CheckpointAdjoint as CheckpointAdjoint
 from nde.engine import diffeqsolve as diffeqsolve
 from nde.fields import (
     AugmentedField as AugmentedField,

@@ -1,3 +1,12 @@
-"""The solver layer: [`diffeqsolve`][nde.engine.diffeqsolve] is the one door through which every model is solved."""
+"""The engine: `diffeqsolve`, a drop-in for diffrax's with a loop and a gradient of its own.
+
+solve.py     the entry: which loop, which adjoint
+kernel.py    one step of a solver; explicit Runge-Kutta methods unrolled
+problem.py   a solve as functions of one example; hoist.py draws out what they close over
+march.py     the adaptive loop over a whole batch, with its bounded record; packing.py keeps that to few arrays
+fixed.py     the fixed grid, a scan
+collect.py   the primitive that sees the batch
+finish.py    events located, ends saved, statistics
+"""
 
 from nde.engine.solve import diffeqsolve as diffeqsolve

@@ -1,9 +1,21 @@
 """`diffeqsolve`: the one function through which every model of nde is solved."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import diffrax
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import ArrayLike, PyTree
+
+from nde.adjoints import AbstractAdjoint, CheckpointAdjoint
+from nde.engine.collect import Batch, collect, Levels
+from nde.engine.finish import finish, is_save_state
+from nde.engine.fixed import count_steps, scan_grid
+from nde.engine.kernel import AbstractKernel, make_kernel
+from nde.engine.march import Inputs, March, Outcome, SavePlan
+from nde.engine.problem import EventPlace, Place, Problem
 
 
 def diffeqsolve(
@@ -14,21 +26,185 @@ def diffeqsolve(
     dt0: Any,
     y0: PyTree[ArrayLike],
     args: PyTree[Any] = None,
+    *,
+    adjoint: diffrax.AbstractAdjoint = CheckpointAdjoint(),  # noqa: B008  (immutable)
     **options: Any,
 ) -> diffrax.Solution:
-    r"""Solve $dy = f(t, y)\,dx(t)$ from `t0` to `t1`, with the signature and the meaning of `diffrax.diffeqsolve`.
+    r"""Solve $dy = f(t, y)\,dx(t)$ from `t0` to `t1`: `diffrax.diffeqsolve` 0.7.2, with a loop and a gradient of ours.
 
-    It hands the call to diffrax, so every term, solver, controller, `SaveAt`, `Event` and adjoint of
-    diffrax is accepted and every option means what diffrax's documentation says.
+    A user of diffrax changes one import. Terms, solvers, step-size controllers, `SaveAt`, `Event`, progress meters,
+    result codes and the solution are diffrax's own, and its entry checks and prepares every solve. Explicit Runge-Kutta
+    methods are unrolled; a grid that is known beforehand (`StepTo`, or constant steps between ends that are numbers and
+    not traced) is a `scan`, for which every transformation of JAX works; every other solve is a loop over the whole
+    batch, differentiated by its adjoint.
 
-    **Arguments:** `terms`, `solver`, `t0`, `t1`, `dt0`, `y0`, `args` and the keywords of `diffrax.diffeqsolve`.
+    **Arguments:** `terms`, `solver`, `t0`, `t1`, `dt0`, `y0`, `args` and the keywords of `diffrax.diffeqsolve`:
+    `saveat`, `stepsize_controller`, `event`, `max_steps`, `throw`, `progress_meter`, `solver_state`,
+    `controller_state`, `made_jump`. `adjoint`: one of [`nde.adjoints`][]; one of diffrax's own hands the whole call to diffrax.
 
-    **Returns:** a `diffrax.Solution`.
+    **Returns:** a `diffrax.Solution`. Its `stats` hold, of each example, `num_steps`, `num_accepted_steps`,
+    `num_rejected_steps` and `num_field_evaluations`, which is `None` where the method does not fix their number.
 
-    **Raises:** what diffrax raises; with `throw=True`, its default, a failed solve is an error.
+    **Raises:** what diffrax raises. With `throw=True` a failed solve is an error, and so is its gradient, under `jit`
+    too. With `throw=False` the failure is in `result`, and an example whose outputs the loss masks adds nothing to the
+    gradient, NaN or not.
 
-    **Limits:** a NaN at a constant step size is reported by diffrax as successful.
+    **Differs from diffrax** on purpose: a NaN or infinity in the last state of a solve without error control is the
+    failure `RESULTS.nonfinite`, which diffrax reports as a success; a gradient in `t0` and `t1` holds the accepted
+    times between them fixed, where diffrax holds the step sizes (both tend to the same as the tolerance falls); where time is
+    not at issue the two gradients agree to rounding. `controller_state` can not be differentiated.
 
-    **Source:** Kidger, *On Neural Differential Equations*, 2021 (diffrax).
+    **Limits:** see the adjoint's; the sum over a batch is one gradient only where `vmap` stands inside `grad`.
+
+    **Source:** Kidger, *On Neural Differential Equations*, 2021 (diffrax); for the gradient see
+    [`nde.adjoints.CheckpointAdjoint`][].
     """
-    return diffrax.diffeqsolve(terms, solver, t0, t1, dt0, y0, args, **options)
+    if isinstance(adjoint, AbstractAdjoint):
+        controller, saveat = options.get("stepsize_controller", diffrax.ConstantStepSize()), options.get("saveat")
+        times = [t0, t1, *jax.tree.leaves(dt0), *_save_times(saveat)]
+        adjoint = _Engine(adjoint, _are_apart(t0, t1), count_steps(controller, t0, t1, dt0, _time_dtype(times)))
+    return diffrax.diffeqsolve(terms, solver, t0, t1, dt0, y0, args, adjoint=adjoint, **options)
+
+
+def _are_apart(t0: Any, t1: Any) -> bool:
+    """Whether two times are known to differ."""
+    return not isinstance(t0, Tracer) and not isinstance(t1, Tracer) and bool(t0 != t1)
+
+
+def _save_times(saveat: diffrax.SaveAt | None) -> list[jax.Array]:
+    subs = [] if saveat is None else jax.tree.leaves(saveat.subs, is_leaf=_is_sub)
+    return [sub.ts for sub in subs if sub.ts is not None]
+
+
+def _time_dtype(times: Sequence[Any]) -> Any:
+    """The dtype in which diffrax's entry will hold all times."""
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(*times)
+    return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
+
+
+class _Engine(diffrax.AbstractAdjoint):
+    """The engine, in the place where diffrax asks for a loop: its own entry has checked and prepared everything.
+
+    `apart`: whether `t0` and `t1` are known to differ; `steps`: how many steps there are, where that is known.
+    """
+
+    adjoint: AbstractAdjoint
+    apart: bool
+    steps: int | None
+
+    def loop(self, *, init_state, throw, passed_solver_state, passed_controller_state, **options):
+        """The final state and the statistics of a solve."""
+        del passed_solver_state
+        state, max_steps = init_state, options["max_steps"]
+        kernel = make_kernel(options["solver"], options["terms"], options["args"], state.tprev, state.tnext, state.y)
+        place, entered = _begin(kernel, state, options)
+        subs = jax.tree.leaves(options["saveat"].subs, is_leaf=_is_sub)
+        plans = [
+            _plan(*each) for each in zip(subs, jax.tree.leaves(state.save_state, is_leaf=is_save_state), strict=True)
+        ]
+        problem = Problem(kernel, options, subs)
+        rows = self.adjoint.rows(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(place)), max_steps)
+        plain = place.result is None and place.made_jump is None and place.meter is None and not passed_controller_state
+        if self.steps is not None and plain and self.adjoint.scans:
+            outcome = scan_grid(kernel, place, options, self.steps, plans, rows, guard=not throw)
+        else:
+            core = _Core(problem.trace(place), self.adjoint, plans, max_steps, options["saveat"].dense, rows)
+            outcome = core(Inputs(problem.inputs, place, options["t1"], [sub.ts for sub in subs]))
+        return finish(outcome, problem, state, entered, options, self.apart, throw)
+
+
+class _Core:
+    """A march with its adjoint, over flat lists of arrays: what [`nde.engine.collect.collect`][] runs."""
+
+    def __init__(self, problem: Problem, adjoint: AbstractAdjoint, plans, max_steps, dense, rows):
+        self.problem, self.adjoint = problem, adjoint
+        self.plans, self.max_steps, self.dense, self.rows = plans, max_steps, dense, rows
+
+    def __call__(self, inputs: Inputs) -> Outcome:
+        flat, self.structure = jax.tree.flatten(inputs)
+        out = collect(self, flat)
+        return jax.tree.unflatten(self.result, out)
+
+    def _march(self, levels: Levels, rows: int | None) -> March:
+        return March(self.problem, levels, self.max_steps, self.plans, dense=self.dense, rows=rows)
+
+    def run(self, levels: Levels, inputs: Sequence[jax.Array]) -> list[jax.Array]:
+        """See [`nde.engine.collect.Core`][]."""
+        march = self._march(levels, None)
+        return self._flat(march.batch, march.run(self._spread(march.batch, inputs))[0])
+
+    def run_differentiable(
+        self, levels: Levels, inputs: Sequence[jax.Array], perturbed: tuple[int, ...]
+    ) -> list[jax.Array]:
+        """See [`nde.engine.collect.Core`][]."""
+        march = self._march(levels, self.rows)
+        wanted = self.structure.unflatten([i in perturbed for i in range(len(inputs))])
+        return self._flat(march.batch, self.adjoint.march(march, self._spread(march.batch, inputs), wanted))
+
+    def _spread(self, batch: Batch, inputs: Sequence[jax.Array]) -> Inputs:
+        shared = len(self.problem.inputs)
+        rest = [batch.spread(i, x) for i, x in enumerate(inputs) if i >= shared]
+        return self.structure.unflatten([*inputs[:shared], *rest])
+
+    def _flat(self, batch: Batch, outcome: Outcome) -> list[jax.Array]:
+        flat, self.result = jax.tree.flatten(outcome)
+        return [batch.unflatten(x) for x in flat]
+
+
+def _begin(kernel: AbstractKernel, state: Any, options: dict[str, Any]) -> tuple[Place, Any]:
+    """The place at which a solve starts, and the solver's own state there."""
+    solver_state = _strong(state.solver_state)
+    jumps, fails = _may_jump_or_fail(kernel, state, options)
+    jump = jnp.asarray(state.made_jump) if jumps else None
+    event = None
+    if options["event"] is not None:
+        event = EventPlace(
+            _strong(state.event_tprev),
+            _strong(state.event_tnext),
+            _strong(state.event_dense_info),
+            _strong(state.event_values),
+            _strong(state.event_mask),
+        )
+    place = Place(
+        t=_strong(state.tprev),
+        tnext=_strong(state.tnext),
+        y=_strong(state.y),
+        solver_state=_strong(kernel.enter(state.tprev, state.tnext, state.y, solver_state, jump)),
+        controller_state=_strong(state.controller_state),
+        made_jump=jump,
+        result=_strong(state.result) if fails or event is not None else None,
+        meter=_strong(state.progress_meter_state),
+        event=event,
+    )
+    return place, solver_state
+
+
+def _may_jump_or_fail(kernel: AbstractKernel, state: Any, options: dict[str, Any]) -> tuple[bool, bool]:
+    """Whether the controller may report a jump, and whether a step or the controller may report a failure."""
+    controller, solver = options["stepsize_controller"], options["solver"]
+    seen = []
+
+    def probe(t, tnext, y, controller_state):
+        order = solver.error_order(options["terms"])
+        *_, jump, _, result = controller.adapt_step_size(t, tnext, y, y, options["args"], y, order, controller_state)
+        seen.append((not isinstance(jump, bool), result.is_traced()))
+
+    jax.eval_shape(probe, state.tprev, state.tnext, state.y, _strong(state.controller_state))
+    jumps, fails = seen[0]
+    jumps = jumps or not isinstance(state.made_jump, bool)
+    return jumps, fails or kernel.may_fail(state.tprev, state.tnext, state.y, state.solver_state)
+
+
+def _strong(tree: Any) -> Any:
+    """A tree of arrays of fixed dtype, as a loop carries them."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), tree)
+
+
+def _is_sub(x: Any) -> bool:
+    return isinstance(x, diffrax.SubSaveAt)
+
+
+def _plan(sub: diffrax.SubSaveAt, rows: Any) -> SavePlan:
+    ys = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows.ys)
+    return SavePlan(sub.steps, len(rows.ts), int(sub.t0), ys)

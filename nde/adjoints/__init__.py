@@ -1,0 +1,4 @@
+"""Adjoints: how gradients go back through a solve."""
+
+from nde.adjoints.base import AbstractAdjoint as AbstractAdjoint
+from nde.adjoints.checkpoint import CheckpointAdjoint as CheckpointAdjoint

@@ -1,0 +1,473 @@
+"""The default adjoint: replay one accepted step at a time, and pull the gradient back through it."""
+
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nde.adjoints.base import AbstractAdjoint
+
+RECORD_BYTES = 36_000
+"""Of one example's record, from which the number of its rows follows where the user gives none."""
+
+
+class CheckpointAdjoint(AbstractAdjoint):
+    r"""The exact gradient of the discrete solve on the grid that it accepted, in bounded memory.
+
+    The forward loop records accepted places $(t_n, y_n)$ and the solver's state; the way back replays a step at a time,
+
+    $$\lambda_n = \lambda_{n+1}\,\partial_y \Phi(t_n, t_{n+1}, y_n, \theta), \qquad
+    g \mathrel{+}= \lambda_{n+1}\,\partial_\theta \Phi,$$
+
+    with $\Phi$ the step. Rejected steps cost nothing on the way back. Step sizes and decisions to accept are constants,
+    as in diffrax; the ends `t0` and `t1`, save times and event times are not, and carry gradients. (At constant steps
+    the whole grid moves with its ends.) Over a batch, a parameter that its examples share gets one gradient, summed in
+    the loop, and not one an example.
+
+    **Arguments:** `checkpoints`: how many places the record holds; `"all"` for all of `max_steps`; `None` for 256 to
+    1024, by the size of a place. A solve with more accepted steps keeps every second, fourth … and recomputes the rest,
+    which costs one forward solve more.
+
+    **Limits:** reverse mode only, and once; `max_steps=None` can not be differentiated. Where the grid is known
+    beforehand the solve is a `scan`, for which every transformation of JAX works.
+
+    **Source:** Zhuang et al., *Adaptive checkpoint adjoint method for gradient estimation in neural ODE*, 2020,
+    algorithms 1 and 2.
+    """
+
+    checkpoints: int | Literal["all"] | None = None
+    scans: ClassVar[bool] = True
+
+    def __check_init__(self):
+        number = self.checkpoints
+        if number is not None and number != "all" and not (isinstance(number, int) and number >= 2):
+            raise ValueError(
+                f'CheckpointAdjoint: checkpoints must be an integer of at least 2, "all" or None, not {number!r}.'
+            )
+
+    def rows(self, row_bytes: int, max_steps: int | None) -> int | None:
+        """See [`nde.adjoints.AbstractAdjoint`][]."""
+        if max_steps is None:
+            return None
+        rows = max(256, min(1024, RECORD_BYTES // max(row_bytes, 1)))
+        if self.checkpoints == "all":
+            rows = max_steps
+        elif self.checkpoints is not None:
+            rows = self.checkpoints
+        rows = max(2, min(rows, max_steps))
+        return rows + rows % 2
+
+    def march(self, march: Any, inputs: Any, perturbed: Any) -> Any:
+        """See [`nde.adjoints.AbstractAdjoint`][]."""
+        if march.rows is None:
+            raise ValueError(
+                "nde.diffeqsolve with max_steps=None can not be differentiated backward: the record of its steps needs "
+                "a bound. Give max_steps, however large; memory hardly depends on it."
+            )
+
+        @jax.custom_vjp
+        def run(inputs):
+            return march.run(inputs)[0]
+
+        def forward(inputs):
+            outcome, record = march.run(inputs)
+            return outcome, (inputs, outcome, record)
+
+        def backward(residual, cotangents):
+            inputs, outcome, record = residual
+            return (_Sweep(march, perturbed, inputs, outcome, record, cotangents).run(),)
+
+        run.defvjp(forward, backward)
+        return run(inputs)
+
+
+class _Carry(NamedTuple):
+    """What the way back carries: the cotangents of state and solver's state, the sums, and where it stands.
+
+    `shared`: by number; `times`: `None` where they are not differentiated; `end`: the end of the step to
+    come; `ts_index`, `filled`: rows still to be met, for each sub.
+    """
+
+    y: Any
+    solver_state: Any
+    shared: dict[int, jax.Array]
+    times: "_Times | None"
+    end: jax.Array
+    ts_index: list[jax.Array]
+    filled: list[jax.Array]
+
+
+class _Times(NamedTuple):
+    """Cotangents of the ends and of the save times."""
+
+    t0: jax.Array
+    t1: jax.Array
+    ts: list[jax.Array | None]
+
+
+class _Sweep:
+    """One way back."""
+
+    def __init__(self, march, perturbed, inputs, outcome, record, cotangents):
+        self.march, self.batch, self.problem = march, march.batch, march.problem
+        self.perturbed, self.inputs, self.outcome, self.record, self.ct = perturbed, inputs, outcome, record, cotangents
+        self.shared_wanted = [i for i, p in enumerate(perturbed.shared) if p]
+        start = perturbed.place
+        self.times_wanted = start.t or perturbed.t1 or any(bool(x) for x in perturbed.ts)
+        self.steps = outcome.counts.accepted
+        self.wanted = self._touched()
+        self.start = self._safe_start()
+
+    def _touched(self):
+        """Which examples have any cotangent. The others, say a failed solve that the loss masks, add nothing."""
+        axes = len(self.batch.shape)
+        touched = jnp.zeros(self.batch.shape, bool)
+        for x in jax.tree.leaves(self.ct):
+            if jnp.issubdtype(x.dtype, jnp.inexact):
+                touched = touched | jnp.any(x != 0, axis=tuple(range(axes, x.ndim)))
+        return touched
+
+    def _safe_start(self):
+        """A step that can be taken without harm, for the examples that have none to replay."""
+        place = self.inputs.place
+
+        def finite(x):
+            return jnp.where(jnp.isfinite(x), x, 0) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+
+        y, state = jax.tree.map(finite, (place.y, place.solver_state))
+        tnext = jnp.where(place.tnext > place.t, place.tnext, place.t + 1)
+        return place._replace(y=y, solver_state=state, tnext=tnext)
+
+    def run(self):
+        """The cotangents of the inputs."""
+        carry = self._begin()
+        most = self.batch.most(self.steps)
+        if self.march.spare:
+            carry = self._in_windows(carry, most)
+        else:
+            carry = self._through(carry, self.record.rows, 0, most, self.steps)
+        return self._finish(carry)
+
+    def _in_windows(self, carry, most):
+        """Back through one window of the record after another, each copied to a few rows of its own.
+
+        Where the record was never thinned, a window is so many of its rows; else it is what lies between two of them.
+        """
+        stride, whole = self.record.stride, self.record.stride == 1
+        width = jnp.where(whole, self.march.spare, stride)
+
+        def window(state):
+            number, carry = state
+            number = number - 1
+            first = number * width
+            steps = jnp.clip(self.steps - first, 0, width)
+            rows = self._window(jnp.where(whole, first, number))
+            rows, steps = jax.lax.cond(whole, lambda rows, steps: (rows, steps), self._replay, rows, steps)
+            return number, self._through(carry, rows, first, jnp.minimum(width, most - first), steps)
+
+        return jax.lax.while_loop(lambda s: s[0] > 0, window, (-(-most // width), carry))[1]
+
+    def _window(self, first):
+        """Rows of the record from `first` on: where these are too few, the last ones, but `first` first."""
+
+        def cut(rows):
+            part = jax.lax.dynamic_slice_in_dim(rows, first, min(self.march.spare, len(rows)))
+            return part.at[0].set(jax.lax.dynamic_index_in_dim(rows, first, keepdims=False))
+
+        return [cut(rows) for rows in self.record.rows]
+
+    def _unpacked(self, rows, i):
+        """The places in row `i`."""
+        return self.march.packing.unpack([jax.lax.dynamic_index_in_dim(x, i, keepdims=False) for x in rows])
+
+    def _replay(self, rows, steps):
+        """Fill a window with the places of `steps` steps from its first place on; say how many there are."""
+        size = self.march.spare
+        place = self._unpacked(rows, 0)
+
+        def going(state):
+            _, place, have = state
+            return (have < steps) & self.problem.running(place, self.inputs.t1)
+
+        def turn(state):
+            rows, place, have = state
+            new = self.march.advance(self.inputs, place)
+            go = going(state)
+            accepted = new.accepted & go
+            place, have = self.batch.where(go, new.place, place), have + accepted
+            return self.march.put_rows(rows, jnp.where(accepted, have - 1, size), place), place, have
+
+        start = (rows, place, jnp.minimum(steps, 1))
+        rows, _, have = jax.lax.while_loop(lambda s: self.batch.any(going(s)), turn, start)
+        return rows, have
+
+    def _through(self, carry, rows, first, count, steps):
+        """Back through `count` steps, whose places stand in `rows` and whose numbers begin at `first`."""
+
+        def back(state):
+            i, carry = state
+            i = i - 1
+            live = (i < steps) & self.wanted
+            place = self._unpacked(rows, i)
+            return i, self._step(carry, self.batch.where(live, place, self.start), first + i, live)
+
+        return jax.lax.while_loop(lambda s: s[0] > 0, back, (count, carry))[1]
+
+    def _begin(self) -> _Carry:
+        ct, place = self.ct.place, self.outcome.place
+        times = None
+        if self.times_wanted:
+            zero = jnp.zeros_like(place.t)
+            times = _Times(zero, zero, [None if ts is None else jnp.zeros_like(ts) for ts in self.inputs.ts])
+            at_start = self.steps == 0
+            share = self._share(place.t, at_start, ~at_start)
+            times = _add_shares(times, share, ct.t)
+        state, _ = _split(place.solver_state)
+        state_ct, _ = _split(ct.solver_state)
+        return _Carry(
+            y=ct.y,
+            solver_state=[c.astype(x.dtype) for c, x in zip(state_ct, state, strict=True)],
+            shared={i: jnp.zeros_like(self.inputs.shared[i]) for i in self.shared_wanted},
+            times=times,
+            end=place.t,
+            ts_index=[saved.ts_index for saved in self.outcome.saved],
+            filled=[saved.filled for saved in self.outcome.saved],
+        )
+
+    def _share(self, t, is_start, is_end):
+        """How much of a grid time's cotangent falls to `t0` and to `t1`: the ends move, and what is between may."""
+        t0, t1 = self.inputs.place.t, self.inputs.t1
+        if self.problem.grid_moves:
+            weight = jnp.where(t1 > t0, (t - t0) / jnp.where(t1 > t0, t1 - t0, 1), 0)
+            return 1 - weight, weight
+        return jnp.where(is_start, 1.0, 0.0).astype(t.dtype), jnp.where(is_end & (t >= t1), 1.0, 0.0).astype(t.dtype)
+
+    def _step(self, carry: _Carry, place, number, live) -> _Carry:
+        """Back through step `number`, from `place` to the carry's end, for the live examples."""
+        t0, t1 = place.t, jnp.where(live, carry.end, place.tnext)
+        floats, merge_state = _split(place.solver_state)
+        numbers = [i for i in self.problem.step.numbers if i in carry.shared]
+
+        def step(shared, t0, t1, y, floats):
+            inputs = _merged(self.inputs.shared, numbers, shared)
+            state = merge_state(floats)
+            out = self.march.step(self.problem.step.pick(inputs), t0, t1, y, state, place.made_jump)
+            return out[0], _split(out[1])[0], out[2] if self.needs_dense else None
+
+        mine = [self.inputs.shared[i] for i in numbers]
+        if self.times_wanted:
+            (y1, _, dense), pull = jax.vjp(step, mine, t0, t1, place.y, floats)
+        else:
+            (y1, _, dense), pull = jax.vjp(lambda s, y, f: step(s, t0, t1, y, f), mine, place.y, floats)
+        is_last = live & (number + 1 == self.steps)
+        y_ct, state_ct = self._masked(live, carry.y), self._masked(live, carry.solver_state)
+        met = _Met(y_ct, self._dense_ct(dense, number, live, is_last), carry, jnp.zeros_like(t0), jnp.zeros_like(t0))
+        for k in range(len(carry.filled)):
+            met = self._meet_saves(k, met, t0, t1, y1, dense, number, live)
+        carry = met.carry
+        shared, *rest = pull((met.y, state_ct, met.dense))
+        t0_ct, t1_ct = (rest[0] + met.t0, rest[1] + met.t1) if self.times_wanted else (None, None)
+        sums = dict(carry.shared)
+        for i, x in zip(numbers, shared, strict=True):
+            sums[i] = sums[i] + x
+        return carry._replace(
+            y=self.batch.where(live, rest[-2], carry.y),
+            solver_state=self.batch.where(live, rest[-1], carry.solver_state),
+            shared=sums,
+            times=self._move_times(carry.times, t0, t1, t0_ct, t1_ct, number, live, is_last),
+            end=jnp.where(live, t0, carry.end),
+        )
+
+    @property
+    def needs_dense(self) -> bool:
+        """Whether any output depends on a step's inside."""
+        inside = any(ts is not None for ts in self.inputs.ts)
+        return inside or self.outcome.dense is not None or self.outcome.place.event is not None
+
+    def _masked(self, live, tree):
+        return self.batch.where(live, tree, jax.tree.map(jnp.zeros_like, tree))
+
+    def _dense_ct(self, dense, number, live, is_last):
+        """The cotangent of a step's dense output, as far as it was put out itself."""
+        if dense is None:
+            return None
+        total = jax.tree.map(jnp.zeros_like, dense)
+        event, kept = self.ct.place.event, self.ct.dense
+        if event is not None:
+            total = jax.tree.map(jnp.add, total, self._masked(is_last, event.dense))
+        if kept is not None:
+            axis = len(self.batch.shape)
+            row = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, number, axis, keepdims=False), kept.infos)
+            total = jax.tree.map(jnp.add, total, self._masked(live, row))
+        return total
+
+    def _move_times(self, times, t0, t1, t0_ct, t1_ct, number, live, is_last):
+        """Let the cotangents of a step's ends fall to what moves them."""
+        if times is None:
+            return None
+        event = self.ct.place.event
+        if event is not None:
+            t0_ct = t0_ct + jnp.where(is_last, event.tprev, 0)
+            t1_ct = t1_ct + jnp.where(is_last, event.tnext, 0)
+        if self.ct.dense is not None:
+            axis = len(self.batch.shape)
+            t1_ct = t1_ct + jax.lax.dynamic_index_in_dim(self.ct.dense.ts, number + 1, axis, keepdims=False)
+        t0_ct, t1_ct = jnp.where(live, t0_ct, 0), jnp.where(live, t1_ct, 0)
+        is_first = jnp.broadcast_to(number == 0, live.shape)
+        times = _add_shares(times, self._share(t0, is_first, False), t0_ct)
+        return _add_shares(times, self._share(t1, False, is_last), t1_ct)
+
+    def _meet_saves(self, k, met: "_Met", t0, t1, y1, dense, number, live) -> "_Met":
+        """Add the cotangents of what sub `k` saved in and at the end of a step."""
+        if self.march.every[k]:
+            met = self._meet_end(k, met, t1, y1, number, live)
+        if self.inputs.ts[k] is not None:
+            met = self._meet_inside(k, met, t0, t1, dense, number, live)
+        return met
+
+    def _meet_end(self, k, met, t1, y1, number, live):
+        due = live & ((number + 1) % self.march.every[k] == 0)
+        row = jnp.maximum(met.carry.filled[k] - due, 0)
+        y_ct = self._row(self.ct.saved[k].ys, row, due)
+        numbers, mine = self._shared_of(self.problem.end_saves[k])
+
+        def save(shared, t, y):
+            inputs = _merged(self.inputs.shared, numbers, shared)
+            return self.march.end_saves[k](self.problem.end_saves[k].pick(inputs), t, y)
+
+        _, pull = jax.vjp(save, mine, t1, y1)
+        shared, t_ct, more = pull(y_ct)
+        t_ct = t_ct + self._row(self.ct.saved[k].ts, row, due)
+        carry = _with(met.carry, k, filled=jnp.where(due, row, met.carry.filled[k]))
+        return met._replace(
+            y=jax.tree.map(jnp.add, met.y, more), t1=met.t1 + t_ct, carry=_with_shared(carry, numbers, shared)
+        )
+
+    def _meet_inside(self, k, met, t0, t1, dense, number, live):
+        ts = self.inputs.ts[k]
+        numbers, mine = self._shared_of(self.problem.saves[k])
+
+        def save(shared, t0, t1, dense, t):
+            inputs = _merged(self.inputs.shared, numbers, shared)
+            return self.march.saves[k](self.problem.saves[k].pick(inputs), t0, t1, dense, t)
+
+        def due(met):
+            left = met.carry.ts_index[k]
+            t = self.batch.get(ts, jnp.maximum(left - 1, 0))
+            return live & (left > 0) & ((t > t0) | (number == 0)), t
+
+        def meet(met):
+            hit, t = due(met)
+            carry = met.carry
+            row, place = jnp.maximum(carry.filled[k] - hit, 0), jnp.maximum(carry.ts_index[k] - hit, 0)
+            y_ct = self._row(self.ct.saved[k].ys, row, hit)
+            carry = _with(
+                carry, k, filled=jnp.where(hit, row, carry.filled[k]), ts_index=jnp.where(hit, place, carry.ts_index[k])
+            )
+            if not self.times_wanted:
+                _, pull = jax.vjp(lambda s, d: save(s, t0, t1, d, t), mine, dense)
+                shared, more = pull(y_ct)
+                return met._replace(
+                    dense=jax.tree.map(jnp.add, met.dense, more), carry=_with_shared(carry, numbers, shared)
+                )
+            t = jnp.where(hit, t, t1)
+            _, pull = jax.vjp(save, mine, t0, t1, dense, t)
+            shared, t0_ct, t1_ct, more, t_ct = pull(y_ct)
+            if self.ct.saved[k].ts is not None:
+                t_ct = t_ct + self._row(self.ct.saved[k].ts, row, hit)
+            size = ts.shape[-1]
+            assert carry.times is not None
+            times = carry.times._replace(ts=list(carry.times.ts))
+            times.ts[k] = self.batch.put(times.ts[k], jnp.where(hit, place, size), t_ct, rows_first=False)
+            return met._replace(
+                dense=jax.tree.map(jnp.add, met.dense, more),
+                t0=met.t0 + t0_ct,
+                t1=met.t1 + t1_ct,
+                carry=_with_shared(carry._replace(times=times), numbers, shared),
+            )
+
+        return jax.lax.while_loop(lambda m: self.batch.any(due(m)[0]), meet, met)
+
+    def _row(self, cotangents, row, due):
+        """One row an example of saved cotangents, zero where it is not due."""
+        picked = jax.tree.map(
+            lambda x: self.batch.get(x, jnp.minimum(row, x.shape[len(self.batch.shape)] - 1)), cotangents
+        )
+        return self._masked(due, picked)
+
+    def _shared_of(self, function):
+        numbers = [i for i in function.numbers if i in self.shared_wanted]
+        return numbers, [self.inputs.shared[i] for i in numbers]
+
+    def _finish(self, carry: _Carry):
+        nothing = jax.tree.map(lambda _: None, self.inputs)
+        shared = [carry.shared.get(i) for i in range(len(self.inputs.shared))]
+        place = nothing.place._replace(
+            y=self._masked(self.wanted, carry.y),
+            solver_state=_unsplit(self.inputs.place.solver_state, carry.solver_state),
+        )
+        t1, ts = None, nothing.ts
+        if carry.times is not None:
+            place, t1, ts = place._replace(t=carry.times.t0), carry.times.t1, carry.times.ts
+        return nothing._replace(shared=shared, place=place, t1=t1, ts=ts)
+
+
+class _Met(NamedTuple):
+    """Cotangents of a step's results, as they are met: of its state, its dense output, its ends; and the carry."""
+
+    y: Any
+    dense: Any
+    carry: _Carry
+    t0: jax.Array
+    t1: jax.Array
+
+
+def _with(carry: _Carry, k: int, **places: jax.Array) -> _Carry:
+    """The carry with the places of sub `k` changed."""
+    changed = {
+        name: [new if j == k else old for j, old in enumerate(getattr(carry, name))] for name, new in places.items()
+    }
+    return carry._replace(**changed)
+
+
+def _with_shared(carry: _Carry, numbers, more) -> _Carry:
+    sums = dict(carry.shared)
+    for i, x in zip(numbers, more, strict=True):
+        sums[i] = sums[i] + x
+    return carry._replace(shared=sums)
+
+
+def _merged(shared, numbers, mine):
+    """All shared inputs, with those of some numbers replaced."""
+    merged = list(shared)
+    for i, x in zip(numbers, mine, strict=True):
+        merged[i] = x
+    return merged
+
+
+def _add_shares(times: _Times, shares, cotangent) -> _Times:
+    """Add a grid time's cotangent to what moves it."""
+    to_t0, to_t1 = shares
+    return times._replace(t0=times.t0 + to_t0 * cotangent, t1=times.t1 + to_t1 * cotangent)
+
+
+def _split(tree):
+    """The inexact leaves of a tree as a list, and how to put such a list back among the others."""
+    leaves, structure = jax.tree.flatten(tree)
+    inexact = [jnp.issubdtype(x.dtype, jnp.inexact) for x in leaves]
+
+    def merge(floats):
+        floats = iter(floats)
+        return structure.unflatten(
+            [next(floats) if is_float else x for x, is_float in zip(leaves, inexact, strict=True)]
+        )
+
+    return [x for x, is_float in zip(leaves, inexact, strict=True) if is_float], merge
+
+
+def _unsplit(tree, floats):
+    """A tree of cotangents: the given ones at the inexact leaves, `None` at the others."""
+    leaves, structure = jax.tree.flatten(tree)
+    floats = iter(floats)
+    filled = [next(floats) if jnp.issubdtype(x.dtype, jnp.inexact) else None for x in leaves]
+    return structure.unflatten(filled)

@@ -1,0 +1,216 @@
+"""Seeing the batch: a primitive that collects the levels of `vmap` round a solve.
+
+Why: under `grad(vmap(solve))` a `custom_vjp` would sum one parameter gradient *per example* in its loop, an array of
+batch × parameters a step. Here `vmap` does not look inside. It only notes a level, and a core that knows the whole
+batch runs below, so that a weight's gradient is one matrix product. A derivative rule fires after the levels of
+`grad(vmap(…))` are known and before those of `vmap(grad(…))`, so each order gives the gradient that it stands for.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+
+class Level(NamedTuple):
+    """One `vmap`: its size, which of the flat inputs have its axis (in front), and its axis names."""
+
+    size: int
+    mask: tuple[bool, ...]
+    axis_name: Any
+    spmd_axis_name: Any
+
+
+Levels = tuple[Level, ...]
+"""Outermost first."""
+
+
+class Core(Protocol):
+    """A computation that sees its whole batch.
+
+    Its outputs, a list, have one leading axis a level in front of the shapes of one example.
+    """
+
+    def run(self, levels: Levels, inputs: Sequence[jax.Array]) -> list[jax.Array]:
+        """The outputs, where nothing is differentiated."""
+        ...
+
+    def run_differentiable(
+        self, levels: Levels, inputs: Sequence[jax.Array], perturbed: tuple[int, ...]
+    ) -> list[jax.Array]:
+        """The same outputs, differentiable in the inputs whose numbers are `perturbed`."""
+        ...
+
+
+def collect(core: Core, inputs: Sequence[jax.Array]) -> list[jax.Array]:
+    """Run a core on the inputs of one example; under `vmap` it is run once, on all levels together."""
+    shapes = jax.eval_shape(functools.partial(core.run, ()), list(inputs))
+    avals = tuple(ShapedArray(x.shape, x.dtype) for x in shapes)
+    return _collect_p.bind(*inputs, core=core, levels=(), avals=avals)
+
+
+_collect_p = Primitive("nde_collect")
+_collect_p.multiple_results = True
+
+
+def _run(*inputs, core, levels, avals):
+    del avals
+    return core.run(levels, [jnp.asarray(x) for x in inputs])  # a constant may come as a Python number
+
+
+def _run_jitted(*inputs, **params):
+    return jax.jit(functools.partial(_run, **params))(*inputs)
+
+
+def _abstract(*inputs, core, levels, avals):
+    del inputs, core
+    lead = tuple(level.size for level in levels)
+    return [ShapedArray(lead + a.shape, a.dtype) for a in avals]
+
+
+def _batch(axis_data, inputs, dims, *, core, levels, avals):
+    inputs = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(inputs, dims, strict=True)]
+    mask = tuple(d is not None for d in dims)
+    level = Level(axis_data.size, mask, axis_data.name, axis_data.spmd_name)
+    outputs = _collect_p.bind(*inputs, core=core, levels=(level, *levels), avals=avals)
+    return outputs, [0] * len(outputs)
+
+
+def _jvp(primals, tangents, *, core, levels, avals):
+    del avals
+    float0 = jax.dtypes.float0
+    perturbed = tuple(i for i, t in enumerate(tangents) if type(t) is not ad.Zero and t.dtype != float0)
+
+    def differentiable(*some):
+        inputs = [jnp.asarray(x) for x in primals]
+        for i, x in zip(perturbed, some, strict=True):
+            inputs[i] = x
+        return core.run_differentiable(levels, inputs, perturbed)
+
+    outputs, moved = jax.jvp(differentiable, [primals[i] for i in perturbed], [tangents[i] for i in perturbed])
+    moved = [
+        ad.Zero(jax.typeof(o).to_tangent_aval()) if t.dtype == float0 else t
+        for o, t in zip(outputs, moved, strict=True)
+    ]
+    return outputs, moved
+
+
+_collect_p.def_impl(_run_jitted)
+_collect_p.def_abstract_eval(_abstract)
+batching.fancy_primitive_batchers[_collect_p] = _batch
+ad.primitive_jvps[_collect_p] = _jvp
+mlir.register_lowering(_collect_p, mlir.lower_fun(_run, multiple_results=True))
+
+
+class Batch:
+    """The flat batch that some levels make: one axis of their product, or no axis where there is no level."""
+
+    def __init__(self, levels: Levels):
+        self.levels = levels
+        self.sizes = tuple(level.size for level in levels)
+        self.shape: tuple[int, ...] = (math.prod(self.sizes),) if levels else ()
+
+    def spread(self, number: int, x: jax.Array) -> jax.Array:
+        """Input `number`, which has the axes of its own levels, over the whole flat batch."""
+        have = [level.mask[number] for level in self.levels]
+        rest = x.shape[sum(have) :]
+        own = iter(x.shape)
+        x = x.reshape(tuple(next(own) if h else 1 for h in have) + rest)
+        return jnp.broadcast_to(x, self.sizes + rest).reshape(self.shape + rest)
+
+    def unflatten(self, x: jax.Array) -> jax.Array:
+        """A flat batch as one axis a level."""
+        return x.reshape(self.sizes + x.shape[len(self.shape) :])
+
+    def lift(self, function: Callable, numbers: Sequence[int]) -> Callable:
+        """A function `(shared, *trees)` of one example as one of the flat batch.
+
+        `shared` is a list of inputs, whose numbers are given, each with the axes of its own levels; every leaf of the
+        trees has the flat batch axis, in the arguments as in the result.
+        """
+        if not self.levels:
+            return function
+        for level in reversed(self.levels):
+            function = _mapped(function, level, [0 if level.mask[i] else None for i in numbers])
+
+        def lifted(shared, *trees):
+            out = function(list(shared), *jax.tree.map(self.unflatten, trees))
+            return jax.tree.map(lambda x: x.reshape(self.shape + x.shape[len(self.sizes) :]), out)
+
+        return lifted
+
+    def put(self, rows: jax.Array, index: jax.Array, row: jax.Array, *, rows_first: bool) -> jax.Array:
+        """Write one row an example; an index past the end writes nothing.
+
+        `rows` is `(rows, batch, …)` if `rows_first`, else `(batch, rows, …)`; `index` is `(batch,)`.
+        """
+        if not self.levels:
+            last = jnp.minimum(index, rows.shape[0] - 1)
+            old = jax.lax.dynamic_index_in_dim(rows, last, keepdims=False)
+            return jax.lax.dynamic_update_index_in_dim(rows, jnp.where(index < rows.shape[0], row, old), last, 0)
+        number = jnp.arange(self.shape[0])
+        place = (index, number) if rows_first else (number, index)
+        return rows.at[place].set(row, mode="drop", unique_indices=True)
+
+    def get(self, rows: jax.Array, index: jax.Array) -> jax.Array:
+        """Read one row an example of `(batch, rows, …)`."""
+        if not self.levels:
+            return rows[index]
+        return rows[jnp.arange(self.shape[0]), index]
+
+    def any(self, x: jax.Array) -> jax.Array:
+        """Whether any is true, over every `vmap` outside too: so a loop's body stays free of selects."""
+        return _any(x)
+
+    def most(self, x: jax.Array) -> jax.Array:
+        """The largest of non-negative integers, over every `vmap` outside too; 0 of none."""
+        return _most(x)
+
+    def where(self, condition: jax.Array, a: Any, b: Any) -> Any:
+        """`jnp.where` an example, over trees."""
+
+        def choose(x, y):
+            return jnp.where(condition.reshape(condition.shape + (1,) * (x.ndim - condition.ndim)), x, y)
+
+        return jax.tree.map(choose, a, b)
+
+
+def _mapped(function: Callable, level: Level, in_axes: list[int | None]) -> Callable:
+    def mapped(shared, *trees):
+        return jax.vmap(
+            function,
+            in_axes=(in_axes,) + (0,) * len(trees),
+            axis_size=level.size,
+            axis_name=level.axis_name,
+            spmd_axis_name=level.spmd_axis_name,
+        )(shared, *trees)
+
+    return mapped
+
+
+@jax.custom_batching.custom_vmap
+def _any(x: jax.Array) -> jax.Array:
+    return jnp.any(x)
+
+
+@_any.def_vmap
+def _any_vmap(axis_size, in_batched, x):
+    del axis_size, in_batched
+    return _any(x), False
+
+
+@jax.custom_batching.custom_vmap
+def _most(x: jax.Array) -> jax.Array:
+    return jnp.max(x, initial=0)
+
+
+@_most.def_vmap
+def _most_vmap(axis_size, in_batched, x):
+    del axis_size, in_batched
+    return _most(x), False

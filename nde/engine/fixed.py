@@ -1,0 +1,230 @@
+"""The fixed grid: a `scan`, where the number of steps is known when the solve is traced.
+
+Its carry is the state and the solver's state, and nothing else; its body is checkpointed, so that the way back keeps
+one state a step and replays the stages. There is no rule of differentiation of ours in it: every transformation of JAX
+works, and works again on its result.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from nde.engine.hoist import Hoister
+from nde.engine.kernel import AbstractKernel, any_nonfinite
+from nde.engine.march import Counts, Dense, Outcome, Saved, SavePlan
+from nde.engine.problem import Place
+
+
+def count_steps(controller, t0: Any, t1: Any, dt0: Any, time_dtype: Any) -> int | None:
+    """How many steps a solve takes, where that is known before it is traced; else `None`.
+
+    It is for `diffrax.StepTo`, and for `diffrax.ConstantStepSize` between ends that are numbers.
+    """
+    if isinstance(controller, diffrax.StepTo):
+        return len(controller.ts) - 1
+    if not isinstance(controller, diffrax.ConstantStepSize):
+        return None
+    if dt0 is None or any(isinstance(x, Tracer) or jnp.ndim(x) for x in (t0, t1, dt0)):
+        return None
+    start, end, step = (np.asarray(x, time_dtype) for x in (t0, t1, dt0))
+    span, step = abs(end - start), abs(step)
+    if not np.isfinite(span) or span == 0 or not step > 0:
+        return None
+    return math.ceil(span / np.nextafter(step, np.asarray(np.inf, time_dtype)))
+
+
+def scan_grid(
+    kernel: AbstractKernel,
+    place: Place,
+    options: dict[str, Any],
+    steps: int,
+    plans: Sequence[SavePlan],
+    rows: int | None,
+    guard: bool,
+) -> Outcome:
+    """Take `steps` steps, as far as `max_steps` allows.
+
+    `rows`: how many states the way back may keep; with more steps it keeps those between stretches of steps, and walks
+    each stretch again. `guard`: whether a solve that fails shall leave no NaN in the gradient of a loss that masks it.
+    Then its steps are counted in a walk of their own first, and those that fail are replaced by the first one.
+    """
+    limit = options["max_steps"]
+    taken = steps if limit is None else min(steps, limit)
+    grid = _grid(place, options, steps)[: taken + 1]
+    saveat = options["saveat"]
+    subs = jax.tree.leaves(saveat.subs, is_leaf=lambda x: isinstance(x, diffrax.SubSaveAt))
+    inside = saveat.dense or any(sub.ts is not None for sub in subs)
+    along = inside or any(sub.steps for sub in subs)
+
+    names = set()
+
+    def body(carry, ends):
+        step = kernel.step(*ends, *carry, None)  # pyright: ignore[reportCallIssue]
+        names.update(step.dense)
+        dense = {k: v for k, v in step.dense.items() if k not in ("y0", "y1")} if inside else None
+        return (step.y, step.solver_state), (step.y, dense) if along else None
+
+    start, ends = (place.y, place.solver_state), (grid[:-1], grid[1:])
+    turn = body
+    if guard:
+        turn, ends = _guarded(kernel, body, start, ends)
+    carry, out = _scan(turn, start, ends, rows)
+    ys, dense = out if along else (None, None)
+    counts = Counts(jnp.int32(taken), jnp.int32(taken))
+    y, state = carry
+    if guard:
+        y = jax.tree.map(lambda x: jnp.where(ends[0][-1], x, jnp.nan), y)
+    last = place._replace(t=grid[-1], tnext=grid[-1], y=y, solver_state=state)
+    if saveat.controller_state:
+        last = last._replace(controller_state=_controller_state(place, options, grid))
+    infos = _with_ends(place, ys, dense, names) if inside else None
+    solver = options["solver"]
+    saved = [_save(sub, plan, grid, ys, infos, solver, options["args"]) for sub, plan in zip(subs, plans, strict=True)]
+    dense = _pad(grid, infos, max(limit or 0, taken)) if saveat.dense else None
+    return Outcome(last, counts, saved, dense)
+
+
+def _grid(place: Place, options: dict[str, Any], steps: int) -> jax.Array:
+    """All times, as the controller makes them one by one."""
+    controller, t1 = options["stepsize_controller"], options["t1"]
+    if isinstance(controller, diffrax.StepTo):
+        return controller.ts
+    share = jnp.arange(steps + 1).astype(t1.dtype) / steps
+    return (place.t + (t1 - place.t) * share).at[1].set(place.tnext).at[steps].set(t1)
+
+
+def _scan(body, carry, ends, rows: int | None):
+    """A scan with its body checkpointed, in stretches where there are more steps than `rows`."""
+    steps = len(jax.tree.leaves(ends)[0])
+    body = jax.checkpoint(body, prevent_cse=False)
+    if rows is None or steps <= rows:
+        return jax.lax.scan(body, carry, ends)
+    width = math.isqrt(steps)
+    stretches = -(-steps // width)
+    missing = stretches * width - steps
+
+    def padded(x):
+        return jnp.concatenate([x, jnp.broadcast_to(x[-1], (missing,))]).reshape(stretches, width)
+
+    more = jax.tree.map(padded, ends)
+    counts = jnp.arange(stretches * width).reshape(stretches, width) < steps
+
+    def masked(carry, xs):
+        real, ends = xs
+        new, out = body(carry, ends)
+        return jax.tree.map(lambda a, b: jnp.where(real, a, b), new, carry), out
+
+    def stretch(carry, xs):
+        return jax.lax.scan(masked, carry, xs)
+
+    carry, out = jax.lax.scan(jax.checkpoint(stretch, prevent_cse=False), carry, (counts, more))
+    return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:steps], out)
+
+
+def _guarded(kernel, body, start, ends):
+    """The body and its inputs, with the steps from the first that gives no finite state on replaced by one that does.
+
+    A select outside such a step would not do: zero times the infinite derivative inside is NaN.
+    """
+
+    still = jax.lax.stop_gradient
+    hoister = Hoister()
+    step = hoister.hoist(lambda *given: kernel.step(*given, None)[:2], ends[0][0], ends[1][0], *start)
+    shared = still(hoister.inputs)
+
+    def look(carry, ends):
+        state, good = carry
+        state = step(shared, *ends, *state)
+        good = good & ~any_nonfinite(state[0])
+        return (state, good), good
+
+    _, good = jax.lax.scan(look, (still(start), ~any_nonfinite(start[0])), still(ends))
+    safe = jax.tree.map(lambda x: jnp.where(good[0] | (not _is_inexact(x)), x, jnp.zeros_like(x)), still(start))
+    first = still((ends[0][0], ends[1][0]))
+
+    def guarded(carry, xs):
+        good, ends = xs
+        given = jax.tree.map(lambda a, b: jnp.where(good, a, b), (carry, ends), (safe, first))
+        new, out = body(*given)
+        new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, carry)
+        return new, jax.tree.map(lambda x: jnp.where(good, x, jnp.nan) if _is_inexact(x) else x, out)
+
+    return guarded, (good, ends)
+
+
+def _with_ends(place: Place, ys, dense, names):
+    """The dense output of all steps; the ends' states, if it has them, stand only once in the scan's output."""
+    before = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), place.y, ys)
+    return {name: x for name, x in {"y0": before, "y1": ys, **dense}.items() if name in names}
+
+
+def _save(sub, plan: SavePlan, grid, ys, infos, solver, args) -> Saved:
+    """The rows of one sub, in the order of time: of two at one time, that of `ts` comes first."""
+    steps = len(grid) - 1
+    rows = jax.tree.map(lambda x: jnp.full((plan.rows, *x.shape), _nothing(x), x.dtype), plan.ys)
+    times = jnp.full(plan.rows, jnp.inf, grid.dtype)
+    index, ts_index = jnp.int32(plan.skip), jnp.int32(0)
+    every = sub.steps
+    saved_steps = steps // every if every else 0
+    if sub.ts is not None:
+        number = jnp.clip(jnp.searchsorted(grid, sub.ts, side="left") - 1, 0, steps - 1)
+        reached = sub.ts <= grid[-1]
+        ts_index = jnp.sum(reached, dtype=jnp.int32)
+
+        def at(t, i):
+            info = jax.tree.map(lambda x: x[i], infos)
+            y = solver.interpolation_cls(t0=grid[i], t1=grid[i + 1], **info).evaluate(t)
+            return sub.fn(t, y, args)
+
+        values = jax.vmap(at)(sub.ts, number)
+        place = jnp.arange(len(sub.ts)) + plan.skip + (number // every if every else 0)
+        place = jnp.where(reached, place, plan.rows)
+        rows = jax.tree.map(lambda r, v: r.at[place].set(v, mode="drop", unique_indices=True), rows, values)
+        times = times.at[place].set(sub.ts, mode="drop", unique_indices=True)
+        index = index + ts_index
+    if saved_steps:
+        ends = grid[every::every]
+        values = jax.vmap(lambda t, y: sub.fn(t, y, args))(ends, jax.tree.map(lambda x: x[every - 1 :: every], ys))
+        place = jnp.arange(saved_steps) + plan.skip
+        if sub.ts is not None:
+            place = place + jnp.searchsorted(sub.ts, ends, side="right")
+        rows = jax.tree.map(lambda r, v: r.at[place].set(v, mode="drop", unique_indices=True), rows, values)
+        times = times.at[place].set(ends, mode="drop", unique_indices=True)
+        index = index + saved_steps
+    return Saved(ts_index, index, times if every else None, rows)
+
+
+def _nothing(x) -> Any:
+    return jnp.inf if _is_inexact(x) else 0
+
+
+def _is_inexact(x) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+def _pad(grid, infos, size: int) -> Dense:
+    """Dense output in the size that diffrax gives it."""
+
+    def padded(x, size):
+        rest = jnp.full((size - len(x), *x.shape[1:]), _nothing(x), x.dtype)
+        return jnp.concatenate([x, rest])
+
+    return Dense(padded(grid, size + 1), jax.tree.map(lambda x: padded(x, size), infos))
+
+
+def _controller_state(place: Place, options: dict[str, Any], grid: jax.Array) -> Any:
+    """What the controller's state is after all steps."""
+    controller = options["stepsize_controller"]
+
+    def turn(state, ends):
+        *_, state, result = controller.adapt_step_size(*ends, place.y, place.y, None, None, None, state)
+        del result
+        return state, None
+
+    return jax.lax.scan(turn, place.controller_state, (grid[:-1], grid[1:]))[0]

@@ -1,0 +1,184 @@
+"""One step of a solver, in the form that the loops want it."""
+
+import abc
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from diffrax import AbstractERK, RESULTS
+
+
+class Step(NamedTuple):
+    """What a step gives.
+
+    - `y`: the state at the step's end.
+    - `solver_state`: the kernel's own.
+    - `error`: the embedded estimate of the step's error, shaped like `y`, or `None`.
+    - `dense`: what `solver.interpolation_cls` takes beside the step's ends.
+    - `result`: a `diffrax.RESULTS`.
+    """
+
+    y: Any
+    solver_state: Any
+    error: Any
+    dense: dict[str, Any]
+    result: RESULTS
+
+
+class AbstractKernel(abc.ABC):
+    """A solver, its terms and `args`, as steps from a time to a time."""
+
+    @abc.abstractmethod
+    def enter(self, t0, t1, y, solver_state, made_jump) -> Any:
+        """The kernel's state at the start, from the solver's."""
+
+    @abc.abstractmethod
+    def step(self, t0, t1, y, solver_state, made_jump) -> Step:
+        """One step; `made_jump`: `None`, or whether the field has jumped since the last one."""
+
+    @abc.abstractmethod
+    def leave(self, solver_state, entered, moved) -> Any:
+        """The solver's state at the end; `entered` is what it was at the start, `moved` whether a step was accepted."""
+
+    @abc.abstractmethod
+    def may_fail(self, t0, t1, y, solver_state) -> bool:
+        """Whether a step's result may be other than a success."""
+
+    def count_evaluations(self, steps) -> Any:
+        """Evaluations of the field in so many steps; `None` where the method does not fix them."""
+        del steps
+
+
+class SolverKernel(AbstractKernel):
+    """Any solver by its own `step`."""
+
+    def __init__(self, solver, terms, args):
+        self.solver, self.terms, self.args = solver, terms, args
+
+    def enter(self, t0, t1, y, solver_state, made_jump):
+        """See [`nde.engine.kernel.AbstractKernel`][]."""
+        del t0, t1, y, made_jump
+        return solver_state
+
+    def step(self, t0, t1, y, solver_state, made_jump):
+        """See [`nde.engine.kernel.AbstractKernel`][]."""
+        jump = False if made_jump is None else made_jump
+        y1, error, dense, state, result = self.solver.step(self.terms, t0, t1, y, self.args, solver_state, jump)
+        return Step(y1, state, error, dense, result)
+
+    def leave(self, solver_state, entered, moved):
+        """See [`nde.engine.kernel.AbstractKernel`][]."""
+        del entered, moved
+        return solver_state
+
+    def may_fail(self, t0, t1, y, solver_state):
+        """See [`nde.engine.kernel.AbstractKernel`][]."""
+        traced = []
+
+        def probe():
+            traced.append(self.step(t0, t1, y, solver_state, None).result.is_traced())
+
+        jax.eval_shape(probe)
+        return traced[0]
+
+    def count_evaluations(self, steps):
+        """See [`nde.engine.kernel.AbstractKernel`][]."""
+        return steps if isinstance(self.solver, diffrax.Euler) else None
+
+
+class ExplicitKernel(AbstractKernel):
+    r"""An explicit Runge–Kutta method, unrolled from its Butcher tableau.
+
+    $$y_i = y_0 + \sum_{j<i} a_{ij} k_j, \quad k_i = f(t_0 + c_i h, y_i)\,\Delta x, \quad
+    y_1 = y_0 + \sum_i b_i k_i, \quad e = \sum_i \hat b_i k_i$$
+
+    with $\Delta x$ the control of the term over the step (for an ODE its length $h$), held over all stages. Where the
+    last stage is the first of the next step (FSAL), its field value is the kernel's state.
+    """
+
+    def __init__(self, solver: AbstractERK, terms, args, fsal: bool):
+        self.tableau: Any = solver.tableau
+        self.terms, self.args, self.fsal = terms, args, fsal
+
+    def enter(self, t0, t1, y, solver_state, made_jump):
+        """See [`nde.engine.kernel.AbstractKernel`][]."""
+        del t1
+        if not self.fsal:
+            return solver_state
+        first, f = solver_state
+        stale = first if made_jump is None else first | made_jump
+        y = jax.tree.map(lambda x: jnp.where(jnp.isnan(x), 0, x), y)  # so that a masked NaN has no NaN for a gradient
+        return jax.tree.map(lambda new, old: jnp.where(stale, new, old), self.terms.vf(t0, y, self.args), f)
+
+    def step(self, t0, t1, y, solver_state, made_jump):
+        """See [`nde.engine.kernel.AbstractKernel`][]."""
+        terms, args, tableau = self.terms, self.args, self.tableau
+        h, dx = t1 - t0, terms.contr(t0, t1)
+        c1 = 0.0 if tableau.c1 is None else float(tableau.c1)
+        times = [_stage_time(float(c), t0, t1, h) for c in (c1, *tableau.c)]
+        if self.fsal:
+            f = solver_state
+            if made_jump is not None:
+                f = jax.lax.cond(made_jump, lambda: terms.vf(t0, y, args), lambda: solver_state)
+            ks = [terms.prod(f, dx)]
+        else:
+            ks = [terms.vf_prod(times[0], y, args, dx)]
+        yi, f = y, solver_state
+        for row, t in zip(tableau.a_lower, times[1:], strict=True):
+            yi = add(y, combine(row, ks))
+            if self.fsal:
+                f = terms.vf(t, yi, args)
+                ks.append(terms.prod(f, dx))
+            else:
+                ks.append(terms.vf_prod(t, yi, args, dx))
+        y1 = yi if tableau.ssal else add(y, combine(tableau.b_sol, ks))
+        error = combine(tableau.b_error, ks)
+        dense = {"y0": y, "y1": y1, "k": jax.tree.map(lambda *k: jnp.stack(k), *ks)}
+        return Step(y1, f, error, dense, RESULTS.successful)
+
+    def leave(self, solver_state, entered, moved):
+        """See [`nde.engine.kernel.AbstractKernel`][]."""
+        return (entered[0] & ~moved, solver_state) if self.fsal else solver_state
+
+    def may_fail(self, t0, t1, y, solver_state):
+        """See [`nde.engine.kernel.AbstractKernel`][]."""
+        del t0, t1, y, solver_state
+        return False
+
+    def count_evaluations(self, steps):
+        """See [`nde.engine.kernel.AbstractKernel`][]."""
+        return steps * (self.tableau.num_stages - self.fsal) + self.fsal
+
+
+def make_kernel(solver, terms, args, t0, t1, y0) -> AbstractKernel:
+    """The kernel of a solver: unrolled where it is an explicit Runge–Kutta method."""
+    if isinstance(solver, AbstractERK) and isinstance(terms, diffrax.AbstractTerm):
+        tableau: Any = solver.tableau
+        fsal = tableau.fsal and not terms.is_vf_expensive(t0, t1, y0, args)
+        return ExplicitKernel(solver, terms, args, fsal)
+    return SolverKernel(solver, terms, args)
+
+
+def _stage_time(c, t0, t1, h):
+    if c == 0:
+        return t0
+    return t1 if c == 1 else t0 + c * h
+
+
+def combine(weights, ks):
+    """Σ w k over trees, without the terms whose weight is zero; zeros if there are none."""
+    used = [(float(w), k) for w, k in zip(weights, ks, strict=True) if w != 0]
+    if not used:
+        return jax.tree.map(jnp.zeros_like, ks[0])
+    return jax.tree.map(lambda *parts: sum(w * x for (w, _), x in zip(used, parts, strict=True)), *[k for _, k in used])
+
+
+def add(y, increment):
+    """The sum of two trees."""
+    return jax.tree.map(jnp.add, y, increment)
+
+
+def any_nonfinite(tree) -> jax.Array:
+    """Whether a tree holds an infinity or a NaN."""
+    return jnp.any(jnp.stack([jnp.any(~jnp.isfinite(x)) for x in jax.tree.leaves(tree)] or [jnp.asarray(False)]))

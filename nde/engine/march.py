@@ -1,0 +1,253 @@
+"""The adaptive loop: a `while_loop` over a whole batch.
+
+Its carry, and why: the place of each example (time, next time, state, solver's and controller's state); counters; the
+rows saved so far; and, if the solve is differentiated, a bounded record of the accepted places, packed, since each
+array that is written to costs a loop over the batch. Nothing else: stages and dense output live within a turn, except
+for the last step's where an event needs it, and all of them where the user asks for dense output.
+"""
+
+import functools as ft
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nde.engine.collect import Batch, Levels
+from nde.engine.packing import Packing
+from nde.engine.problem import clip_floor, Place, Problem
+
+
+class Counts(NamedTuple):
+    """Steps tried and accepted, an example."""
+
+    tried: jax.Array
+    accepted: jax.Array
+
+
+class Saved(NamedTuple):
+    """Rows saved for one `SubSaveAt`.
+
+    `ts_index`: how many of its `ts` were passed; `filled`: how many rows are written; `ts`: their times, `None` where
+    no steps are saved, and these follow from `filled`; `ys`: their values, `(batch, rows, …)`.
+    """
+
+    ts_index: jax.Array
+    filled: jax.Array
+    ts: jax.Array | None
+    ys: Any
+
+
+class SavePlan(NamedTuple):
+    """What one `SubSaveAt` saves: `every` so many steps (0: none), in so many `rows` of `ys`, after `skip` of them."""
+
+    every: int
+    rows: int
+    skip: int
+    ys: Any
+
+
+class Dense(NamedTuple):
+    """Every accepted step's end, `(batch, rows + 1)`, and dense output, `(batch, rows, …)`."""
+
+    ts: jax.Array
+    infos: Any
+
+
+class Outcome(NamedTuple):
+    """What a march has come to."""
+
+    place: Place
+    counts: Counts
+    saved: list[Saved]
+    dense: Dense | None
+
+
+class Record(NamedTuple):
+    """Every `stride`-th accepted place, beginning with the first: packed `rows`, `(rows, batch, width)`."""
+
+    rows: list[jax.Array]
+    stride: jax.Array
+
+
+class Inputs(NamedTuple):
+    """What a march begins with: the `shared` inputs of its functions, and, over the flat batch, the rest.
+
+    `ts`: the save times of each sub, or `None`.
+    """
+
+    shared: Sequence[jax.Array]
+    place: Place
+    t1: jax.Array
+    ts: list[jax.Array | None]
+
+
+class March:
+    """The loop of one problem over some levels of `vmap`.
+
+    **Arguments:** `problem`; `levels`; `max_steps`: or `None`; `plans`: what each sub saves; `dense`: whether every
+    step's inside is kept; `rows`: how many places a record keeps. It is thinned to every second, fourth … place when it
+    is full, outside the loop of steps, so that these never copy it. The way back goes through it in windows of `spare`
+    rows, 0 where it can hold every place.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        levels: Levels,
+        max_steps: int | None,
+        plans: Sequence[SavePlan],
+        *,
+        dense: bool = False,
+        rows: int | None = None,
+    ):
+        self.problem, self.max_steps, self.plans, self.dense = problem, max_steps, plans, dense
+        self.every = [plan.every for plan in plans]
+        self.batch = Batch(levels)
+        self.rows: Any = rows
+        self.spare = 0
+        if rows is not None and max_steps is not None and max_steps > rows:
+            self.spare = max(64, 2 ** math.ceil(math.log2(max_steps / rows)))
+            self.rows = max(1, rows // self.spare) * self.spare
+        self.packing = Packing(problem.place)
+        self.step = self._lift(problem.step)
+        self.saves = [self._lift(save) for save in problem.saves]
+        self.end_saves = [self._lift(save) for save in problem.end_saves]
+        self._advance = self._lift(problem.advance)
+
+    def _lift(self, function):
+        return self.batch.lift(function, function.numbers)
+
+    def advance(self, inputs: Inputs, place: Place):
+        """A turn of the loop for every example that still runs."""
+        shared = self.problem.advance.pick(inputs.shared)
+        return self._advance(shared, inputs.t1, clip_floor(inputs.t1), place)
+
+    def run(self, inputs: Inputs) -> tuple[Outcome, Record | None]:
+        """March from the start to the end, keeping a record where `rows` says so."""
+        start = inputs.place
+        carry = (jnp.zeros((), jnp.int32), self._begin(start), self._new_record(start))
+
+        def goes_on(carry):
+            tries, outcome, _ = carry
+            going = self.batch.any(self.problem.running(outcome.place, inputs.t1))
+            return going if self.max_steps is None else going & (tries < self.max_steps)
+
+        def has_room(carry):
+            _, outcome, record = carry
+            return ~self.batch.any(outcome.counts.accepted + 1 >= self.rows * record.stride)
+
+        def turn(carry):
+            return self._turn(inputs, *carry)
+
+        def fill(carry):
+            tries, outcome, record = jax.lax.while_loop(lambda c: goes_on(c) & has_room(c), turn, carry)
+            full = goes_on((tries, outcome, record)) & ~has_room((tries, outcome, record))
+            return tries, outcome, jax.lax.cond(full, self._thinned, lambda r: r, record)
+
+        _, outcome, record = jax.lax.while_loop(goes_on, fill if self.spare else turn, carry)
+        return outcome, record
+
+    def _turn(self, inputs: Inputs, tries, outcome: Outcome, record: Record | None):
+        old = outcome.place
+        active = self.problem.running(old, inputs.t1)
+        place, dense, accepted = self.advance(inputs, old)
+        counts = Counts(outcome.counts.tried + active, outcome.counts.accepted + accepted)
+        saved = [
+            self._save(k, inputs, rows, old, dense, place, accepted, counts) for k, rows in enumerate(outcome.saved)
+        ]
+        kept = outcome.dense
+        if kept is not None:
+            kept = self._keep_dense(kept, place, dense, accepted, counts)
+        if record is not None:
+            record = self._keep_place(record, place, accepted, counts)
+        return tries + 1, Outcome(place, counts, saved, kept), record
+
+    def _begin(self, place: Place) -> Outcome:
+        """No step done, nothing saved: rows of infinities, as diffrax leaves them."""
+        shape, dtype = self.batch.shape, place.t.dtype
+        zero = jnp.zeros(shape, jnp.int32)
+
+        def empty(rows, x):
+            return jnp.full((*shape, rows, *x.shape), jnp.inf if _is_inexact(x) else 0, x.dtype)
+
+        def rows(plan: SavePlan):
+            ts = jnp.full((*shape, plan.rows), jnp.inf, dtype) if plan.every else None
+            return Saved(zero, zero + plan.skip, ts, jax.tree.map(ft.partial(empty, plan.rows), plan.ys))
+
+        saved = [rows(plan) for plan in self.plans]
+        dense = None
+        if self.dense:
+            assert self.max_steps is not None
+            ts = jnp.full((*shape, self.max_steps + 1), jnp.inf, dtype)
+            infos = jax.tree.map(ft.partial(empty, self.max_steps), self.problem.dense)
+            dense = Dense(ts.at[..., 0].set(place.t), infos)
+        return Outcome(place, Counts(zero, zero), saved, dense)
+
+    def _new_record(self, start: Place) -> Record | None:
+        if self.rows is None:
+            return None
+        rows = [jnp.broadcast_to(x, (self.rows, *x.shape)) for x in self.packing.pack(start)]
+        return Record(rows, jnp.int32(1))
+
+    def _keep_place(self, record: Record, place: Place, accepted, counts: Counts) -> Record:
+        due = accepted & (counts.accepted % record.stride == 0)
+        index = jnp.where(due, counts.accepted // record.stride, self.rows)
+        return record._replace(rows=self.put_rows(record.rows, index, place))
+
+    def put_rows(self, rows: list[jax.Array], index, place: Place) -> list[jax.Array]:
+        """Write one place an example into a record's rows; an index past the end writes nothing."""
+        packed = self.packing.pack(place)
+        return [self.batch.put(b, index, x, rows_first=True) for b, x in zip(rows, packed, strict=True)]
+
+    def _thinned(self, record: Record) -> Record:
+        rows = [jax.lax.dynamic_update_slice_in_dim(x, x[::2], 0, axis=0) for x in record.rows]
+        return Record(rows, record.stride * 2)
+
+    def _keep_dense(self, dense: Dense, place: Place, info, accepted, counts: Counts) -> Dense:
+        row = jnp.where(accepted, counts.accepted, dense.ts.shape[-1])
+        ts = self.batch.put(dense.ts, row, place.t, rows_first=False)
+        infos = jax.tree.map(lambda b, x: self.batch.put(b, row - 1, x, rows_first=False), dense.infos, info)
+        return Dense(ts, infos)
+
+    def _save(self, k: int, inputs: Inputs, saved: Saved, old: Place, dense, place: Place, accepted, counts: Counts):
+        if inputs.ts[k] is not None:
+            saved = self._save_inside(k, inputs, saved, old, dense, accepted)
+        if self.every[k]:
+            due = accepted & (counts.accepted % self.every[k] == 0)
+            shared = self.problem.end_saves[k].pick(inputs.shared)
+            saved = self._write(saved, self.plans[k].rows, due, place.t, self.end_saves[k](shared, place.t, place.y))
+        return saved
+
+    def _save_inside(self, k: int, inputs: Inputs, saved: Saved, old: Place, dense, accepted) -> Saved:
+        """Save at all of `ts` that lie in the step just accepted."""
+        ts: Any = inputs.ts[k]
+        shared = self.problem.saves[k].pick(inputs.shared)
+        size = ts.shape[-1]
+
+        def next_time(saved: Saved):
+            return self.batch.get(ts, jnp.minimum(saved.ts_index, size - 1))
+
+        def due(saved: Saved):
+            return accepted & (saved.ts_index < size) & (next_time(saved) <= old.tnext)
+
+        def save_one(saved: Saved):
+            t, hit = next_time(saved), due(saved)
+            y = self.saves[k](shared, old.t, old.tnext, dense, t)
+            return self._write(saved, self.plans[k].rows, hit, t, y)._replace(ts_index=saved.ts_index + hit)
+
+        return jax.lax.while_loop(lambda s: self.batch.any(due(s)), save_one, saved)
+
+    def _write(self, saved: Saved, size: int, due, t, y) -> Saved:
+        row = jnp.where(due, saved.filled, size)
+
+        def put(buffer, x):
+            return self.batch.put(buffer, row, x, rows_first=False)
+
+        ts = None if saved.ts is None else put(saved.ts, t)
+        return Saved(saved.ts_index, saved.filled + due, ts, jax.tree.map(put, saved.ys, y))
+
+
+def _is_inexact(x) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.inexact)
