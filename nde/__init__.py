@@ -21,8 +21,10 @@ from nde.fields import (
     KnownField as KnownField,
     LinearCDEField as LinearCDEField,
     LinearMLPField as LinearMLPField,
+    LogField as LogField,
     MLPField as MLPField,
     Parameter as Parameter,
+    StandardField as StandardField,
 )
 from nde.models import (
     ContinuousNormalizingFlow as ContinuousNormalizingFlow,
@@ -30,6 +32,7 @@ from nde.models import (
     NeuralCDE as NeuralCDE,
     NeuralODE as NeuralODE,
     NeuralSDE as NeuralSDE,
+    ObservedODE as ObservedODE,
 )
 from nde.objectives import (
     ELBO as ELBO,

@@ -40,7 +40,7 @@ def test_segments_of_one_trajectory_give_it_back_without_gaps():
 def test_wrong_start_changes_its_own_segment_and_the_gap_before_it():
     starts = exact(KNOTS)
     moved = multiple_shooting(model(), TS, KNOTS, starts.at[1, 0].add(0.5))
-    own = (TS >= KNOTS[1]) & (TS < KNOTS[2])
+    own = (KNOTS[1] <= TS) & (KNOTS[2] > TS)
     changed = jnp.abs(moved.ys - exact(TS)).max(axis=1) > 1e-3
     np.testing.assert_array_equal(changed, own)
     np.testing.assert_allclose(moved.gaps[0], jnp.array([-0.5, 0.0]), atol=1e-7)

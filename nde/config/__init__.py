@@ -14,6 +14,7 @@ from nde.config.latent_sde import (
     ModelConfig as ModelConfig,
     ObjectiveConfig as ObjectiveConfig,
 )
+from nde.config.ode import build_observed_ode as build_observed_ode, ODEConfig as ODEConfig
 from nde.config.parse import (
     ConfigError as ConfigError,
     load_config as load_config,

@@ -9,9 +9,10 @@ import pydantic
 import tomli_w
 
 from nde.config.latent_sde import LatentSDEConfig
+from nde.config.ode import ODEConfig
 from nde.config.sections import RunConfig
 
-CONFIGS: dict[str, type[RunConfig]] = {"latent_sde": LatentSDEConfig}
+CONFIGS: dict[str, type[RunConfig]] = {"latent_sde": LatentSDEConfig, "ode": ODEConfig}
 DEFAULT_KIND = "latent_sde"
 
 

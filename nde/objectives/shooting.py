@@ -93,9 +93,7 @@ def segment_knots(ts: Float[ArrayLike, " rows"], segments: int) -> Float[Array, 
     return ts[jnp.arange(segments) * ts.shape[0] // segments]
 
 
-def growing_horizon(
-    ts: Float[Array, " rows"], step: Array | int, *, first: float, steps: int
-) -> Float[Array, ""]:
+def growing_horizon(ts: Float[Array, " rows"], step: Array | int, *, first: float, steps: int) -> Float[Array, ""]:
     r"""How far to fit at a training step: $t_0 + (t_n - t_0)\,\bigl(a + (1 - a)\min(1, k / K)\bigr)$.
 
     **Arguments:** `ts`: sorted; `step`: $k$, from zero; `first`: $a$, the share in (0, 1] of the span to begin with;

@@ -163,8 +163,8 @@ class AbstractKind(ABC):
         """
 
     @abstractmethod
-    def examples(self, config: Any, problem: Any) -> Examples:
-        """What is trained on."""
+    def examples(self, config: Any, problem: Any, member: int) -> Examples:
+        """What a member is trained on; mostly the same for all."""
 
     @abstractmethod
     def loss(self, config: Any, problem: Any) -> LossFunction:

@@ -30,7 +30,7 @@ def train(run: Run, problem: Any, console: Console) -> bool:
 
 def _train_member(run, problem, member, update, validate, optimiser, console, interrupt) -> str:
     config = run.config
-    examples = run.kind.examples(config, problem)
+    examples = run.kind.examples(config, problem, member)
     count = len(examples.names)
     checkpoints = run.checkpoints(member)
     state = TrainState.create(run.new_model(member), optimiser)
@@ -59,4 +59,4 @@ def _train_member(run, problem, member, update, validate, optimiser, console, in
 
 
 def _to_device(x: np.ndarray) -> jax.Array:
-    return jnp.asarray(x, jnp.result_type(float) if x.dtype.kind == "f" else x.dtype)
+    return jnp.asarray(x, {"f": jnp.result_type(float), "i": jnp.result_type(int)}.get(x.dtype.kind, x.dtype))

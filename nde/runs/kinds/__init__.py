@@ -3,8 +3,9 @@
 from nde.config import RunConfig
 from nde.runs.interface import AbstractKind
 from nde.runs.kinds.latent_sde import LatentSDEKind
+from nde.runs.kinds.ode import ODEKind
 
-KINDS: dict[str, AbstractKind] = {"latent_sde": LatentSDEKind()}
+KINDS: dict[str, AbstractKind] = {"latent_sde": LatentSDEKind(), "ode": ODEKind()}
 
 
 def kind_of(config: RunConfig) -> AbstractKind:

@@ -42,7 +42,7 @@ class LatentSDEKind(AbstractKind):
         assert channels is not None and model.horizon is not None
         return configs.build_model(model, len(channels), horizon=max(horizon, model.horizon), key=key)
 
-    def examples(self, config: LatentSDEConfig, problem: Problem) -> Examples:
+    def examples(self, config: LatentSDEConfig, problem: Problem, member: int) -> Examples:
         series = problem.split.train
         return Examples(problem.arrays(series), [problem.panel.ids[i] for i in series])
 
