@@ -42,8 +42,8 @@ def make_pendulum(
 def make_spirals(*, series: int = 40, points: int = 30, noise: float = 0.03, seed: int = 0) -> Panel:
     r"""Noisy spirals in the plane, from starts on a ring of radius 1 to 2, at irregular times in [0, 6].
 
-    $\dot y = A\,(y \circ y \circ y)$ with $A = \begin{pmatrix} -0.1 & 2 \\ -2 & -0.1 \end{pmatrix}$ (the spiral of Chen
-    et al. 2018, at half its speed in the outer part).
+    $\dot y = \tfrac14 A\,(y \circ y \circ y)$ with $A = \begin{pmatrix} -0.1 & 2 \\ -2 & -0.1 \end{pmatrix}$: the
+    spiral of Chen et al. 2018 at a quarter of its speed.
 
     **Arguments:** `series` trajectories of `points` noisy points each, the first at time zero; `noise`: standard
     deviation of each coordinate; `seed`.
@@ -57,7 +57,7 @@ def make_spirals(*, series: int = 40, points: int = 30, noise: float = 0.03, see
     starts = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
     def rates(t, y):
-        return 0.5 * matrix @ y**3
+        return 0.25 * matrix @ y**3
 
     paths = [
         solve_ivp(rates, (0, 6), start, t_eval=row, rtol=1e-8, atol=1e-8).y.T

@@ -40,7 +40,8 @@ def draw(run: Run, problem: Any, evaluation: AbstractEvaluation, folder: Path | 
     """Write `training.png` and the kind's own figures into the run's `figures`, or another folder."""
     folder = run.folder / "figures" if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {"training": plot_training(read_metrics(run.metrics_path))}
+    names = run.kind.members(run.config)
+    figures = {"training": plot_training(read_metrics(run.metrics_path), names=names)}
     figures |= run.kind.figures(run, problem, evaluation)
     paths = [folder / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):

@@ -58,7 +58,7 @@ def plot_methods(config: ODEConfig, problem: ODEProblem, details: ODEDetails) ->
             axes.set_ylim(*back(np.array([seen.min() - margin, seen.max() + margin])))
             axes.spines[["top", "right"]].set_visible(False)
     for axes in grid[-1]:
-        axes.set_xlabel(f"time ({panel.time_unit})")
+        axes.set_xlabel(f"time since first row ({panel.time_unit})")
     return figure
 
 

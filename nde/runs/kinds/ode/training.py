@@ -59,7 +59,7 @@ def batch_loss(config: ODEConfig) -> LossFunction:
             gap = jnp.zeros((), times.dtype)
             if fit.shooting == "multiple":
                 shots = multiple_shooting(model.ode, times, knots, starts)
-                ys, gap = shots.ys, jnp.sum((shots.gaps / scale) ** 2)
+                ys, gap = shots.ys, jnp.sum((shots.gaps / scale[None]) ** 2)
             else:
                 horizon = times[-1]
                 if fit.shooting == "growing":
@@ -90,7 +90,7 @@ def residual_size(model: ObservedODE, times: Array, ys: Array, scale: Array) -> 
         return jnp.zeros((), times.dtype)
     acted = getattr(field, "states", None)
     unit = scale if acted is None else scale[np.array(acted)]
-    return jnp.mean((jax.vmap(correction)(times, ys) / unit) ** 2)
+    return jnp.mean((jax.vmap(correction)(times, ys) / unit[None]) ** 2)
 
 
 @eqx.filter_jit
