@@ -198,6 +198,7 @@ def test_made_data_are_the_same_for_the_same_seed_and_obey_their_equation():
     assert one.times.max() <= 24
     assert not np.array_equal(one.values, make_pendulum(seed=4).values)
     still = make_spirals(noise=0.0, series=2)
-    radius = (still.values**4).sum(-1)  # d/dt (x^4 + y^4) = -0.2 (x^6 + y^6) < 0
-    assert (np.diff(radius, axis=1) < 0).all()
+    radius, t = np.linalg.norm(still.values, axis=-1), still.times
+    # r' = r (1 - r²) / 4 makes 1 / r² - 1 fall as exp(-t / 2)
+    np.testing.assert_allclose(1 / radius**2 - 1, (1 / radius[:, :1] ** 2 - 1) * np.exp(-t / 2), atol=1e-5)
     np.testing.assert_allclose(pendulum_drag(np.array([-2.0, 2.0])), [0.6, -0.6])

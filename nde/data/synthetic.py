@@ -40,10 +40,10 @@ def make_pendulum(
 
 
 def make_spirals(*, series: int = 40, points: int = 30, noise: float = 0.03, seed: int = 0) -> Panel:
-    r"""Noisy spirals in the plane, from starts on a ring of radius 1 to 2, at irregular times in [0, 6].
+    r"""Noisy spirals in the plane onto the unit circle, from inside and outside, at irregular times in [0, 6].
 
-    $\dot y = \tfrac14 A\,(y \circ y \circ y)$ with $A = \begin{pmatrix} -0.1 & 2 \\ -2 & -0.1 \end{pmatrix}$: the
-    spiral of Chen et al. 2018 at a quarter of its speed.
+    $\dot y = \tfrac14 (1 - |y|^2)\,y + \tfrac32 J y$ with $J$ the turn by a right angle (the Stuart–Landau oscillator),
+    from starts at radius 0.3 to 2.
 
     **Arguments:** `series` trajectories of `points` noisy points each, the first at time zero; `noise`: standard
     deviation of each coordinate; `seed`.
@@ -51,13 +51,12 @@ def make_spirals(*, series: int = 40, points: int = 30, noise: float = 0.03, see
     **Returns:** a panel with the channels `x` and `y`.
     """
     generator = np.random.default_rng(seed)
-    matrix = np.array([[-0.1, 2.0], [-2.0, -0.1]])
     times = np.concatenate([np.zeros((series, 1)), np.sort(generator.uniform(0, 6, (series, points - 1)))], axis=1)
-    angle, radius = generator.uniform(0, 2 * np.pi, series), generator.uniform(1.0, 2.0, series)
+    angle, radius = generator.uniform(0, 2 * np.pi, series), generator.uniform(0.3, 2.0, series)
     starts = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
     def rates(t, y):
-        return 0.25 * matrix @ y**3
+        return 0.25 * (1 - y @ y) * y + 1.5 * np.array([-y[1], y[0]])
 
     paths = [
         solve_ivp(rates, (0, 6), start, t_eval=row, rtol=1e-8, atol=1e-8).y.T
