@@ -4,9 +4,68 @@ Data make paths; fields and paths make terms; the engine solves terms; a model w
 training improves it. The daily names are here; each layer's own overview is the docstring of its folder:
 [`nde.data`][], [`nde.fields`][], [`nde.paths`][], [`nde.engine`][], [`nde.models`][], [`nde.objectives`][],
 [`nde.train`][], [`nde.report`][], and, for what the command line does, [`nde.config`][] and [`nde.runs`][].
+
+Terms, solvers, step-size controllers, adjoints, paths and what else a solve needs are diffrax's own, under the same
+names: what its documentation says of `diffrax.Tsit5` holds for `nde.Tsit5`.
 """
 
 from importlib.metadata import version
+
+from diffrax import (
+    BacksolveAdjoint as BacksolveAdjoint,
+    backward_hermite_coefficients as backward_hermite_coefficients,
+    Bosh3 as Bosh3,
+    BrownianIncrement as BrownianIncrement,
+    ClipStepSizeController as ClipStepSizeController,
+    ConstantStepSize as ConstantStepSize,
+    ControlTerm as ControlTerm,
+    CubicInterpolation as CubicInterpolation,
+    DirectAdjoint as DirectAdjoint,
+    Dopri5 as Dopri5,
+    Dopri8 as Dopri8,
+    Euler as Euler,
+    EulerHeun as EulerHeun,
+    Event as Event,
+    ForwardMode as ForwardMode,
+    GeneralShARK as GeneralShARK,
+    HalfSolver as HalfSolver,
+    Heun as Heun,
+    ImplicitAdjoint as ImplicitAdjoint,
+    ImplicitEuler as ImplicitEuler,
+    ItoMilstein as ItoMilstein,
+    KenCarp3 as KenCarp3,
+    KenCarp4 as KenCarp4,
+    KenCarp5 as KenCarp5,
+    Kvaerno3 as Kvaerno3,
+    Kvaerno4 as Kvaerno4,
+    Kvaerno5 as Kvaerno5,
+    LeapfrogMidpoint as LeapfrogMidpoint,
+    LinearInterpolation as LinearInterpolation,
+    Midpoint as Midpoint,
+    MultiTerm as MultiTerm,
+    ODETerm as ODETerm,
+    PIDController as PIDController,
+    Ralston as Ralston,
+    RecursiveCheckpointAdjoint as RecursiveCheckpointAdjoint,
+    RESULTS as RESULTS,
+    ReversibleHeun as ReversibleHeun,
+    SaveAt as SaveAt,
+    SEA as SEA,
+    SemiImplicitEuler as SemiImplicitEuler,
+    ShARK as ShARK,
+    SlowRK as SlowRK,
+    Solution as Solution,
+    SpaceTimeLevyArea as SpaceTimeLevyArea,
+    SpaceTimeTimeLevyArea as SpaceTimeTimeLevyArea,
+    SPaRK as SPaRK,
+    SRA1 as SRA1,
+    steady_state_event as steady_state_event,
+    StepTo as StepTo,
+    StratonovichMilstein as StratonovichMilstein,
+    SubSaveAt as SubSaveAt,
+    Tsit5 as Tsit5,
+    VirtualBrownianTree as VirtualBrownianTree,
+)
 
 from nde.adjoints import CheckpointAdjoint as CheckpointAdjoint
 from nde.engine import diffeqsolve as diffeqsolve
@@ -22,8 +81,10 @@ from nde.fields import (
     KnownField as KnownField,
     LinearCDEField as LinearCDEField,
     LinearMLPField as LinearMLPField,
+    LogField as LogField,
     MLPField as MLPField,
     Parameter as Parameter,
+    StandardField as StandardField,
 )
 from nde.models import (
     ContinuousNormalizingFlow as ContinuousNormalizingFlow,
@@ -31,6 +92,7 @@ from nde.models import (
     NeuralCDE as NeuralCDE,
     NeuralODE as NeuralODE,
     NeuralSDE as NeuralSDE,
+    ObservedODE as ObservedODE,
 )
 from nde.objectives import (
     ELBO as ELBO,

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import equinox as eqx
 import typer
 from rich.console import Console
 
 from nde import runs
 from nde.config import ConfigError, load_config
-from nde.report import render
 from nde.runs import Run
 from nde.train import NonFiniteLoss
 
@@ -47,7 +47,6 @@ def fit(
             settings = load_config(config, overrides or [])
             problem = runs.load_problem(settings)
             settings = runs.resolve(settings, problem)
-            runs.check_targets(settings, problem)
             run = Run.create(runs.new_folder(config, out), settings, problem)
         _introduce(console, run, problem)
         if not runs.train(run, problem, console):
@@ -55,7 +54,7 @@ def fit(
             raise typer.Exit(130)
         evaluation = runs.evaluate(run, problem)
         evaluation.write(run.folder)
-        _report(console, run, evaluation)
+        _report(console, evaluation)
         for path in runs.draw(run, problem, evaluation):
             _say(console, f"wrote {path}")
 
@@ -74,10 +73,9 @@ def evaluate(
         if out is not None and out.exists():
             raise runs.RunError(f"{out}: exists already, and nothing is written over; give another --out.")
         given = {"task": task, "samples": samples}
-        settings = opened.config.evaluate.model_dump() | {k: v for k, v in given.items() if v is not None}
-        changed = load_config(opened.folder / "config.toml", [f"evaluate.{k}={v}" for k, v in settings.items()])
-        evaluation = runs.evaluate(opened, runs.load_problem(opened.config), changed.evaluate)
-        _report(console, opened, evaluation)
+        opened = opened.changed([f"evaluate.{name}={value}" for name, value in given.items() if value is not None])
+        evaluation = runs.evaluate(opened, runs.load_problem(opened.config))
+        _report(console, evaluation)
         if out is not None:
             evaluation.write(runs.new_folder(out, out))
             _say(console, f"wrote {out / 'results.csv'}")
@@ -119,28 +117,20 @@ def main() -> None:
     app()
 
 
-def _introduce(console: Console, run: Run, problem: runs.Problem) -> None:
-    panel, split = problem.panel, problem.split
-    for note in panel.notes:
-        _say(console, note)
-    _say(console, f"{len(panel)} series, {int(panel.mask.sum())} values of {len(panel.channels)} channels: ", end="")
-    _say(console, f"{len(split.train)} train, {len(split.validation)} validate, {len(split.test)} test")
+def _introduce(console: Console, run: Run, problem: Any) -> None:
+    for line in run.kind.describe(run.config, problem):
+        _say(console, line)
     _say(console, f"run folder: {run.folder}")
 
 
-def _report(console: Console, run: Run, evaluation: runs.Evaluation) -> None:
-    data = run.config.data
-    title = f"held-out series, fold {data.fold} of {data.folds}"
-    console.print(render(evaluation.rows(), evaluation.method, title))
-    for note in evaluation.notes:
-        _say(console, note)
-    kl = evaluation.kl_path
-    if run.config.model.diffusion_scale:
-        _say(console, f"path KL per series: mean {kl.mean():.2f} nats, {100 * (kl < 0.5).mean():.0f} % below 0.5")
+def _report(console: Console, evaluation: runs.AbstractEvaluation) -> None:
+    console.print(evaluation.table())
+    for line in evaluation.lines():
+        _say(console, line)
 
 
-def _say(console: Console, text: str, end: str = "\n") -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False, end=end)
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _number(option: str, text: str) -> float:
@@ -158,6 +148,10 @@ def _one_line_errors() -> Iterator[None]:
         yield
     except NonFiniteLoss as error:
         _say(errors, f"nde: {error} The last good checkpoint is kept.")
+        raise typer.Exit(1) from None
+    except eqx.EquinoxRuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        _say(errors, f"nde: a differential equation could not be solved ({reason}) The last good checkpoint is kept.")
         raise typer.Exit(1) from None
     except OSError as error:
         _say(errors, f"nde: {error.filename or 'file'}: {error.strerror or error}.")

@@ -40,17 +40,27 @@ def test_saved_config_reads_back(tmp_path):
     assert load_config(tmp_path / "saved.toml") == config
 
 
+def test_config_of_a_run_from_before_the_kinds_loads(tmp_path):
+    old = load_config(write(tmp_path, MINIMAL + '[model]\nkind = "latent_sde"\n'))
+    assert old == load_config(write(tmp_path, MINIMAL))
+    save_config(old, tmp_path / "saved.toml")
+    saved = tomllib.loads((tmp_path / "saved.toml").read_text())
+    assert saved["kind"] == "latent_sde"
+    assert "kind" not in saved["model"]
+
+
 @pytest.mark.parametrize(
     ("extra", "overrides", "message"),
     [
         ("[train]\nstepz = 3\n", [], r"run.toml: train.stepz: unknown key; the keys here are steps, batch_size"),
-        ("[trains]\nsteps = 3\n", [], r"trains: unknown key; the keys here are seed, data, model, objective"),
+        ("[trains]\nsteps = 3\n", [], r"trains: unknown key; the keys here are kind, seed, train, data, model"),
         ('[train]\nsteps = "many"\n', [], r"train.steps: Input should be a valid integer.*, but is 'many'"),
         ("[train]\nsteps = 0\n", [], r"train.steps: Input should be greater than 0, but is 0"),
         ("", ["data.fold=5"], r"data: fold must be below folds = 5, but is 5"),
         ("", ["data.dataset=pbc"], r"data: give either `dataset` or `path`, and not both"),
         ("", ["data.value=x"], r"data: a long table needs both `channel` and `value`"),
         ("", ["model.kind=resnet"], r"model.kind: Input should be 'latent_sde', but is 'resnet'"),
+        ("", ["kind=resnet"], r"run.toml: kind: unknown kind 'resnet'; the kinds are latent_sde"),
         ("", ["train.steps"], r"override 'train.steps': write it as section.key=value"),
         ("", ["data.path.x=3"], r"override 'data.path.x=3': 'path' is a value, not a section"),
         ("steps = = 3\n", [], r"run.toml: not a TOML file"),

@@ -11,4 +11,9 @@ from nde.data.normalise import Normaliser as Normaliser
 from nde.data.panel import Panel as Panel
 from nde.data.pbc import load_pbc as load_pbc, PBC_LABS as PBC_LABS, PBC_LOG as PBC_LOG, pbc_path as pbc_path
 from nde.data.split import Split as Split, split_series as split_series
+from nde.data.synthetic import (
+    make_pendulum as make_pendulum,
+    make_spirals as make_spirals,
+    pendulum_drag as pendulum_drag,
+)
 from nde.data.table import read_panel as read_panel, TableError as TableError, TableFormat as TableFormat

@@ -40,7 +40,8 @@ def diffeqsolve(
 
     **Arguments:** `terms`, `solver`, `t0`, `t1`, `dt0`, `y0`, `args` and the keywords of `diffrax.diffeqsolve`:
     `saveat`, `stepsize_controller`, `event`, `max_steps`, `throw`, `progress_meter`, `solver_state`,
-    `controller_state`, `made_jump`. `adjoint`: one of [`nde.adjoints`][]; one of diffrax's own hands the whole call to diffrax.
+    `controller_state`, `made_jump`. `adjoint`: one of [`nde.adjoints`][]; one of diffrax's own hands the call to
+    diffrax.
 
     **Returns:** a `diffrax.Solution`. Its `stats` hold, of each example, `num_steps`, `num_accepted_steps`,
     `num_rejected_steps` and `num_field_evaluations`, which is `None` where the method does not fix their number.
@@ -51,8 +52,8 @@ def diffeqsolve(
 
     **Differs from diffrax** on purpose: a NaN or infinity in the last state of a solve without error control is the
     failure `RESULTS.nonfinite`, which diffrax reports as a success; a gradient in `t0` and `t1` holds the accepted
-    times between them fixed, where diffrax holds the step sizes (both tend to the same as the tolerance falls); where time is
-    not at issue the two gradients agree to rounding. `controller_state` can not be differentiated.
+    times between them fixed, where diffrax holds the step sizes (both tend to the same as the tolerance falls);
+    where time is not at issue the two gradients agree to rounding. `controller_state` can not be differentiated.
 
     **Limits:** see the adjoint's; the sum over a batch is one gradient only where `vmap` stands inside `grad`.
 

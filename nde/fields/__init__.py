@@ -15,10 +15,15 @@ field to use another.
 | [`nde.fields.AugmentedField`][] | any field with room for more states | pair `(y, a)` |
 | [`nde.fields.KnownField`][] | your function, with bounded [`nde.fields.Parameter`][]s | what the function takes |
 | [`nde.fields.Hybrid`][] | a known field plus a network, from zero, on chosen states | array |
+| [`nde.fields.LogField`][] | any field of positive states, for their logarithms | array |
+| [`nde.fields.StandardField`][] | any field in standard units | array |
 | [`nde.fields.DiagonalDiffusion`][] | each state's own noise: the diagonal, `(state,)` | array |
 | [`nde.fields.GeneralDiffusion`][] | a bounded matrix, `(state, noise)` | array |
 | [`nde.fields.CDEField`][] | a bounded matrix, `(state, path)` | array |
 | [`nde.fields.LinearCDEField`][] | a linear matrix, `(state, path)` | array |
+
+Known systems by name, with their parameters to be learned: [`nde.fields.lotka_volterra`][],
+[`nde.fields.pendulum`][].
 
 Two checks for those who build models of them: [`nde.fields.check_field`][] (the output is a rate of change of the
 state) and [`nde.fields.check_noise`][] (the solver is made for the diffusion's [`nde.fields.NoiseKind`][]).
@@ -28,6 +33,7 @@ from nde.fields.augmented import AugmentedField as AugmentedField
 from nde.fields.cde import CDEField as CDEField
 from nde.fields.checks import check_field as check_field
 from nde.fields.concat_squash import ConcatSquashField as ConcatSquashField
+from nde.fields.coordinates import LogField as LogField, StandardField as StandardField
 from nde.fields.diffusion import DiagonalDiffusion as DiagonalDiffusion
 from nde.fields.diffusion_term import diffusion_term as diffusion_term
 from nde.fields.gated import GatedField as GatedField
@@ -40,3 +46,4 @@ from nde.fields.linear_mlp import LinearMLPField as LinearMLPField
 from nde.fields.mlp import MLPField as MLPField
 from nde.fields.noise import check_noise as check_noise, noise_kind as noise_kind, NoiseKind as NoiseKind
 from nde.fields.parameter import Parameter as Parameter
+from nde.fields.systems import lotka_volterra as lotka_volterra, pendulum as pendulum, SYSTEMS as SYSTEMS

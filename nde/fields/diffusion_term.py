@@ -20,16 +20,18 @@ class _AsDiagonal(eqx.Module):
         return lx.DiagonalLinearOperator(self.diffusion(t, y, args))
 
 
-def diffusion_term(diffusion: Callable[..., Any], path: diffrax.AbstractPath) -> diffrax.ControlTerm:
+def diffusion_term(
+    diffusion: Callable[..., Any], path: diffrax.AbstractPath, *, diagonal: bool | None = None
+) -> diffrax.ControlTerm:
     r"""The term $\sigma(t, y)\,dW$ of an SDE: second in `diffrax.MultiTerm(diffrax.ODETerm(drift), ...)`.
 
     **Arguments:** `diffusion`: `f(t, y, args)` that returns a matrix of shape `(state, noise)`, or the diagonal, of
-    shape `(state,)`, if it declares `noise = NoiseKind.DIAGONAL`; `path`: a Brownian path of shape `(noise,)`, that is
-    `(state,)` for a diagonal.
+    shape `(state,)`; `path`: a Brownian path of shape `(noise,)`, that is `(state,)` for a diagonal; `diagonal`: which
+    of the two it returns. If `None`, a diagonal if it declares `noise = NoiseKind.DIAGONAL`.
 
     **Returns:** a `diffrax.ControlTerm`, which multiplies by a diagonal elementwise and never builds its matrix.
 
     **Raises:** `ValueError` if the declared kind of noise is unknown; at the solve, diffrax's if the shapes do not fit.
     """
-    diagonal = noise_kind(diffusion) is NoiseKind.DIAGONAL
+    diagonal = noise_kind(diffusion) is NoiseKind.DIAGONAL if diagonal is None else diagonal
     return diffrax.ControlTerm(_AsDiagonal(diffusion) if diagonal else diffusion, path)

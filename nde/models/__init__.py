@@ -3,7 +3,8 @@
 The plain ones take any field, any diffrax solver, controller and adjoint: [`NeuralODE`][nde.models.NeuralODE],
 [`NeuralSDE`][nde.models.NeuralSDE], [`NeuralCDE`][nde.models.NeuralCDE] and
 [`ContinuousNormalizingFlow`][nde.models.ContinuousNormalizingFlow]. All act on one series, or one point, and are
-batched by `jax.vmap`. [`LatentSDE`][nde.models.LatentSDE] is a generative model of panels of irregular series.
+batched by `jax.vmap`. [`ObservedODE`][nde.models.ObservedODE] is an ODE with what is
+seen of it. [`LatentSDE`][nde.models.LatentSDE] is a generative model of panels of irregular series.
 """
 
 from nde.models.encoder import BackwardEncoder as BackwardEncoder, Context as Context
@@ -15,3 +16,4 @@ from nde.models.normalising_flow import (
     ContinuousNormalizingFlow as ContinuousNormalizingFlow,
     position_norm as position_norm,
 )
+from nde.models.observed_ode import observed_states as observed_states, ObservedODE as ObservedODE

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree
 
-from nde.engine import diffeqsolve
 from nde.models.checks import check_times, refuse
+from nde.models.numerics import solve
 
 
 class NeuralCDE(eqx.Module):
@@ -89,21 +89,8 @@ class NeuralCDE(eqx.Module):
         first = path.evaluate(path.t0)
         y0 = self.initial(first)
         _check_matrix(y0, first, eqx.filter_eval_shape(self.field, path.t0, y0, args))
-        solution = diffeqsolve(
-            diffrax.ControlTerm(self.field, path).to_ode(),
-            self.solver,
-            t0=path.t0,
-            t1=path.t1,
-            dt0=self.dt0,
-            y0=y0,
-            args=args,
-            saveat=saveat,
-            stepsize_controller=self.controller,
-            adjoint=self.adjoint,
-            max_steps=self.max_steps,
-        )
-        assert solution.ys is not None
-        return solution.ys
+        term = diffrax.ControlTerm(self.field, path).to_ode()
+        return solve(self, term, y0, args, t0=path.t0, t1=path.t1, dt0=self.dt0, saveat=saveat)
 
 
 def series_path(ts: ArrayLike, values: ArrayLike, mask: ArrayLike | None = None) -> diffrax.CubicInterpolation:

@@ -9,9 +9,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
-from nde.engine import diffeqsolve
 from nde.fields import check_field
 from nde.models.checks import check_times, promote_state
+from nde.models.numerics import solve
 
 
 class NeuralODE(eqx.Module):
@@ -60,17 +60,6 @@ class NeuralODE(eqx.Module):
         ts = check_times("NeuralODE", ts)
         y0 = promote_state(y0, ts)
         check_field(self.field, ts[0], y0, args)
-        solution = diffeqsolve(
-            diffrax.ODETerm(self.field),
-            self.solver,
-            t0=ts[0],
-            t1=ts[-1],
-            dt0=None if self.dt0 is None else jnp.where(ts[0] <= ts[-1], self.dt0, -self.dt0),
-            y0=y0,
-            args=args,
-            saveat=diffrax.SaveAt(ts=ts),
-            stepsize_controller=self.controller,
-            adjoint=self.adjoint,
-            max_steps=self.max_steps,
-        )
-        return solution.ys
+        dt0 = None if self.dt0 is None else jnp.where(ts[0] <= ts[-1], self.dt0, -self.dt0)
+        term = diffrax.ODETerm(self.field)
+        return solve(self, term, y0, args, t0=ts[0], t1=ts[-1], dt0=dt0, saveat=diffrax.SaveAt(ts=ts))

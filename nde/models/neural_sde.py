@@ -7,12 +7,11 @@ from typing import Any
 import diffrax
 import equinox as eqx
 import jax
-import lineax as lx
 from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
-from nde.engine import diffeqsolve
-from nde.fields import check_field, check_noise
+from nde.fields import check_field, check_noise, diffusion_term
 from nde.models.checks import check_times, promote_state, refuse
+from nde.models.numerics import solve
 
 
 class NeuralSDE(eqx.Module):
@@ -81,32 +80,9 @@ class NeuralSDE(eqx.Module):
         diagonal, noise = _noise_like(y0, eqx.filter_eval_shape(self.diffusion, ts[0], y0, args))
         tol = self.dt0 / 2 if self.tol is None else self.tol
         path = diffrax.VirtualBrownianTree(ts[0], ts[-1], tol, noise, key, _levy_area(self.solver))
-        solution = diffeqsolve(
-            diffrax.MultiTerm(
-                diffrax.ODETerm(self.drift),
-                diffrax.ControlTerm(_Diagonal(self.diffusion) if diagonal else self.diffusion, path),
-            ),
-            self.solver,
-            t0=ts[0],
-            t1=ts[-1],
-            dt0=self.dt0,
-            y0=y0,
-            args=args,
-            saveat=diffrax.SaveAt(ts=ts),
-            stepsize_controller=self.controller,
-            adjoint=self.adjoint,
-            max_steps=self.max_steps,
-        )
-        return solution.ys
-
-
-class _Diagonal(eqx.Module):
-    """A diffusion that returns its diagonal, as the operator that multiplies by it."""
-
-    diffusion: Callable[..., Any]
-
-    def __call__(self, t, y, args):
-        return lx.DiagonalLinearOperator(self.diffusion(t, y, args))
+        noise_term = diffusion_term(self.diffusion, path, diagonal=diagonal)
+        terms = diffrax.MultiTerm(diffrax.ODETerm(self.drift), noise_term)
+        return solve(self, terms, y0, args, t0=ts[0], t1=ts[-1], dt0=self.dt0, saveat=diffrax.SaveAt(ts=ts))
 
 
 def _noise_like(y: PyTree[Array], sigma: PyTree[Any]) -> tuple[bool, PyTree[jax.ShapeDtypeStruct]]:

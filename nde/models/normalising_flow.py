@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
-from nde.engine import diffeqsolve
 from nde.fields import check_field
+from nde.models.numerics import solve
 
 
 def position_norm(state: PyTree[Array]) -> Array:
@@ -124,20 +124,10 @@ class ContinuousNormalizingFlow(eqx.Module):
     def _solve(self, field, position, args, *, backward: bool) -> tuple[Array, Array]:
         dtype = position.dtype
         start, end = jnp.zeros((), dtype), jnp.asarray(self.t1, dtype)
-        solution = diffeqsolve(
-            diffrax.ODETerm(field),
-            self.solver,
-            t0=end if backward else start,
-            t1=start if backward else end,
-            dt0=None if self.dt0 is None else jnp.asarray(-self.dt0 if backward else self.dt0, dtype),
-            y0=(position, jnp.zeros((), dtype)),
-            args=args,
-            stepsize_controller=self.controller,
-            adjoint=self.adjoint,
-            max_steps=self.max_steps,
-        )
-        assert solution.ys is not None
-        position, change = solution.ys
+        dt0 = None if self.dt0 is None else jnp.asarray(-self.dt0 if backward else self.dt0, dtype)
+        y0, term, saveat = (position, jnp.zeros((), dtype)), diffrax.ODETerm(field), diffrax.SaveAt(t1=True)
+        t0, t1 = (end, start) if backward else (start, end)
+        position, change = solve(self, term, y0, args, t0=t0, t1=t1, dt0=dt0, saveat=saveat)
         return position[0], change[0]
 
 

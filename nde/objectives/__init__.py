@@ -6,3 +6,10 @@ from nde.objectives.likelihoods import (
     GaussianLikelihood as GaussianLikelihood,
     StudentTLikelihood as StudentTLikelihood,
 )
+from nde.objectives.shooting import (
+    growing_horizon as growing_horizon,
+    multiple_shooting as multiple_shooting,
+    segment_knots as segment_knots,
+    Shots as Shots,
+    solve_within as solve_within,
+)

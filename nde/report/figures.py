@@ -18,8 +18,16 @@ PARTS = {
 }
 
 
-def plot_training(rows: Sequence[Mapping[str, float]], *, score_name: str = "validation NLL per value") -> Figure:
-    """Training curves from the rows of a metrics file: loss, its parts, validation score; a line for each member."""
+def plot_training(
+    rows: Sequence[Mapping[str, float]],
+    *,
+    score_name: str = "validation NLL per value",
+    names: Sequence[str] | None = None,
+) -> Figure:
+    """Training curves from the rows of a metrics file: loss, its parts, validation score; a line for each member.
+
+    `names` are what the members are called in the legend, from member 0 on.
+    """
     members = sorted({int(row["member"]) for row in rows})
     panels = [("loss", "loss (nats per value)"), ("validation", score_name)]
     panels += [(name, label) for name, label in PARTS.items() if any(name in row for row in rows)]
@@ -39,8 +47,11 @@ def plot_training(rows: Sequence[Mapping[str, float]], *, score_name: str = "val
         axes.title.set_fontsize(10)
         _tidy(axes)
     if len(members) > 1:
-        handles = [Line2D([], [], color=f"C{i}", label=f"member {m + 1}") for i, m in enumerate(members)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(members), frameon=False, fontsize=9)
+        labels = [f"member {m + 1}" if names is None else names[m] for m in members]
+        handles = [Line2D([], [], color=f"C{i}", label=label) for i, label in enumerate(labels)]
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=min(len(members), 5), frameon=False, fontsize=9
+        )
     return figure
 
 

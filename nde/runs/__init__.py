@@ -1,27 +1,44 @@
 """A run: the folder that `nde fit` leaves, and what `nde evaluate`, `nde predict` and `nde plot` read from it.
 
 config.toml        the resolved config, defaults spelled out
-normaliser.json    what the training series were standardised with
 metrics.jsonl      loss, its parts and validation scores, a line each
-checkpoints/N/     the last and the best state of ensemble member N
-results.csv        the held-out scores of the model and of the baselines
-results.json       the same, with the path KL and the coverage of the bands
-figures/           training.png, forecasts.png, calibration.png
+checkpoints/N/     the last and the best state of member N
+results.csv        the held-out scores of the models and of the baselines
+results.json       the same, with what else the kind has to say
+figures/           training.png, and the kind's own
+normaliser.json    for kinds that standardise their data: with what
+
+The `kind` of a config says what is fitted. Training, checkpoints, resume, the folder and the command line know none of
+the kinds: they ask an [`nde.runs.AbstractKind`][].
+
+**To add a kind** `x`:
+
+1. `nde/config/x.py`: a `class XConfig(RunConfig)` with `kind: Literal["x"] = "x"` and the sections that it needs, and
+   the `build_…` functions that turn their names into objects; enter it in `CONFIGS` of `nde/config/parse.py`.
+2. `nde/runs/kinds/x.py`, or a folder: a `class XKind(AbstractKind)` with `load`, `resolve`, `describe`, `new_model`,
+   `examples`, `loss`, `validation`, `evaluate` (a `TableEvaluation` will mostly do) and `figures`; `members` if it
+   trains several sorts of model in one run, `save` and `predict` if there is something to save or predict; enter it in
+   `KINDS` of `nde/runs/kinds/__init__.py`.
+3. `configs/….toml` with comments, a line in README, and a test that a few steps lower the loss.
 """
 
-from nde.runs.drawing import draw as draw
-from nde.runs.evaluation import evaluate as evaluate, Evaluation as Evaluation
-from nde.runs.folder import new_folder as new_folder, Run as Run
-from nde.runs.prediction import predict as predict
-from nde.runs.problem import (
+from nde.runs.actions import (
+    draw as draw,
+    evaluate as evaluate,
     load_problem as load_problem,
-    Problem as Problem,
+    predict as predict,
     resolve as resolve,
+)
+from nde.runs.folder import new_folder as new_folder, Run as Run
+from nde.runs.interface import (
+    AbstractEvaluation as AbstractEvaluation,
+    AbstractKind as AbstractKind,
+    Examples as Examples,
+    member_key as member_key,
+    OpenedRun as OpenedRun,
+    Prediction as Prediction,
     RunError as RunError,
+    TableEvaluation as TableEvaluation,
 )
-from nde.runs.training import (
-    batch_loss as batch_loss,
-    check_targets as check_targets,
-    train as train,
-    validation_score as validation_score,
-)
+from nde.runs.kinds import kind_of as kind_of, KINDS as KINDS
+from nde.runs.training import train as train

@@ -1,19 +1,16 @@
 """The folder of a run."""
 
-import dataclasses
-import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-import jax
-import numpy as np
+from jaxtyping import PyTree
 
 from nde import config as configs
-from nde.config import RunConfig
-from nde.data import Normaliser
-from nde.models import LatentSDE
-from nde.runs.problem import Problem, RunError
+from nde.runs.interface import AbstractKind, member_key, RunError
+from nde.runs.kinds import kind_of
 from nde.train import Checkpoints
 
 
@@ -32,16 +29,16 @@ def new_folder(config_path: Path, out: Path | None) -> Path:
 
 @dataclass(frozen=True)
 class Run:
-    """An opened run folder."""
+    """An opened run folder. `config` is of the class of its kind."""
 
     folder: Path
-    config: RunConfig
+    config: Any
 
     @classmethod
-    def create(cls, folder: Path, config: RunConfig, problem: Problem) -> "Run":
+    def create(cls, folder: Path, config: configs.RunConfig, problem: Any) -> "Run":
         """Write what a run starts with, its config from [`nde.runs.resolve`][], into an empty folder."""
         configs.save_config(config, folder / "config.toml")
-        _write_normaliser(folder / "normaliser.json", problem.normaliser)
+        kind_of(config).save(folder, config, problem)
         return cls(folder, config)
 
     @classmethod
@@ -55,31 +52,32 @@ class Run:
             raise RunError(f"{folder}: no run is here (no config.toml); give the folder that `nde fit` made.")
         return cls(folder, configs.load_config(folder / "config.toml"))
 
+    def changed(self, overrides: Sequence[str]) -> "Run":
+        """The run with `section.key=value` overrides over its config, as to be evaluated; nothing is written."""
+        return replace(self, config=configs.load_config(self.folder / "config.toml", overrides))
+
+    @property
+    def kind(self) -> AbstractKind:
+        """What its kind knows."""
+        return kind_of(self.config)
+
     @property
     def metrics_path(self) -> Path:
         """The file of loss and validation lines."""
         return self.folder / "metrics.jsonl"
 
-    def normaliser(self) -> Normaliser:
-        """What the run's training series were standardised with."""
-        saved = json.loads((self.folder / "normaliser.json").read_text())
-        arrays = (np.array(saved[name]) for name in ("log", "mean", "std"))
-        return Normaliser(tuple(saved["channels"]), *arrays)
-
-    def new_model(self, member: int = 0, *, horizon: float = 0.0) -> LatentSDE:
+    def new_model(self, member: int = 0, *, horizon: float = 0.0) -> PyTree:
         """The untrained model of a member, solved up to the config's horizon or the one given, whichever is later."""
-        channels, model = self.config.data.channels, self.config.model
-        assert channels is not None and model.horizon is not None
         key = member_key(self.config, member, "initial weights")
-        return configs.build_model(model, len(channels), horizon=max(horizon, model.horizon), key=key)
+        return self.kind.new_model(self.config, member, key=key, horizon=horizon)
 
-    def models(self, *, horizon: float = 0.0) -> list[LatentSDE]:
+    def models(self, *, horizon: float = 0.0) -> list[Any]:
         """The best model of each member.
 
         **Raises:** `RunError` if one was never validated.
         """
         models = []
-        for member in range(self.config.train.members):
+        for member in range(len(self.kind.members(self.config))):
             checkpoints = self.checkpoints(member)
             model = checkpoints.restore_best(self.new_model(member, horizon=horizon))
             checkpoints.close()
@@ -94,15 +92,3 @@ class Run:
     def checkpoints(self, member: int) -> Checkpoints:
         """The checkpoints of a member."""
         return Checkpoints(self.folder / "checkpoints" / str(member))
-
-
-def member_key(config: RunConfig, member: int, purpose: str) -> jax.Array:
-    """A key of its own for each member and purpose, from the run's seed."""
-    purposes = ("initial weights", "training", "validation", "forecasts", "figures")
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), purposes.index(purpose)), member)
-
-
-def _write_normaliser(path: Path, normaliser: Normaliser) -> None:
-    fields = dataclasses.asdict(normaliser)
-    plain = {name: value.tolist() if isinstance(value, np.ndarray) else list(value) for name, value in fields.items()}
-    path.write_text(json.dumps(plain, indent=1) + "\n")

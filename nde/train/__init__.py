@@ -11,6 +11,7 @@ from nde.train.loop import fit as fit, Outcome as Outcome, Schedule as Schedule
 from nde.train.optimiser import adam_with_warmup as adam_with_warmup
 from nde.train.step import (
     BatchLoss as BatchLoss,
+    LossFunction as LossFunction,
     make_step as make_step,
     NonFiniteLoss as NonFiniteLoss,
     StepReport as StepReport,

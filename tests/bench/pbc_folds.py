@@ -19,16 +19,17 @@ import numpy as np
 from rich.console import Console
 
 from nde import config as configs, runs
-from nde.config import EvaluateConfig, load_config
+from nde.config import load_config
 from nde.report import compare, render, sample_forecast, score, Scores
-from nde.runs.folder import member_key
+from nde.runs import member_key
+from nde.runs.kinds.latent_sde import Problem
 
 CONFIG = Path(__file__).parents[2] / "configs" / "latent_sde_pbc.toml"
 TASKS = {"second half": "second_half", "landmark, years 2 to 5": "landmark"}
 ENSEMBLE, WITHOUT_NOISE = "latent SDE, ensemble", "latent ODE, ensemble (no noise)"
 
 
-def train_fold(fold: int, overrides: list[str], folder: Path, console: Console) -> tuple[runs.Run, runs.Problem, float]:
+def train_fold(fold: int, overrides: list[str], folder: Path, console: Console) -> tuple[runs.Run, Problem, float]:
     """Train one fold into a folder; the run, its problem, the seconds of training with compilation."""
     config = load_config(CONFIG, [f"data.fold={fold}", *overrides])
     problem = runs.load_problem(config)
@@ -39,9 +40,10 @@ def train_fold(fold: int, overrides: list[str], folder: Path, console: Console) 
     return run, problem, time.perf_counter() - started
 
 
-def single_scores(run: runs.Run, problem: runs.Problem, settings: EvaluateConfig) -> list[Scores]:
+def single_scores(run: runs.Run, problem: Problem) -> list[Scores]:
     """The scores of each member alone, with all the samples."""
     times, values, mask = problem.arrays(problem.split.test)
+    settings = run.config.evaluate
     cut = configs.build_task(settings).cut(times, mask)
     key = member_key(run.config, 0, "forecasts")
     forecasts = (
@@ -69,12 +71,12 @@ def main() -> None:
             ode, _, spent = train_fold(fold, quiet, Path(work) / f"ode{fold}", console)
             seconds[WITHOUT_NOISE].append(spent)
             for name, task in TASKS.items():
-                settings = sde.config.evaluate.model_copy(update={"task": task})
-                evaluation = runs.evaluate(sde, problem, settings)
+                asked = [f"evaluate.task={task}"]
+                evaluation = runs.evaluate(sde.changed(asked), problem)
                 scores = {ENSEMBLE if m == evaluation.method else m: s for m, s in evaluation.scores.items()}
-                without = runs.evaluate(ode, problem, settings)
+                without = runs.evaluate(ode.changed(asked), problem)
                 scores[WITHOUT_NOISE] = without.scores[without.method]
-                for member, single in enumerate(single_scores(sde, problem, settings)):
+                for member, single in enumerate(single_scores(sde.changed(asked), problem)):
                     scores[f"latent SDE, member {member} alone"] = single
                 parts[name].append(scores)
                 if task == "second_half":

@@ -1,38 +1,27 @@
-"""Draw the figures of a run."""
-
-from pathlib import Path
+"""Draw the figures of a latent SDE."""
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from nde import config as configs
-from nde.report import plot_calibration, plot_forecasts, plot_training, sample_forecast, Story
+from nde.report import plot_calibration, plot_forecasts, sample_forecast, Story
 from nde.report.figures import FAN_LEVELS
-from nde.runs.evaluation import COVERAGE_LEVELS, Evaluation
-from nde.runs.folder import member_key, Run
-from nde.runs.problem import Problem
-from nde.train import read_metrics
+from nde.runs.interface import member_key, OpenedRun
+from nde.runs.kinds.latent_sde.evaluation import COVERAGE_LEVELS, LatentSDEEvaluation
+from nde.runs.kinds.latent_sde.problem import Problem
 
 MAX_CHANNELS, MAX_SERIES, FAN_POINTS = 4, 3, 80
 
 
-def draw(run: Run, problem: Problem, evaluation: Evaluation, folder: Path | None = None) -> list[Path]:
-    """Write `training.png`, `forecasts.png` and `calibration.png` into the run's `figures`, or another folder."""
-    folder = run.folder / "figures" if folder is None else folder
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = {
-        "training": plot_training(read_metrics(run.metrics_path)),
-        "forecasts": _fans(run, problem),
-        "calibration": plot_calibration(
-            COVERAGE_LEVELS, evaluation.covered, problem.panel.channels, pooled=evaluation.pooled
-        ),
-    }
-    paths = [folder / f"{name}.png" for name in figures]
-    for path, figure in zip(paths, figures.values(), strict=True):
-        figure.savefig(path, dpi=150)
-    return paths
+def figures(run: OpenedRun, problem: Problem, evaluation: LatentSDEEvaluation) -> dict[str, Figure]:
+    """Forecast fans and calibration."""
+    calibration = plot_calibration(
+        COVERAGE_LEVELS, evaluation.covered, problem.panel.channels, pooled=evaluation.pooled
+    )
+    return {"forecasts": _fans(run, problem), "calibration": calibration}
 
 
-def _fans(run: Run, problem: Problem):
+def _fans(run: OpenedRun, problem: Problem) -> Figure:
     """Fans for the test series with the most values to forecast, one of each third of the lengths of follow-up."""
     panel, settings = problem.panel, run.config.evaluate
     times, values, mask = problem.arrays(problem.split.test)

@@ -1,63 +1,35 @@
-"""Forecast the series of a table with a run's model."""
+"""Forecast the series of a table with a run's latent SDEs."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from nde.data import Panel, read_panel
 from nde.report import sample_forecast
-from nde.runs.folder import member_key, Run
-from nde.runs.problem import MAX_STEPS, RunError
+from nde.runs.interface import member_key, OpenedRun, Prediction, RunError
+from nde.runs.kinds.latent_sde.problem import MAX_STEPS, read_normaliser
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def predict(
-    run: Run,
-    data: Path,
-    out: Path,
-    *,
-    ahead: Sequence[float] = (),
-    samples: int = 200,
-    keep_samples: bool = False,
-) -> pl.DataFrame:
+def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     """Forecast every series of a table at every time that it names, and `ahead` of each series' last row.
 
     All observed values of the table are given to the model; a row without values asks for a forecast at its time. The
     result has a row for each (series, time, channel): the value observed, if any, and mean, 5, 25, 50, 75 and 95 %
     quantiles of the predictive law, in the channel's own unit.
 
-    **Arguments:**
-
-    - `run`: the run whose model forecasts. Its training table is not needed.
-    - `data`: a table laid out like the one that it was trained on.
-    - `out`: a `.csv` or `.parquet` file that does not exist yet.
-    - `ahead`: times after each series' last row, in the table's unit.
-    - `samples`: how many.
-    - `keep_samples`: whether each sample becomes a column `sample_0`, `sample_1`, …
-
-    **Returns:** the table that was written.
-
-    **Raises:** `RunError` if `out` exists or is of another kind, `TableError` for a bad table.
+    **Raises:** `RunError` or `TableError` for a table that can not be used.
     """
-    if out.suffix not in (".csv", ".parquet"):
-        raise RunError(f"{out}: unknown kind of table '{out.suffix}'; use .csv or .parquet.")
-    if out.exists():
-        raise RunError(f"{out}: exists already, and nothing is written over; give another --out.")
-    if not out.parent.is_dir():
-        raise RunError(f"{out}: no folder {out.parent} is there; make it, or give another --out.")
-    if any(not 0 < step < math.inf for step in ahead):
-        raise RunError(f"--ahead must hold times after the last row, above zero, but is {', '.join(map(str, ahead))}.")
+    data = asked.data
     taken = {run.config.data.id, run.config.data.time} & {"channel", "observed", "mean", *map(_quantile_name, LEVELS)}
     if taken:
         raise RunError(f"{data}: '{min(taken)}' is also the name of a column of the forecasts; rename it in the table.")
-    normaliser = run.normaliser()
+    normaliser = read_normaliser(run.folder / "normaliser.json")
     layout = replace(run.config.data.table_format(), channels=normaliser.channels, min_observations=0)
-    panel = _ask_ahead(read_panel(data, layout, require_values=False), ahead)
+    panel = _ask_ahead(read_panel(data, layout, require_values=False), asked.ahead)
     horizon = float(panel.times.max())
     dt0 = run.config.model.dt0 or horizon
     if horizon / dt0 > MAX_STEPS:
@@ -66,11 +38,9 @@ def predict(
         )
     forecast = sample_forecast(
         run.models(horizon=horizon), panel.times, normaliser.apply(panel), panel.mask, panel.times,
-        samples=samples, key=member_key(run.config, 0, "forecasts"),
+        samples=asked.samples, key=member_key(run.config, 0, "forecasts"),
     )  # fmt: skip
-    table = _table(run, panel, normaliser.undo(forecast.law.draws), keep_samples)
-    table.write_csv(out) if out.suffix == ".csv" else table.write_parquet(out)
-    return table
+    return _table(run, panel, normaliser.undo(forecast.law.draws), asked.keep_samples)
 
 
 def _ask_ahead(panel: Panel, ahead: Sequence[float]) -> Panel:
@@ -89,7 +59,7 @@ def _ask_ahead(panel: Panel, ahead: Sequence[float]) -> Panel:
     return replace(panel, times=times, values=values, mask=mask, lengths=panel.lengths + len(ahead))
 
 
-def _table(run: Run, panel: Panel, draws: np.ndarray, keep_samples: bool) -> pl.DataFrame:
+def _table(run: OpenedRun, panel: Panel, draws: np.ndarray, keep_samples: bool) -> pl.DataFrame:
     rows = np.arange(panel.times.shape[1])[None, :] < panel.lengths[:, None]
     series, row = np.nonzero(rows)
     count = len(panel.channels)

@@ -1,32 +1,34 @@
-"""Score a run on its held-out series, beside the baselines."""
+"""Score a latent SDE on its held-out series, beside the baselines."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.table import Table
 
 from nde import config as configs
-from nde.config import EvaluateConfig
+from nde.config import LatentSDEConfig
 from nde.report import (
     BASELINES,
     compare,
     coverage,
     NormalForecast,
+    render,
     Row,
     sample_forecast,
     score,
     Scores,
     write_table,
 )
-from nde.runs.folder import member_key, Run
-from nde.runs.problem import Problem
+from nde.runs.interface import AbstractEvaluation, member_key, OpenedRun
+from nde.runs.kinds.latent_sde.problem import Problem
 
 COVERAGE_LEVELS = tuple(np.round(np.arange(0.1, 1.0, 0.1), 1)) + (0.95,)
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class LatentSDEEvaluation(AbstractEvaluation):
     """How a run did on its test series.
 
     - `scores`: [`nde.report.Scores`][] of each method; the model's own stand under `method`.
@@ -34,7 +36,9 @@ class Evaluation:
     - `kl_path`: `(series,)`; path KL of each scored series given its context, in nats.
     - `covered`: `(levels, channels)`; share of targets inside the central intervals of `COVERAGE_LEVELS`.
     - `pooled`: `(levels,)`; the same over all channels.
+    - `title`: over the table.
     - `notes`: baselines that these data do not determine, and why, a sentence each.
+    - `noisy`: whether the model has noise, and its path KL something to say.
     """
 
     scores: dict[str, Scores]
@@ -42,14 +46,23 @@ class Evaluation:
     kl_path: np.ndarray
     covered: np.ndarray
     pooled: np.ndarray
-    notes: tuple[str, ...] = ()
+    title: str
+    notes: tuple[str, ...]
+    noisy: bool
 
     def rows(self) -> list[Row]:
         """The table of results."""
         return compare(self.scores, self.method)
 
+    def table(self) -> Table:
+        return render(self.rows(), self.method, self.title)
+
+    def lines(self) -> list[str]:
+        kl = self.kl_path
+        said = f"path KL per series: mean {kl.mean():.2f} nats, {100 * (kl < 0.5).mean():.0f} % below 0.5"
+        return [*self.notes, said] if self.noisy else list(self.notes)
+
     def write(self, folder: Path) -> None:
-        """Write `results.csv` and `results.json` into a folder."""
         write_table(folder / "results.csv", self.rows())
         scored = self.scores[self.method].count
         summary = {
@@ -66,19 +79,16 @@ class Evaluation:
         (folder / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
 
 
-def evaluate(run: Run, problem: Problem, settings: EvaluateConfig | None = None) -> Evaluation:
-    """Score the run's model and the baselines, all fitted on the same series, on the same values of the test series.
-
-    **Arguments:** `run`, `problem`: from [`nde.runs.Run`][] and [`nde.runs.load_problem`][]; `settings`: the task and
-    the number of samples, the run's own if `None`.
-    """
-    settings = run.config.evaluate if settings is None else settings
+def evaluate(run: OpenedRun, problem: Problem) -> LatentSDEEvaluation:
+    """Score the run's model and the baselines, all fitted on the same series, on the same values of the test series."""
+    config: LatentSDEConfig = run.config
+    settings = config.evaluate
     times, values, mask = problem.arrays(problem.split.test)
     cut = configs.build_task(settings).cut(times, mask)
     models = run.models()
-    key = member_key(run.config, 0, "forecasts")
+    key = member_key(config, 0, "forecasts")
     forecast = sample_forecast(models, times, values, cut.context, times, samples=settings.samples, key=key)
-    method = _name(run)
+    method = _name(config)
     laws, notes = _baselines(problem, cut.context)
     scores = {name: score(law, values, cut.targets) for name, law in laws.items()}
     scores[method] = score(forecast.law, values, cut.targets)
@@ -86,12 +96,21 @@ def evaluate(run: Run, problem: Problem, settings: EvaluateConfig | None = None)
     counts = cut.targets.sum((0, 1))
     pooled = np.nansum(covered * counts, axis=1) / counts.sum()
     scored = cut.targets.any((1, 2))
-    return Evaluation(scores, method, forecast.kl_path[scored], covered, pooled, notes)
+    return LatentSDEEvaluation(
+        scores=scores,
+        method=method,
+        kl_path=forecast.kl_path[scored],
+        covered=covered,
+        pooled=pooled,
+        title=f"held-out series, fold {config.data.fold} of {config.data.folds}",
+        notes=notes,
+        noisy=bool(config.model.diffusion_scale),
+    )
 
 
-def _name(run: Run) -> str:
-    kind = "latent SDE" if run.config.model.diffusion_scale else "latent ODE"
-    members = run.config.train.members
+def _name(config: LatentSDEConfig) -> str:
+    kind = "latent SDE" if config.model.diffusion_scale else "latent ODE"
+    members = config.train.members
     return kind if members == 1 else f"{kind}, {members} members"
 
 

@@ -1,17 +1,16 @@
-"""A config's data, ready for a model."""
+"""A latent SDE's table, read, split and standardised."""
 
+import dataclasses
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from nde.config import RunConfig
+from nde.config import build_task, LatentSDEConfig
 from nde.data import Normaliser, Panel, read_panel, Split, split_series
-
-
-class RunError(ValueError):
-    """A run folder that can not be used: one line naming it and what would be right."""
+from nde.runs.interface import RunError
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Problem:
         return self.panel.times[series], self.values[series], self.panel.mask[series]
 
 
-def load_problem(config: RunConfig) -> Problem:
+def load_problem(config: LatentSDEConfig) -> Problem:
     """Read, split and normalise the data of a config.
 
     **Raises:** `TableError` or `ValueError` for a bad table or split, `RunError` if the table is not the one that the
@@ -52,10 +51,11 @@ def load_problem(config: RunConfig) -> Problem:
     return Problem(panel, split, normaliser, normaliser.apply(panel))
 
 
-def resolve(config: RunConfig, problem: Problem) -> RunConfig:
+def resolve(config: LatentSDEConfig, problem: Problem) -> LatentSDEConfig:
     """The config with all that depends on the data filled in, so that it says the same when read elsewhere.
 
-    **Raises:** `RunError` if the horizon is shorter than a series, or would take more than `MAX_STEPS` steps.
+    **Raises:** `RunError` if the horizon is shorter than a series, or would take more than `MAX_STEPS` steps, or if
+    the validation or test series hold nothing to forecast.
     """
     data, model = config.data, config.model
     longest = float(problem.panel.times.max())
@@ -68,6 +68,7 @@ def resolve(config: RunConfig, problem: Problem) -> RunConfig:
             f"model.dt0 = {dt0:g} makes {horizon / dt0:.3g} steps of a horizon of {horizon:g}, above {MAX_STEPS}; "
             "raise model.dt0, or let data.time_scale choose a larger unit of time."
         )
+    _check_targets(config, problem)
     path = None if data.path is None else str(Path(data.path).absolute())
     update = {
         "path": path,
@@ -85,6 +86,31 @@ def resolve(config: RunConfig, problem: Problem) -> RunConfig:
 
 
 MAX_STEPS = 100_000
+
+
+def write_normaliser(path: Path, normaliser: Normaliser) -> None:
+    """Keep a normaliser as JSON."""
+    fields = dataclasses.asdict(normaliser)
+    plain = {name: value.tolist() if isinstance(value, np.ndarray) else list(value) for name, value in fields.items()}
+    path.write_text(json.dumps(plain, indent=1) + "\n")
+
+
+def read_normaliser(path: Path) -> Normaliser:
+    """What [`write_normaliser`][nde.runs.kinds.latent_sde.problem.write_normaliser] kept."""
+    saved = json.loads(path.read_text())
+    arrays = (np.array(saved[name]) for name in ("log", "mean", "std"))
+    return Normaliser(tuple(saved["channels"]), *arrays)
+
+
+def _check_targets(config: LatentSDEConfig, problem: Problem) -> None:
+    """Refuse a split whose validation or test series hold nothing to forecast."""
+    task = build_task(config.evaluate)
+    for name, series in (("validation", problem.split.validation), ("test", problem.split.test)):
+        if not task.cut(problem.panel.times[series], problem.panel.mask[series]).targets.any():
+            raise RunError(
+                f"{config.data.table_path()}: none of the {len(series)} {name} series has a value to forecast; change "
+                "data.folds, data.validation or data.split_seed, or choose another evaluate.task."
+            )
 
 
 def _in_tenths(panel: Panel) -> Panel:

@@ -1,32 +1,20 @@
-"""A run's TOML file, validated, and the objects that it stands for. Only this module turns names into objects."""
+"""A latent SDE of a table of irregular series: `kind = "latent_sde"`, and of a config that names none."""
 
-import tomllib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
-import optax
 import pydantic
-import tomli_w
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from nde.config.sections import RunConfig, Section, TrainConfig
 from nde.data import pbc_path, TableFormat
 from nde.models import LatentSDE
 from nde.objectives import ELBO, GaussianLikelihood, StudentTLikelihood
 from nde.report import AbstractTask, Landmark, SecondHalf
-from nde.train import adam_with_warmup, Schedule
 
 
-class ConfigError(ValueError):
-    """A config that can not be used: one line naming the file, the key, and what would be right."""
-
-
-class _Section(pydantic.BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """`[data]`: the table, what its columns are, and how its series are divided.
 
     Give either `dataset`, a table that ships with nde, or `path`, a `.csv` or `.parquet` file. `sha256` is written by
@@ -80,13 +68,14 @@ class DataConfig(_Section):
         )
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """`[model]`: the arguments of [`nde.models.LatentSDE`][], whose defaults hold for what is left out.
 
     `diffusion_scale = 0` turns the noise off. `horizon` defaults to the longest series, `dt0` to a hundredth of it.
     """
 
-    kind: Literal["latent_sde"] = "latent_sde"
+    # Read, for runs of before the kind stood at the top, and no longer written.
+    kind: Literal["latent_sde"] = Field(default="latent_sde", exclude=True)
     state_size: PositiveInt = 10
     width: NonNegativeInt = 16
     depth: PositiveInt = 1
@@ -98,7 +87,7 @@ class ModelConfig(_Section):
     dt0: PositiveFloat | None = None
 
 
-class ObjectiveConfig(_Section):
+class ObjectiveConfig(Section):
     """`[objective]`: the ELBO of [`nde.objectives.ELBO`][], its contexts and the annealing of its KL terms."""
 
     samples: PositiveInt = 4
@@ -108,23 +97,13 @@ class ObjectiveConfig(_Section):
     anneal_steps: NonNegativeInt = 300
 
 
-class TrainConfig(_Section):
-    """`[train]`: the loop and the optimiser. `members` models are trained one after another and forecast together."""
+class LatentSDETrainConfig(TrainConfig):
+    """`[train]`: the loop, the optimiser, and the samples that validation takes."""
 
-    steps: PositiveInt = 500
-    batch_size: PositiveInt = 64
-    learning_rate: PositiveFloat = 3e-3
-    warmup: NonNegativeInt = 50
-    weight_decay: NonNegativeFloat = 1e-4
-    clip: PositiveFloat = 1.0
-    members: PositiveInt = 1
-    validate_every: PositiveInt = 50
     validation_samples: int = Field(default=100, ge=2)
-    patience: NonNegativeInt = 0
-    log_every: PositiveInt = 10
 
 
-class EvaluateConfig(_Section):
+class EvaluateConfig(Section):
     """`[evaluate]`: the task that held-out series are scored on, and with how many samples."""
 
     task: Literal["second_half", "landmark"] = "second_half"
@@ -133,92 +112,22 @@ class EvaluateConfig(_Section):
     samples: int = Field(default=200, ge=2)
 
 
-class RunConfig(_Section):
-    """A whole run. What is left out has its default; `seed` decides the rest."""
+class LatentSDEConfig(RunConfig):
+    """A whole run of a latent SDE. What is left out has its default."""
 
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    kind: Literal["latent_sde"] = "latent_sde"
     data: DataConfig
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
-    train: TrainConfig = TrainConfig()
+    train: LatentSDETrainConfig = LatentSDETrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @pydantic.model_validator(mode="after")
-    def _check(self) -> "RunConfig":
+    def _check(self) -> "LatentSDEConfig":
         if self.evaluate.samples < self.train.members:
             members, samples = self.train.members, self.evaluate.samples
             raise ValueError(f"evaluate.samples must be at least train.members = {members}, but is {samples}")
         return self
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a run's TOML file, with `section.key=value` overrides on top.
-
-    A value is read as TOML where it is TOML (`3`, `true`, `["a", "b"]`), else as a string.
-
-    **Raises:** [`nde.config.ConfigError`][] for a file that is missing or no TOML, an unknown or missing key, a value
-    of the wrong type.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; give the path of a run's .toml file.")
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file ({error}).") from None
-    for override in overrides:
-        _override(tree, override)
-    return parse_config(tree, source=str(path))
-
-
-def parse_config(tree: dict[str, Any], *, source: str = "config") -> RunConfig:
-    """A validated config from nested dictionaries; `source` names it in messages."""
-    try:
-        return RunConfig.model_validate(tree)
-    except pydantic.ValidationError as error:
-        raise ConfigError(f"{source}: {_first_complaint(error)}") from None
-
-
-def save_config(config: RunConfig, path: Path) -> None:
-    """Write a config as TOML, defaults spelled out."""
-    path.write_text(tomli_w.dumps(config.model_dump(exclude_none=True)), encoding="utf-8")
-
-
-def _override(tree: dict[str, Any], override: str) -> None:
-    name, equals, text = override.partition("=")
-    keys = name.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"override '{override}': write it as section.key=value.")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    for key in keys[:-1]:
-        tree = tree.setdefault(key, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"override '{override}': '{key}' is a value, not a section.")
-    tree[keys[-1]] = value
-
-
-def _first_complaint(error: pydantic.ValidationError) -> str:
-    """The first thing wrong in a config, as one line."""
-    details = error.errors()[0]
-    places = [str(place) for place in details["loc"]]
-    name = ".".join(places) or "the whole"
-    if details["type"] == "extra_forbidden":
-        return f"{name}: unknown key; the keys here are {', '.join(_known_keys(places[:-1]))}."
-    if details["type"] == "missing":
-        return f"{name}: missing; set it in the file or as {name}=VALUE."
-    message = details["msg"].removeprefix("Value error, ")
-    given = details["input"]
-    return f"{name}: {message}." if isinstance(given, dict) else f"{name}: {message}, but is {given!r}."
-
-
-def _known_keys(places: list[str]) -> list[str]:
-    section: Any = RunConfig
-    for place in places:
-        section = section.model_fields[place].annotation
-    return list(section.model_fields)
 
 
 # Names to objects.
@@ -247,22 +156,6 @@ def build_model(config: ModelConfig, channels: int, *, horizon: float, key: jax.
 def build_objective(config: ObjectiveConfig) -> ELBO:
     """The objective of a config."""
     return ELBO(samples=config.samples, predictive=config.predictive)
-
-
-def build_optimiser(config: TrainConfig) -> optax.GradientTransformation:
-    """The optimiser of a config."""
-    return adam_with_warmup(
-        learning_rate=config.learning_rate,
-        steps=config.steps,
-        warmup=config.warmup,
-        weight_decay=config.weight_decay,
-        clip=config.clip,
-    )
-
-
-def build_schedule(config: TrainConfig) -> Schedule:
-    """When the loop of a config validates and ends."""
-    return Schedule(steps=config.steps, every=config.validate_every, patience=config.patience)
 
 
 def build_task(config: EvaluateConfig) -> AbstractTask:

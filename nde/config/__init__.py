@@ -1,0 +1,30 @@
+"""A run's TOML file, validated, and the objects that it stands for. Only this folder turns names into objects.
+
+The key `kind` at the top says what is fitted, and with it which sections there are: each kind is a module here with a
+[`nde.config.RunConfig`][] of its own, entered in `nde.config.parse.CONFIGS`.
+"""
+
+from nde.config.latent_sde import (
+    build_model as build_model,
+    build_objective as build_objective,
+    build_task as build_task,
+    DataConfig as DataConfig,
+    EvaluateConfig as EvaluateConfig,
+    LatentSDEConfig as LatentSDEConfig,
+    ModelConfig as ModelConfig,
+    ObjectiveConfig as ObjectiveConfig,
+)
+from nde.config.ode import build_observed_ode as build_observed_ode, ODEConfig as ODEConfig
+from nde.config.parse import (
+    ConfigError as ConfigError,
+    load_config as load_config,
+    parse_config as parse_config,
+    save_config as save_config,
+)
+from nde.config.sections import (
+    build_optimiser as build_optimiser,
+    build_schedule as build_schedule,
+    RunConfig as RunConfig,
+    Section as Section,
+    TrainConfig as TrainConfig,
+)

@@ -1,0 +1,75 @@
+"""A field in other coordinates than those it is written in."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class LogField(eqx.Module):
+    r"""A field of positive states, for their logarithms: with $y = e^u$, $\dot u_i = f_i(t, e^u)\,e^{-u_i}$.
+
+    Solve it, and the states are positive by construction, however steep they fall. A residual on it
+    ([`nde.fields.Hybrid`][]) sees logarithms and adds to rates of growth.
+
+    **Arguments of the constructor:** `field`: a field of the states themselves, on one array.
+
+    **Call:** `field(t, u, args)` with `u` of shape `(state,)`; returns that shape. It has the `states` of its field.
+
+    **Limits:** a state cannot reach zero, and `exp` overflows above 88 in single precision.
+    """
+
+    field: Callable[..., Any]
+
+    @property
+    def states(self) -> tuple[str, ...] | None:
+        """The names of the states, if the field names them."""
+        return getattr(self.field, "states", None)
+
+    def __call__(self, t: Any, u: Float[Array, " state"], args: Any = None) -> Float[Array, " state"]:
+        y = jnp.exp(u)
+        return self.field(t, y, args) / y
+
+
+class StandardField(eqx.Module):
+    r"""A field written in standard units: $f(t, y) = c \cdot g\bigl(t, (y - m) / s\bigr)$, elementwise.
+
+    Networks learn best where their inputs and outputs are of order one; $m$, $s$ and $c$ bring data there and back.
+
+    **Arguments of the constructor:** `field`: $g$; `location`, `scale`: $m$ and $s > 0$, of the shape of the state;
+    `rate`: $c > 0$, of the shape of the output. They are constants, not learned.
+
+    **Call:** `field(t, y, args)` with `y` of shape `(state,)`; returns the output's shape.
+
+    **Raises:** `ValueError` if a scale or a rate is not positive.
+    """
+
+    field: Callable[..., Any]
+    location: tuple[float, ...] = eqx.field(static=True)
+    scale: tuple[float, ...] = eqx.field(static=True)
+    rate: tuple[float, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        field: Callable[..., Any],
+        *,
+        location: Sequence[float],
+        scale: Sequence[float],
+        rate: Sequence[float],
+    ):
+        if len(location) != len(scale) or not all(number > 0 for number in (*scale, *rate)):
+            raise ValueError(
+                f"StandardField needs a positive scale for each location and positive rates, but got {location=}, "
+                f"{scale=} and {rate=}."
+            )
+        self.field = field
+        self.location, self.scale, self.rate = tuple(location), tuple(scale), tuple(rate)
+
+    def __call__(self, t: Any, y: Float[Array, " state"], args: Any = None) -> Float[Array, " out"]:
+        def constant(x: tuple[float, ...]) -> Array:
+            return jnp.asarray(x, y.dtype)
+
+        seen = (y - constant(self.location)) / constant(self.scale)
+        return constant(self.rate) * self.field(t, seen, args)

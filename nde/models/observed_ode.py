@@ -1,0 +1,63 @@
+"""A neural ODE that is seen, in part and with noise."""
+
+from collections.abc import Mapping, Sequence
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nde.models.neural_ode import NeuralODE
+from nde.objectives import AbstractLikelihood
+
+
+class ObservedODE(eqx.Module):
+    r"""An ODE, its unknown start states, and a law of what is observed of it.
+
+    Channel $c$ observes state $i(c)$: $g(x_c) = g(y_{i(c)}) + \varepsilon_c$, with $g$ the identity or, for noise in
+    proportion, the logarithm; the likelihood is that of $g(x)$.
+
+    **Arguments of the constructor:**
+
+    - `ode`: a [`nde.models.NeuralODE`][] on one array. With `positive` it solves for the logarithms of the states, as
+      of a [`nde.fields.LogField`][].
+    - `starts`: `(series, segments, state)`; learned start states, in the coordinates that are solved, several a series
+      for [`nde.objectives.multiple_shooting`][]. `None` if starts are given by the caller.
+    - `likelihood`: a law of one row `(channels,)` of $g(x)$.
+    - `observed`: the state that each channel observes, an index.
+    - `positive`: whether the states solved for are logarithms.
+    - `log_noise`: whether $g$ is the logarithm, which needs `positive`.
+
+    **Raises:** `ValueError` for an index below zero, or `log_noise` without `positive`.
+    """
+
+    ode: NeuralODE
+    starts: Float[Array, "series segments state"] | None
+    likelihood: AbstractLikelihood
+    observed: tuple[int, ...] = eqx.field(static=True)
+    positive: bool = eqx.field(static=True, default=False)
+    log_noise: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        if min(self.observed, default=0) < 0 or (self.log_noise and not self.positive):
+            raise ValueError(
+                "ObservedODE needs indices of states from zero, and log_noise only with positive states, but got "
+                f"observed={self.observed}, positive={self.positive} and log_noise={self.log_noise}."
+            )
+
+    def locations(self, ys: Float[Array, "*rows state"]) -> Float[Array, "*rows channels"]:
+        """Where $g(x)$ is centred, given the states that were solved for."""
+        seen = jnp.stack([ys[..., i] for i in self.observed], axis=-1)
+        return jnp.exp(seen) if self.positive and not self.log_noise else seen
+
+
+def observed_states(observed: Mapping[str, str], states: Sequence[str]) -> tuple[int, ...]:
+    """The indices of the states that channels observe, in the order of the channels; `observed`: channel to state.
+
+    **Raises:** `ValueError` for a state that does not exist, naming the channel, the state and those that do.
+    """
+    for channel, state in observed.items():
+        if state not in states:
+            raise ValueError(
+                f"channel '{channel}' observes the state '{state}', but the states are {', '.join(states)}."
+            )
+    return tuple(states.index(state) for state in observed.values())

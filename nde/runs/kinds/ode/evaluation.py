@@ -1,0 +1,151 @@
+"""Score the ODE models of a run side by side, and beside two simple forecasts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from nde.config import ODEConfig
+from nde.models import ObservedODE
+from nde.report import AbstractForecast, coverage, NormalForecast, SampleForecast, score
+from nde.runs.interface import member_key, OpenedRun, TableEvaluation
+from nde.runs.kinds.ode.problem import ODEProblem
+from nde.runs.kinds.ode.training import first_states, trajectories
+
+NAMES = {"known": "known system", "hybrid": "known system + network", "neural_ode": "neural ODE"}
+
+
+@dataclass(frozen=True)
+class ODEDetails:
+    """What the figures need: the models and the law of all values of each method, by method."""
+
+    models: dict[str, list[ObservedODE]]
+    laws: dict[str, SampleForecast]
+
+
+def evaluate(run: OpenedRun, problem: ODEProblem) -> TableEvaluation:
+    """NLL, RMSE and coverage on what was held out, and RMSE on what was fitted, of each method and two baselines."""
+    config: ODEConfig = run.config
+    models = by_method(config, run.models())
+    laws = {method: forecast(config, problem, members) for method, members in models.items()}
+    every: dict[str, AbstractForecast] = baselines(problem) | {NAMES[method]: law for method, law in laws.items()}
+    means = baseline_means(problem) | {NAMES[method]: _mean(law) for method, law in laws.items()}
+    rows = [_row(name, law, means[name], problem) for name, law in every.items()]
+    unit = "log scale" if config.model.noise == "log_normal" else "own units"
+    return TableEvaluation(
+        title="held out: " + held_out(config),
+        caption=f"per value, {unit}; NLL and RMSE: lower is better; coverage of central intervals, ideally 0.5 and 0.9",
+        rows=rows,
+        notes=_notes(models),
+        summary={"values_scored": int(problem.test.sum())},
+        details=ODEDetails(models, laws),
+    )
+
+
+def held_out(config: ODEConfig) -> str:
+    """What is held out, in words."""
+    data = config.data
+    if data.test_after is None:
+        return f"series, fold {data.fold} of {data.folds}"
+    return f"times after {data.test_after:g} {data.time_unit}"
+
+
+def by_method(config: ODEConfig, models: Sequence[ObservedODE]) -> dict[str, list[ObservedODE]]:
+    """The members of each method, from all models in the order of training."""
+    members = config.train.members
+    return {method: list(models[i * members : (i + 1) * members]) for i, method in enumerate(config.model.methods)}
+
+
+def forecast(
+    config: ODEConfig, problem: ODEProblem, models: Sequence[ObservedODE], times: np.ndarray | None = None
+) -> SampleForecast:
+    """The law of the values at `(series, asked)` times, those of the panel by default: a mixture over the members."""
+    dtype = jnp.result_type(float)
+    asked = jnp.asarray(problem.panel.times if times is None else times, dtype)
+    first = jnp.asarray(first_states(config, problem), dtype)
+    members = tuple((model.likelihood, np.asarray(trajectories(model, asked, first)[1])[None]) for model in models)
+    law = SampleForecast(members, np.zeros((0, *members[0][1].shape[1:])))
+    return law.redrawn(-(-config.evaluate.samples // len(models)), key=member_key(config, 0, "forecasts"))
+
+
+def baselines(problem: ODEProblem) -> dict[str, AbstractForecast]:
+    """The mean of what was fitted, and the last value given, with the spread of a random walk."""
+    means = baseline_means(problem)
+    seen, values, times = problem.fit, problem.values, problem.panel.times
+    spread = np.array([values[..., c][seen[..., c]].std() for c in range(values.shape[-1])])
+    steps = seen[:, 1:] & seen[:, :-1]
+    width = np.where(times[:, 1:] > times[:, :-1], times[:, 1:] - times[:, :-1], 1.0)[..., None]
+    moved = np.where(steps, (values[:, 1:] - values[:, :-1]) ** 2, 0.0).sum((0, 1))
+    rate = moved / np.where(steps, width, 0.0).sum((0, 1))
+    given = np.where(_given(problem), times[..., None], times[:, :1, None]).max(1, keepdims=True)
+    ahead = np.maximum(times[..., None] - given, width.min())
+    laws = {
+        "mean": NormalForecast(means["mean"], np.broadcast_to(spread, values.shape)),
+        "last value": NormalForecast(means["last value"], np.sqrt(rate * ahead)),
+    }
+    return dict(laws)
+
+
+def baseline_means(problem: ODEProblem) -> dict[str, np.ndarray]:
+    """The means of the baselines, `(series, rows, channels)`."""
+    values, given = problem.values, _given(problem)
+    mean = np.array([values[..., c][problem.fit[..., c]].mean() for c in range(values.shape[-1])])
+    rows = np.arange(values.shape[1])[None, :, None]
+    last = np.where(given, rows, 0).max(1, keepdims=True)
+    return {
+        "mean": np.broadcast_to(mean, values.shape),
+        "last value": np.broadcast_to(np.take_along_axis(values, last, axis=1), values.shape),
+    }
+
+
+def _given(problem: ODEProblem) -> np.ndarray:
+    """What a forecast of a test series may know: what was fitted and chosen by, of whole series their first row."""
+    known = problem.fit | problem.choose
+    first = problem.panel.mask & (np.arange(problem.values.shape[1]) == 0)[None, :, None]
+    return np.where(
+        (problem.test & ~known).any((1, 2), keepdims=True) & ~known.any((1, 2), keepdims=True), first, known
+    )
+
+
+def _mean(law: SampleForecast) -> np.ndarray:
+    return np.mean([locations[0] for _, locations in law.members], axis=0)
+
+
+def _row(name: str, law: AbstractForecast, mean: np.ndarray, problem: ODEProblem) -> dict[str, str | float]:
+    inside = coverage(law, problem.values, problem.test, (0.5, 0.9))
+    counts = problem.test.sum((0, 1))
+    pooled = np.nansum(inside * counts, axis=1) / counts.sum()
+    error = (problem.values - mean) ** 2
+    return {
+        "method": name,
+        "NLL": score(law, problem.values, problem.test).mean("nll"),
+        "RMSE": float(np.sqrt(error[problem.test].mean())),
+        "in 50 %": float(pooled[0]),
+        "in 90 %": float(pooled[1]),
+        "RMSE, fitted": float(np.sqrt(error[problem.fit].mean())),
+    }
+
+
+def _notes(models: dict[str, list[ObservedODE]]) -> list[str]:
+    """The parameters of each known system: their mean over the members, and their range."""
+    notes = []
+    for method, members in models.items():
+        found = [known_values(model.ode.field) for model in members]
+        ranges = [
+            f"{name} {np.mean([f[name] for f in found]):.4g} ({min(f[name] for f in found):.4g} to "
+            f"{max(f[name] for f in found):.4g})"
+            for name in found[0]
+        ]
+        if ranges:
+            notes.append(f"{NAMES[method]}: {', '.join(ranges)}")
+    return notes
+
+
+def known_values(field: Any) -> dict[str, float]:
+    """The parameters of the known system within a field, in their own units; none if there is none."""
+    for name in ("known", "field"):
+        field = getattr(field, name, field)
+    values = getattr(field, "values", dict)
+    return {name: float(value) for name, value in values().items()}

@@ -1,0 +1,181 @@
+"""The series of an ODE run: read or made, and divided into what is fitted, what chooses and what is scored."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nde.config import ODEConfig
+from nde.config.ode import ODEDataConfig, ODEModelConfig
+from nde.data import load_lynx_hare, make_pendulum, make_spirals, Panel, read_panel, split_series
+from nde.models import observed_states
+from nde.runs.interface import RunError
+
+
+@dataclass(frozen=True)
+class ODEProblem:
+    """The data of an ODE run.
+
+    - `panel`: all series, in their own units.
+    - `values`: `(series, rows, channels)`; logarithms where the noise is log-normal.
+    - `fit`, `choose`, `test`: masks of that shape: what is trained on, chooses the best model, and is scored.
+    - `series`: the indices of the series that are trained on.
+    """
+
+    panel: Panel
+    values: np.ndarray
+    fit: np.ndarray
+    choose: np.ndarray
+    test: np.ndarray
+    series: np.ndarray
+
+    @property
+    def train_until(self) -> float:
+        """The last time of what is trained on."""
+        return float(self.panel.times[self.fit.any(-1)].max())
+
+
+def load(config: ODEConfig) -> ODEProblem:
+    """Read or make the series of a config, and divide them.
+
+    **Raises:** `ValueError` for a bad table or split, and if nothing is left to fit or to score.
+    """
+    data = config.data
+    path = data.table_path()
+    if path is not None and data.sha256 is not None and data.sha256 != _sha256(path):
+        raise RunError(f"{path}: the table has changed since the run was made; give the run back its table.")
+    panel = _panel(data)
+    log = config.model.noise == "log_normal"
+    if config.model.positive and (panel.values[panel.mask] <= 0).any():
+        raise RunError(f"{data.dataset or data.path}: model.positive needs positive values, but some are not.")
+    values = np.log(np.where(panel.mask, panel.values, 1.0)) if log else panel.values
+    if data.test_after is not None:
+        fit, choose, test = _by_time(panel, data.validate_after or data.test_after, data.test_after)
+        series = np.arange(len(panel))
+    else:
+        split = split_series(len(panel), fold=data.fold, folds=data.folds, validation=data.validation, seed=data.seed)
+        later = panel.mask & (panel.times > panel.times[:, :1])[..., None]
+        fit, choose, test = (_of_series(later, part) for part in (split.train, split.validation, split.test))
+        series = split.train
+    choose = choose if choose.any() else fit
+    for name, mask in (("fit", fit), ("score", test)):
+        if not mask.any():
+            raise RunError(f"{data.dataset or data.path}: no value is left to {name}; change data.test_after.")
+    return ODEProblem(panel, values, fit, choose, test, series)
+
+
+def _panel(data: ODEDataConfig) -> Panel:
+    if data.path is not None:
+        return read_panel(data.path, data.table_format())
+    if data.dataset == "pendulum":
+        return make_pendulum(seed=data.seed)
+    if data.dataset == "spirals":
+        return make_spirals(seed=data.seed)
+    years, pelts = load_lynx_hare()
+    return Panel(
+        ids=("Hudson's Bay",),
+        channels=("hare", "lynx"),
+        times=years[None],
+        values=pelts[None],
+        mask=np.ones((1, *pelts.shape), bool),
+        lengths=np.array([len(years)]),
+        origin=np.array([1900.0]),
+        time_unit="years",
+    )
+
+
+def _by_time(panel: Panel, fit_until: float, choose_until: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    times = panel.times[..., None]
+    before, after = times <= fit_until, times > choose_until
+    return panel.mask & before, panel.mask & ~before & ~after, panel.mask & after
+
+
+def _of_series(mask: np.ndarray, series: np.ndarray) -> np.ndarray:
+    return mask & np.isin(np.arange(len(mask)), series)[:, None, None]
+
+
+def resolve(config: ODEConfig, problem: ODEProblem) -> ODEConfig:
+    """The config with what networks and starts take from the data.
+
+    **Raises:** `RunError` for a channel that observes a state which does not exist or a start that is not observed.
+    """
+    data, model, panel = config.data, config.model, problem.panel
+    states = model.state_names(panel.channels)
+    observed = model.observed or {channel: channel for channel in panel.channels}
+    if set(observed) != set(panel.channels):
+        raise RunError(
+            f"model.observed names the channels {', '.join(observed)}, but the data have {', '.join(panel.channels)}."
+        )
+    try:
+        indices = observed_states({channel: observed[channel] for channel in panel.channels}, states)
+    except ValueError as error:
+        raise RunError(f"model.observed: {error}") from None
+    if model.start == "first_row" and not (set(indices) == set(range(len(states))) and panel.mask[:, 0].all()):
+        raise RunError(
+            f"model.start = 'first_row' needs all of the states {', '.join(states)} in the first row of each series, "
+            f"but the channels observe {', '.join(observed.values())}; take model.start = 'learned'."
+        )
+    location, scale = _units(problem, model, indices, len(states))
+    update = {
+        "states": states,
+        "observed": {channel: observed[channel] for channel in panel.channels},
+        "location": model.location or location,
+        "scale": model.scale or scale,
+        "time_scale": model.time_scale or (problem.train_until or 1.0) / 10,
+    }
+    resolved = model.model_copy(update=update)
+    if model.start == "learned" and model.starts is None:
+        resolved = resolved.model_copy(update={"starts": _starts(config, resolved, problem, indices)})
+    path = data.table_path()
+    channels = {"channels": panel.channels, "time_unit": panel.time_unit}
+    if data.path is not None:
+        channels["path"] = str(Path(data.path).absolute())
+    if path is not None:
+        channels["sha256"] = _sha256(path)
+    return config.model_copy(update={"data": data.model_copy(update=channels), "model": resolved})
+
+
+def _units(problem: ODEProblem, model: ODEModelConfig, indices, count: int):
+    """Mean and standard deviation of each observed state as it is solved for; 0 and the largest scale of others."""
+    solved = solved_values(problem, model)
+    location, scale = np.zeros(count), np.full(count, np.nan)
+    for channel, state in enumerate(indices):
+        seen = solved[..., channel][problem.fit[..., channel]]
+        location[state], scale[state] = seen.mean(), seen.std() or 1.0
+    scale = np.where(np.isnan(scale), np.nanmax(scale), scale)
+    return tuple(location.tolist()), tuple(scale.tolist())
+
+
+def solved_values(problem: ODEProblem, model: ODEModelConfig) -> np.ndarray:
+    """The values in the coordinates that are solved: logarithms for positive states."""
+    mask, values = problem.panel.mask, problem.panel.values
+    return np.log(np.where(mask, values, 1.0)) if model.positive else values
+
+
+def knots(config: ODEConfig, problem: ODEProblem) -> np.ndarray:
+    """The times at which the segments of each series start: `(series, segments)`, of equal length."""
+    fitted = problem.fit.any(-1)
+    first = problem.panel.times[:, 0]
+    last = np.where(fitted, problem.panel.times, first[:, None]).max(1)
+    segments = config.fit.segments if config.fit.shooting == "multiple" else 1
+    return first[:, None] + (last - first)[:, None] * np.arange(segments) / segments
+
+
+def _starts(config: ODEConfig, model: ODEModelConfig, problem: ODEProblem, indices):
+    """Start states from the data: each observed state interpolated at the knots, its mean for one that is not."""
+    assert model.location is not None
+    times = knots(config, problem)
+    solved, mask = solved_values(problem, model), problem.fit
+    starts = np.tile(np.array(model.location), (*times.shape, 1))
+    for channel, state in enumerate(indices):
+        for series in range(len(times)):
+            seen = mask[series, :, channel]
+            if seen.any():
+                rows, values = problem.panel.times[series][seen], solved[series, seen, channel]
+                starts[series, :, state] = np.interp(times[series], rows, values)
+    return tuple(tuple(tuple(start) for start in one) for one in starts.tolist())
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

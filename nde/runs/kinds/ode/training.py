@@ -1,0 +1,118 @@
+"""How an ODE model is trained and validated."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from nde.config import ODEConfig
+from nde.models import ObservedODE
+from nde.objectives import growing_horizon, multiple_shooting, solve_within
+from nde.runs.interface import Examples, member_key
+from nde.runs.kinds.ode.problem import knots, ODEProblem, solved_values
+from nde.train import BatchLoss, LossFunction
+
+
+def examples(config: ODEConfig, problem: ODEProblem, member: int) -> Examples:
+    """Series number, times up to the end of what is fitted, values, weights, knots and first rows, a row a series."""
+    weights = problem.fit.astype(float)
+    if config.fit.bootstrap:
+        key = member_key(config, member % config.train.members, "data")
+        weights = weights * np.asarray(jax.random.exponential(key, weights.shape[:2]))[..., None]
+    arrays = (
+        np.arange(len(problem.panel)),
+        np.minimum(problem.panel.times, np.where(problem.fit.any(-1), problem.panel.times, 0).max(1)[:, None]),
+        problem.values,
+        weights,
+        knots(config, problem),
+        first_states(config, problem),
+    )
+    chosen = jax.tree.map(lambda x: x[problem.series], arrays)
+    return Examples(chosen, [problem.panel.ids[i] for i in problem.series])
+
+
+def first_states(config: ODEConfig, problem: ODEProblem) -> np.ndarray:
+    """The state that each series' first row observes, as it is solved for, `(series, state)`; zeros if learned."""
+    states = config.model.states or ()
+    if config.model.start == "learned":
+        return np.zeros((len(problem.panel), len(states)))
+    channels = list((config.model.observed or {}).values())
+    return solved_values(problem, config.model)[:, 0][:, [channels.index(state) for state in states]]
+
+
+def batch_loss(config: ODEConfig) -> LossFunction:
+    """The negative log likelihood of a batch per value, with the penalties of `[fit]`."""
+    fit = config.fit
+    scale = jnp.asarray(config.model.scale, jnp.result_type(float))
+    grow_steps = max(1, round(fit.grow * config.train.steps))
+
+    def penalty_weight(step: Array) -> Array:
+        share = step / max(config.train.steps - 1, 1)
+        return fit.continuity * (fit.continuity_end / fit.continuity) ** share
+
+    def loss(model: ObservedODE, batch, step: Array, key: Array) -> BatchLoss:
+        def series(number, times, values, weights, knots, first):
+            starts = first[None] if model.starts is None else model.starts[number]
+            gap = jnp.zeros((), times.dtype)
+            if fit.shooting == "multiple":
+                shots = multiple_shooting(model.ode, times, knots, starts)
+                ys, gap = shots.ys, jnp.sum((shots.gaps / scale[None]) ** 2)
+            else:
+                horizon = times[-1]
+                if fit.shooting == "growing":
+                    horizon = growing_horizon(times, step, first=fit.first, steps=grow_steps)
+                ys, seen = solve_within(model.ode, times, starts[0], horizon)
+                weights = weights * seen[:, None]
+            density = model.likelihood.log_prob(values, model.locations(ys))
+            missing = jnp.where(weights > 0, weights * density, 0.0)
+            return -jnp.sum(missing), jnp.sum(weights), gap, residual_size(model, times, ys, scale)
+
+        nll, count, gap, residual = jax.vmap(series)(*batch)
+        total = jnp.sum(count)
+        parts = {"nll": jnp.sum(nll) / total}
+        extra = fit.residual_weight * jnp.mean(residual)
+        if fit.shooting == "multiple":
+            parts["gaps"] = jnp.mean(gap)
+            extra = extra + penalty_weight(step) * jnp.sum(gap) / total
+        return BatchLoss(parts["nll"] + extra, parts, nll)
+
+    return loss
+
+
+def residual_size(model: ObservedODE, times: Array, ys: Array, scale: Array) -> Float[Array, ""]:
+    """Mean square of what a hybrid's network adds along a solution, in units of the states' scales; 0 without one."""
+    field = model.ode.field
+    correction = getattr(field, "correction", None)
+    if correction is None:
+        return jnp.zeros((), times.dtype)
+    acted = getattr(field, "states", None)
+    unit = scale if acted is None else scale[np.array(acted)]
+    return jnp.mean((jax.vmap(correction)(times, ys) / unit[None]) ** 2)
+
+
+@eqx.filter_jit
+def trajectories(model: ObservedODE, times: Array, first: Array) -> tuple[Array, Array]:
+    """States `(series, rows, state)` and locations of the values, each series one trajectory from its first start."""
+    starts = first if model.starts is None else model.starts[:, 0]
+    ys = jax.vmap(model.ode)(times, starts)
+    return ys, model.locations(ys)
+
+
+def validation_score(config: ODEConfig, problem: ODEProblem) -> Callable[[ObservedODE], float]:
+    """The negative log likelihood per value of what chooses the model, each series as one trajectory."""
+    rows = problem.choose.any((0, 2))
+    last = np.flatnonzero(rows)[-1] + 1
+    mask = problem.choose[:, :last]
+    latest = np.where(mask.any(-1), problem.panel.times[:, :last], 0).max(1)
+    times = jnp.asarray(np.minimum(problem.panel.times[:, :last], latest[:, None]), jnp.result_type(float))
+    values = jnp.asarray(problem.values[:, :last], jnp.result_type(float))
+    first = jnp.asarray(first_states(config, problem), jnp.result_type(float))
+
+    def score(model: ObservedODE) -> float:
+        density = model.likelihood.log_prob(values, trajectories(model, times, first)[1])
+        return float(-np.asarray(density)[mask].mean())
+
+    return score

@@ -1,0 +1,204 @@
+"""ODE models by the command line: the shipped configs, what their runs leave, and what is refused."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import diffrax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+import nde
+from nde.cli import app
+from nde.config import ConfigError, load_config
+from nde.data import make_pendulum, make_spirals, pendulum_drag
+from nde.fields import lotka_volterra, pendulum
+from nde.models import observed_states
+from nde.runs import load_problem, resolve, Run
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+FEW = ["train.steps=6", "train.validate_every=3", "train.log_every=1", "train.warmup=0", "model.width=4"]
+SMALL = {
+    "hybrid_lynx_hare": ["train.members=2", "evaluate.samples=100"],
+    "hybrid_pendulum": ["model.methods=['hybrid']", "evaluate.samples=100"],
+    "neural_ode_spiral": ["train.batch_size=4", "evaluate.samples=100"],
+}
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for name, small in SMALL.items():
+        result = invoke("fit", CONFIGS / f"{name}.toml", *FEW, *small, "--out", folder / name)
+        assert result.exit_code == 0, result.output
+    return folder
+
+
+def rows_of(folder, member):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["member"] == member]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_few_steps_lower_the_score_of_each_member(runs, name):
+    for member in range(len(Run.open(runs / name).models())):
+        rows = rows_of(runs / name, member)
+        scores = [row["validation"] for row in rows if "validation" in row]
+        assert scores[-1] < scores[0]
+
+
+def test_run_of_two_methods_scores_them_side_by_side(runs):
+    folder = runs / "hybrid_lynx_hare"
+    assert {path.name for path in folder.iterdir()} == {
+        "config.toml", "metrics.jsonl", "checkpoints", "results.csv", "results.json", "figures"
+    }  # fmt: skip
+    table = pl.read_csv(folder / "results.csv")
+    assert table["method"].to_list() == ["mean", "last value", "known system", "known system + network"]
+    assert table.select(pl.exclude("method")).to_numpy().min() > -10
+    assert table["in 90 %"].is_between(0, 1).all()
+    assert json.loads((folder / "results.json").read_text())["values_scored"] == 10
+    assert {path.name for path in (folder / "figures").iterdir()} == {"training.png", "forecasts.png"}
+    assert (runs / "hybrid_pendulum" / "figures" / "residual.png").is_file()
+
+
+def test_members_differ_by_their_bootstrap_weights(runs):
+    one, other = Run.open(runs / "hybrid_lynx_hare").models()[:2]
+    values = [float(model.ode.field.field.parameters["birth"].value) for model in (one, other)]
+    assert abs(values[0] - values[1]) > 1e-6
+
+
+def test_forecast_states_are_positive_and_start_where_they_were_fitted(runs):
+    run = Run.open(runs / "hybrid_lynx_hare")
+    model = run.models()[-1]
+    ys = model.ode(jnp.array([0.0, 30.0, 60.0]), model.starts[0, 0])
+    np.testing.assert_array_equal(ys[0], model.starts[0, 0])
+    assert (jnp.exp(ys) > 0).all()
+
+
+def test_resolved_config_says_the_same_when_read_again(runs):
+    run = Run.open(runs / "hybrid_lynx_hare")
+    again = resolve(run.config, load_problem(run.config))
+    assert again == run.config
+    assert tomllib.loads((run.folder / "config.toml").read_text())["model"]["states"] == ["prey", "predator"]
+
+
+def test_evaluate_repeats_the_table_and_predict_says_which_kinds_can(runs, tmp_path):
+    folder = runs / "hybrid_lynx_hare"
+    again = invoke("evaluate", folder, "--out", tmp_path / "again")
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "again" / "results.csv").read_text() == (folder / "results.csv").read_text()
+    refused = invoke("evaluate", folder, "--task", "landmark")
+    assert "evaluate.task: unknown key; the keys here are samples" in refused.stderr
+    predicted = invoke("predict", folder, "--data", "x.csv", "--out", tmp_path / "f.csv")
+    assert predicted.exit_code == 2
+    assert "a run of kind 'ode' forecasts no tables; these kinds do: latent_sde" in predicted.stderr
+
+
+def test_multiple_shooting_starts_on_the_data_and_lowers_the_loss(tmp_path):
+    config = CONFIGS / "hybrid_lynx_hare.toml"
+    multiple = ["fit.shooting=multiple", "fit.segments=3", "train.members=1", "model.methods=['known']"]
+    result = invoke("fit", config, *FEW, *multiple, "evaluate.samples=50", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    starts = load_config(tmp_path / "run" / "config.toml").model.starts
+    np.testing.assert_allclose(np.exp(starts)[0, [0, 1], 0], [30.0, 20.6])  # hare in 1900 and 1905
+    losses = [row["nll"] for row in rows_of(tmp_path / "run", 0) if "nll" in row]
+    assert losses[-1] < losses[0]
+
+
+def test_own_table_is_fitted(tmp_path):
+    table = tmp_path / "t.csv"
+    rows = [(f"s{i}", t, np.exp(-0.5 * t) * (i + 1), 1.0 + t) for i in range(8) for t in (0.0, 0.5, 1.0)]
+    pl.DataFrame(rows, schema=["who", "day", "a", "b"], orient="row").write_csv(table)
+    columns = [f"data.path={table}", "data.id=who", "data.time=day"]
+    tree = '[model]\nstart = "first_row"\n'
+    (tmp_path / "run.toml").write_text('kind = "ode"\n' + tree)
+    result = invoke("fit", tmp_path / "run.toml", *columns, *FEW, "evaluate.samples=50", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert Run.open(tmp_path / "run").config.model.states == ("a", "b")
+
+
+LYNX, SPIRAL = "hybrid_lynx_hare.toml", "neural_ode_spiral.toml"
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "message"),
+    [
+        (LYNX, ["model.observed.lynx=wolf"], "channel 'lynx' observes the state 'wolf', but the states are prey"),
+        (LYNX, ["model.observed.fox=prey"], "names the channels hare, lynx, fox, but the data have hare, lynx"),
+        (LYNX, ["data.test_after=99"], "no value is left to score"),
+        (SPIRAL, ["model.states=['x', 'y', 'z']"], "needs all of the states x, y, z in the first row"),
+    ],
+)
+def test_config_that_does_not_fit_its_data_is_refused_before_a_folder_is_made(config, overrides, message, tmp_path):
+    result = invoke("fit", CONFIGS / config, *overrides, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "override", "message"),
+    [
+        (LYNX, "model.known=lorenz", "no system known = 'lorenz'; the systems are lotka_volterra, pendulum"),
+        (LYNX, "model.parameters.brith=1.0", "lotka_volterra has no parameter 'brith'; its parameters are birth"),
+        (LYNX, "model.parameters.birth=-1.0", "'birth' needs a start strictly between its bounds"),
+        (LYNX, "model.residual_states=['fox']", "residual_states names the state 'fox', but the states are prey, pred"),
+        (LYNX, "model.states=['a', 'b']", r"states of lotka_volterra are \('prey', 'predator'\), but states ="),
+        (LYNX, "model.positive=false", "noise = 'log_normal' needs positive = true"),
+        (LYNX, "data.validate_after=16.0", "validate_after = 16 must lie before test_after = 15.5"),
+        (SPIRAL, "model.methods=['known']", "need `known`, one of lotka_volterra, pendulum"),
+        (SPIRAL, "model.start=learned", "set data.test_after"),
+        (SPIRAL, "fit.shooting=multiple", "fit.shooting = 'multiple' learns starts, but model.start is 'first_row'"),
+    ],
+)
+def test_bad_configs_are_refused_in_one_line(config, override, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(CONFIGS / config, [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_log_field_solves_for_logarithms():
+    field, y = lotka_volterra(), jnp.array([30.0, 4.0])
+    np.testing.assert_allclose(nde.LogField(field)(0.0, jnp.log(y)) * y, field(0.0, y))
+    hare, lynx = y
+    np.testing.assert_allclose(field(0.0, y), [(0.5 - 0.025 * lynx) * hare, (0.025 * hare - 0.8) * lynx])
+
+
+def test_standard_field_brings_units_there_and_back():
+    field = nde.StandardField(lambda t, y, args: y, location=[1.0, 2.0], scale=[2.0, 4.0], rate=[3.0, 5.0])
+    np.testing.assert_allclose(field(0.0, jnp.array([5.0, 6.0])), [6.0, 5.0])
+    with pytest.raises(ValueError, match=r"needs a positive scale for each location .* scale=\[0.0\]"):
+        nde.StandardField(field, location=[0.0], scale=[0.0], rate=[1.0])
+
+
+def test_pendulum_swings_at_its_small_angle_period():
+    ts = jnp.array([0.0, 2 * jnp.pi * jnp.sqrt(0.5 / 9.81)])
+    model = nde.NeuralODE(pendulum(0.5), controller=diffrax.PIDController(rtol=1e-9, atol=1e-12))
+    np.testing.assert_allclose(model(ts, jnp.array([1e-4, 0.0]))[1], [1e-4, 0.0], atol=1e-10)
+
+
+def test_observed_states_are_found_by_name():
+    assert observed_states({"lynx": "predator", "hare": "prey"}, ("prey", "predator")) == (1, 0)
+    with pytest.raises(ValueError, match="channel 'fox' observes the state 'fox', but the states are prey, predator"):
+        observed_states({"fox": "fox"}, ("prey", "predator"))
+
+
+def test_made_data_are_the_same_for_the_same_seed_and_obey_their_equation():
+    one, other = make_pendulum(seed=3), make_pendulum(seed=3)
+    np.testing.assert_array_equal(one.values, other.values)
+    assert one.values.shape == (1, 120, 1)
+    assert one.times.max() <= 24
+    assert not np.array_equal(one.values, make_pendulum(seed=4).values)
+    still = make_spirals(noise=0.0, series=2)
+    radius, t = np.linalg.norm(still.values, axis=-1), still.times
+    # r' = r (1 - r²) / 4 makes 1 / r² - 1 fall as exp(-t / 2)
+    np.testing.assert_allclose(1 / radius**2 - 1, (1 / radius[:, :1] ** 2 - 1) * np.exp(-t / 2), atol=1e-5)
+    np.testing.assert_allclose(pendulum_drag(np.array([-2.0, 2.0])), [0.6, -0.6])
