@@ -63,4 +63,4 @@ def labelled_panel(
         origin=np.zeros(series),
         time_unit="s",
     )
-    return LabelledPanel(panel, labels, tuple(str(name) for name in classes), tested)
+    return LabelledPanel(panel, labels.astype(np.int32), tuple(str(name) for name in classes), tested)

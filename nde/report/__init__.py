@@ -14,8 +14,8 @@ from nde.report.density import (
     density_rows as density_rows,
     fit_gaussian as fit_gaussian,
     fit_kde as fit_kde,
-    plot_plane as plot_plane,
     PlaneGrid as PlaneGrid,
+    plot_plane as plot_plane,
 )
 from nde.report.figures import (
     plot_calibration as plot_calibration,

@@ -14,8 +14,8 @@ LogDensity = Callable[[Points], Float[np.ndarray, " points"]]
 
 def fit_gaussian(points: Points) -> LogDensity:
     """The Gaussian of greatest likelihood: mean and covariance of the points. Returns its log-density, in nats."""
-    law = stats.multivariate_normal(points.mean(0), np.cov(points.T, bias=True))
-    return lambda x: np.atleast_1d(law.logpdf(x))
+    mean, covariance = points.mean(0), np.atleast_2d(np.cov(points.T, bias=True))
+    return lambda x: np.atleast_1d(stats.multivariate_normal.logpdf(x, mean, covariance))
 
 
 BANDWIDTHS = tuple(np.geomspace(0.05, 1.0, 14))
