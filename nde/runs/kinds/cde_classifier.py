@@ -216,7 +216,7 @@ def _seen(problem: MotionsProblem, evaluation: TableEvaluation) -> Figure:
         place = int(np.flatnonzero(labels == label)[0])
         series = int(test[place])
         right = int((logits[:, place].argmax(-1) == label).sum())
-        stories.append(_story(problem, series, name, f"{right} of {len(logits)} seeds say so"))
+        stories.append(_story(problem, series, name, f"recognised by {right} of {len(logits)}"))
     panel = problem.panel
     return plot_seen_series(stories, [panel.channels[c] for c in SHOWN], f"time ({panel.time_unit})")
 
