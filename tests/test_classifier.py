@@ -15,7 +15,7 @@ from nde.data.motions import labelled_panel, MOTION_CHANNELS
 from nde.fields import PathScaledField
 from nde.models import GRUDeltaT
 from nde.objectives import cross_entropy
-from nde.report import accuracy_rows, confusion
+from nde.report import accuracy_rows, brier_score, confusion
 
 ROWS, EACH = 8, 6
 SMALL = [
@@ -144,6 +144,7 @@ def test_accuracies_and_confusion_of_a_small_case():
     assert (row["seed 0"], row["seed 1"]) == (pytest.approx(2 / 3), 1.0)
     assert row["accuracy"] == pytest.approx(5 / 6)
     assert row["sd"] == pytest.approx(np.std([2 / 3, 1], ddof=1))
-    assert row["nll"] == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.9, 0.6, 0.8]).mean())
+    scores = brier_score(logits, labels)
+    np.testing.assert_allclose(scores, [2 * (0.01 + 0.36 + 0.04) / 3, 2 * (0.01 + 0.16 + 0.04) / 3])
     table = confusion(logits.argmax(-1), labels, 3)
     np.testing.assert_allclose(table, [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 0]])

@@ -41,7 +41,7 @@ def test_a_few_steps_lower_the_loss(fitted):
 
 def test_fit_leaves_the_table_and_the_figures(fitted):
     table = pl.read_csv(fitted / "results.csv")
-    assert table["method"].to_list() == ["Gaussian", "kernel density estimate", "flow", "the density itself"]
+    assert table["method"].to_list() == ["Gaussian", "Gaussian kernels", "flow", "the density itself"]
     assert table["log_likelihood"].is_finite().all()
     assert table["log_likelihood"].arg_max() == 3
     assert 0.5 < json.loads((fitted / "results.json").read_text())["mass_on_the_grid"] < 1.05
@@ -81,7 +81,7 @@ def test_differences_are_paired_over_points():
     rows = density_rows({"a": np.array([-1.0, -3.0]), "b": np.array([-2.0, -4.5])}, "a")
     assert [row["log_likelihood"] for row in rows] == [-2.0, -3.25]
     assert rows[1]["difference"] == pytest.approx(1.25)
-    assert rows[1]["difference_error"] == pytest.approx(np.std([1.0, 1.5], ddof=1) / np.sqrt(2))
+    assert rows[1]["difference_se"] == pytest.approx(np.std([1.0, 1.5], ddof=1) / np.sqrt(2))
     assert np.isnan(rows[0]["difference"])
 
 

@@ -3,6 +3,7 @@
 from nde.report.baselines import BASELINES as BASELINES
 from nde.report.classes import (
     accuracy_rows as accuracy_rows,
+    brier_score as brier_score,
     confusion as confusion,
     log_softmax as log_softmax,
     plot_confusion as plot_confusion,

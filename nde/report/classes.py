@@ -15,22 +15,20 @@ from nde.report.figures import BLUE, GREY, ORANGE
 def accuracy_rows(
     logits: Mapping[str, Float[np.ndarray, "seeds series classes"]], labels: Int[np.ndarray, " series"]
 ) -> list[dict[str, str | float]]:
-    """A row for each method: mean accuracy over its seeds, standard deviation, mean negative log-likelihood, each seed.
+    """A row for each method: mean accuracy over its seeds, standard deviation, each seed.
 
-    **Arguments:** `logits`: of each method, `(seeds, series, classes)`, any scores whose softmax are the probabilities;
+    **Arguments:** `logits`: of each method, `(seeds, series, classes)`, the largest wins;
     `labels`: `(series,)`, the true classes.
 
-    **Returns:** rows with `method`, `accuracy` and `sd` in shares of the series, `nll` in nats per series, and a column
-    `seed N` for each. `sd` has `seeds - 1` degrees of freedom; it is NaN for a single seed. It is the spread that
+    **Returns:** rows with `method`, `accuracy` and `sd` in shares of the series, and a column `seed N` for each. `sd` has `seeds - 1` degrees of freedom; it is NaN for a single seed. It is the spread that
     training alone makes: of other test series it says nothing.
     """
     rows = []
     for method, scores in logits.items():
         accuracies = (scores.argmax(-1) == labels).mean(-1)
         sd = float(accuracies.std(ddof=1)) if len(accuracies) > 1 else float("nan")
-        nll = -np.take_along_axis(log_softmax(scores), labels[None, :, None], axis=-1).mean()
         seeds = {f"seed {i}": float(accuracy) for i, accuracy in enumerate(accuracies)}
-        rows.append({"method": method, "accuracy": float(accuracies.mean()), "sd": sd, "nll": float(nll), **seeds})
+        rows.append({"method": method, "accuracy": float(accuracies.mean()), "sd": sd, **seeds})
     return rows
 
 
@@ -38,6 +36,19 @@ def log_softmax(logits: Float[np.ndarray, "*shape classes"]) -> Float[np.ndarray
     """Log-probabilities from scores, in nats, along the last axis."""
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def brier_score(
+    logits: Float[np.ndarray, "*shape series classes"], labels: Int[np.ndarray, " series"]
+) -> Float[np.ndarray, "*shape"]:
+    r"""The Brier score $\sum_k (p_k - [k = y])^2$, mean over series: between 0 and 2, lower is better.
+
+    Proper like the log-likelihood, and bounded: a few series that a sure classifier gets wrong do not decide it.
+
+    **Source:** Brier, *Verification of forecasts expressed in terms of probability*, Monthly Weather Review 1950.
+    """
+    probabilities = np.exp(log_softmax(logits))
+    return ((probabilities - np.eye(logits.shape[-1])[labels]) ** 2).sum(-1).mean(-1)
 
 
 def confusion(

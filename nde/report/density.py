@@ -46,8 +46,8 @@ def density_rows(log_probs: Mapping[str, Float[np.ndarray, " points"]], method: 
 
     **Arguments:** `log_probs`: of each law at the same points, in nats; `method`: the one that is compared.
 
-    **Returns:** rows with `method`, `log_likelihood` and its `standard_error` over points, `difference`
-    (`method` minus this law, positive where it is better) and `difference_error`, all in nats per point.
+    **Returns:** rows with `method`, `log_likelihood` and its standard error `se` over points, `difference`
+    (`method` minus this law, positive where it is better) and `difference_se`, all in nats per point.
     """
     rows = []
     for name, values in log_probs.items():
@@ -56,9 +56,9 @@ def density_rows(log_probs: Mapping[str, Float[np.ndarray, " points"]], method: 
             {
                 "method": name,
                 "log_likelihood": float(values.mean()),
-                "standard_error": _standard_error(values),
+                "se": _standard_error(values),
                 "difference": float("nan") if name == method else float(differences.mean()),
-                "difference_error": float("nan") if name == method else _standard_error(differences),
+                "difference_se": float("nan") if name == method else _standard_error(differences),
             }
         )
     return rows

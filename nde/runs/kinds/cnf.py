@@ -73,7 +73,7 @@ class CNFKind(AbstractKind):
         names = ["flow" if len(flows) == 1 else f"flow {i + 1}" for i in range(len(flows))]
         laws: dict[str, Callable[[np.ndarray], np.ndarray]] = {
             "Gaussian": fit_gaussian(problem.train),
-            "kernel density estimate": fit_kde(problem.train, problem.validation),
+            "Gaussian kernels": fit_kde(problem.train, problem.validation),
         }
         scores = {name: law(problem.test) for name, law in laws.items()}
         scores |= {name: _log_prob(flow, problem.test) for name, flow in zip(names, flows, strict=True)}
@@ -89,7 +89,7 @@ class CNFKind(AbstractKind):
         samples = np.asarray(_draw(flows[0], keys))
         return TableEvaluation(
             title=f"{run.config.data.density}: log-likelihood of {len(problem.test)} held-out points",
-            caption=f"nats per point, higher is better; difference = {names[0]} − method; errors over points",
+            caption=f"nats per point, higher is better; difference = {names[0]} − method; se over points",
             rows=density_rows(scores, names[0]),
             notes=[f"the flow's density has a mass of {mass:.4f} on the square of the figure, {2 * EXTENT:g} a side."],
             summary={"points_scored": len(problem.test), "mass_on_the_grid": mass},
