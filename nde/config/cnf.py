@@ -3,6 +3,7 @@
 from typing import Literal
 
 import diffrax
+import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -49,9 +50,9 @@ class CNFConfig(RunConfig):
 
 
 def build_flow(config: FlowModelConfig, *, key: PRNGKeyArray) -> ContinuousNormalizingFlow:
-    """The flow of a config: exact trace, Tsit5 at fixed steps."""
+    """The flow of a config: exact trace, tanh between the layers, Tsit5 at fixed steps."""
     return ContinuousNormalizingFlow(
-        ConcatSquashField(2, config.width, config.depth, key=key),
+        ConcatSquashField(2, config.width, config.depth, activation=jnp.tanh, key=key),
         2,
         controller=diffrax.ConstantStepSize(),
         dt0=config.dt0,

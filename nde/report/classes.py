@@ -20,8 +20,9 @@ def accuracy_rows(
     **Arguments:** `logits`: of each method, `(seeds, series, classes)`, the largest wins;
     `labels`: `(series,)`, the true classes.
 
-    **Returns:** rows with `method`, `accuracy` and `sd` in shares of the series, and a column `seed N` for each. `sd` has `seeds - 1` degrees of freedom; it is NaN for a single seed. It is the spread that
-    training alone makes: of other test series it says nothing.
+    **Returns:** rows with `method`, `accuracy` and `sd` in shares of the series, and a column `seed N` for each. `sd`
+    has `seeds - 1` degrees of freedom; it is NaN for a single seed. It is the spread that training alone makes: of
+    other test series it says nothing.
     """
     rows = []
     for method, scores in logits.items():
