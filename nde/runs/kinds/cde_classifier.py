@@ -116,7 +116,7 @@ class CDEClassifierKind(AbstractKind):
         build = (build_cde_classifier, build_gru_classifier)[member // config.train.members]
         return build(config.model, len(channels), len(classes), horizon=horizon, key=key)
 
-    def examples(self, config: CDEClassifierConfig, problem: MotionsProblem) -> Examples:
+    def examples(self, config: CDEClassifierConfig, problem: MotionsProblem, member: int) -> Examples:
         series = problem.split.train
         return Examples(problem.arrays(series), [problem.panel.ids[i] for i in series])
 

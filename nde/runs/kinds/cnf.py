@@ -54,7 +54,7 @@ class CNFKind(AbstractKind):
     ) -> ContinuousNormalizingFlow:
         return build_flow(config.model, key=key)
 
-    def examples(self, config: CNFConfig, problem: PlanePoints) -> Examples:
+    def examples(self, config: CNFConfig, problem: PlanePoints, member: int) -> Examples:
         return Examples(problem.train, [f"point {i}" for i in range(len(problem.train))])
 
     def loss(self, config: CNFConfig, problem: PlanePoints) -> LossFunction:
