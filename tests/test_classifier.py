@@ -18,19 +18,20 @@ from nde.objectives import cross_entropy
 from nde.report import accuracy_rows, brier_score, confusion
 
 ROWS, EACH = 8, 6
+HELD = 4  # series to validate, to test and to predict: one shape, so that each model compiles once for the three
 SMALL = [
     "model.state_size=4", "model.width=4", "model.solver=euler", "model.hidden_size=4", "train.steps=12",
     "train.batch_size=8", "train.members=1", "train.validate_every=6", "train.log_every=1", "train.warmup=1",
-    "train.learning_rate=0.03",
+    "train.learning_rate=0.03", "data.validation=0.34",
 ]  # fmt: skip
 
 
 def made_up():
-    """Two classes that differ in level, `EACH` series of either in both parts."""
+    """Two classes that differ in level, `EACH` series of either to train and validate, `HELD` in all to test."""
     names = np.array(["high", "low"] * EACH)
-    noise = np.random.default_rng(0).standard_normal((2, 2 * EACH, ROWS, 6))
-    level = np.where(names == "high", 2.0, -2.0)[:, None, None]
-    return labelled_panel(level + noise[0], names, level + noise[1], names)
+    noise = np.random.default_rng(0).standard_normal((2 * EACH + HELD, ROWS, 6))
+    values = np.where(np.append(names, names[:HELD]) == "high", 2.0, -2.0)[:, None, None] + noise
+    return labelled_panel(values[: len(names)], names, values[len(names) :], names[:HELD])
 
 
 def invoke(*arguments):
@@ -62,7 +63,7 @@ def test_fit_leaves_the_table_and_the_figures(fitted):
     assert table["method"].to_list() == ["neural CDE", "GRU-Δt"]
     assert (table["accuracy"] >= 0.7).all()
     np.testing.assert_array_equal(table["accuracy"], table["seed 0"])
-    assert json.loads((folder / "results.json").read_text())["series_scored"] == 2 * EACH
+    assert json.loads((folder / "results.json").read_text())["series_scored"] == HELD
     for name in ("training", "confusion", "series"):
         assert imread(folder / "figures" / f"{name}.png")[..., :3].std() > 0.05
 
@@ -74,14 +75,14 @@ def test_evaluate_gives_the_same_table_again(fitted, tmp_path):
 
 
 def test_predict_gives_a_class_for_each_series(fitted, tmp_path):
-    times = np.array([0.0, 0.25, 0.4])
-    rows = [(who, t, *[level] * 6) for who, level in (("a", 2.0), ("b", -2.0)) for t in times]
+    times = np.linspace(0.0, 0.5, ROWS) ** 1.5
+    rows = [(who, t, *[level] * 6) for who, level in zip("abcd", (2.0, -2.0, 1.8, -1.8), strict=True) for t in times]
     table = pl.DataFrame(rows, schema=["id", "time", *MOTION_CHANNELS], orient="row")
     table.write_csv(tmp_path / "table.csv")
     result = invoke("predict", fitted[0], "--data", tmp_path / "table.csv", "--out", tmp_path / "out.csv")
     assert result.exit_code == 0, result.output
     classes = pl.read_csv(tmp_path / "out.csv")
-    assert classes["id"].to_list() == ["a", "b"]
+    assert classes["id"].to_list() == ["a", "b", "c", "d"]
     np.testing.assert_allclose(classes["p_high"] + classes["p_low"], 1.0)
     higher = (classes["p_high"] > classes["p_low"]).to_list()
     assert classes["class"].to_list() == ["high" if flag else "low" for flag in higher]
