@@ -11,6 +11,7 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from nde.cli import app
+from nde.data import remove_at_random
 from nde.data.motions import labelled_panel, MOTION_CHANNELS
 from nde.fields import PathScaledField
 from nde.models import GRUDeltaT
@@ -74,19 +75,28 @@ def test_evaluate_gives_the_same_table_again(fitted, tmp_path):
     assert (tmp_path / "again" / "results.csv").read_text() == (fitted[0] / "results.csv").read_text()
 
 
-def test_predict_gives_a_class_for_each_series(fitted, tmp_path):
-    times = np.linspace(0.0, 0.5, ROWS) ** 1.5
-    rows = [(who, t, *[level] * 6) for who, level in zip("abcd", (2.0, -2.0, 1.8, -1.8), strict=True) for t in times]
-    table = pl.DataFrame(rows, schema=["id", "time", *MOTION_CHANNELS], orient="row")
+def test_predict_gives_each_series_of_a_table_the_class_that_evaluate_scored(fitted, tmp_path):
+    data = made_up()
+    thinned = remove_at_random(data.panel, 0.5, seed=0)[np.flatnonzero(data.tested)]
+    table = pl.DataFrame(
+        [
+            (name, t, *(x if seen else None for x, seen in zip(values, mask, strict=True)))
+            for name, times, rows, masks in zip(thinned.ids, thinned.times, thinned.values, thinned.mask, strict=True)
+            for t, values, mask in zip(times, rows, masks, strict=True)
+        ],
+        schema=["id", "time", *MOTION_CHANNELS],
+        orient="row",
+    )
     table.write_csv(tmp_path / "table.csv")
     result = invoke("predict", fitted[0], "--data", tmp_path / "table.csv", "--out", tmp_path / "out.csv")
     assert result.exit_code == 0, result.output
     classes = pl.read_csv(tmp_path / "out.csv")
-    assert classes["id"].to_list() == ["a", "b", "c", "d"]
+    assert classes["id"].to_list() == list(thinned.ids)
     np.testing.assert_allclose(classes["p_high"] + classes["p_low"], 1.0)
     higher = (classes["p_high"] > classes["p_low"]).to_list()
     assert classes["class"].to_list() == ["high" if flag else "low" for flag in higher]
-    assert classes["p_high"][0] > classes["p_high"][1]
+    right = [data.classes[i] for i in data.labels[data.tested]] == classes["class"].to_numpy()
+    assert np.mean(right) == pl.read_csv(fitted[0] / "results.csv")["accuracy"][0]
     ahead = ["--data", tmp_path / "table.csv", "--out", tmp_path / "other.csv", "--ahead", "1"]
     refused = invoke("predict", fitted[0], *ahead)
     assert refused.exit_code == 2
