@@ -97,7 +97,7 @@ def plot_plane(
     they are drawn as -10.
     """
     count = 2 + len(log_densities)
-    figure = Figure(figsize=(3.1 * count + 0.6, 3.3), layout="constrained")
+    figure = Figure(figsize=(3.1 * count + 0.9, 3.7), layout="constrained")
     panels = figure.subplots(1, count, sharex=True, sharey=True)
     limit = grid.extent
     for axes, title, points in zip(panels, ("data", "samples of the flow"), (data, samples), strict=False):
