@@ -32,8 +32,8 @@ def plot_training(
     what each member is called; those of one name share a colour.
     """
     members = sorted({int(row["member"]) for row in rows})
-    names = [f"member {m + 1}" for m in range(max(members) + 1)] if names is None else names
-    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(names))}
+    called = {m: f"member {m + 1}" if names is None else names[m] for m in members}
+    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(called.values()))}
     panels = [("loss", loss_name), ("validation", score_name)]
     panels += [(name, label) for name, label in PARTS.items() if any(name in row for row in rows)]
     columns = min(3, len(panels))
@@ -45,7 +45,7 @@ def plot_training(
     for axes, (name, label) in zip(grid[: len(panels)], panels, strict=True):
         for member in members:
             points = [(row["step"], row[name]) for row in rows if row["member"] == member and name in row]
-            colour = BLUE if len(members) == 1 else colours[names[member]]
+            colour = BLUE if len(members) == 1 else colours[called[member]]
             if points:
                 axes.plot(*np.transpose(points), color=colour, lw=1.3, marker="." if name == "validation" else None)
         axes.set(xlabel="step", title=label)
