@@ -445,6 +445,14 @@ def test_training_figure_of_an_ensemble_has_a_line_a_member():
     assert [to_hex(line.get_color()) for line in figure.legends[0].get_lines()] == [to_hex("C0"), to_hex("C1")]
 
 
+def test_members_of_one_name_share_a_colour_and_the_titles_are_given():
+    rows = [{"member": m, "step": 1, "loss": float(m)} for m in (0, 1, 2)]
+    figure = saved(plot_training(rows, loss_name="the loss", score_name="the score", names=["a", "b", "b"]))
+    assert [axes.get_title() for axes in figure.axes] == ["the loss", "the score"]
+    np.testing.assert_array_equal(drawn(figure.axes[0], "C1"), [[[1, 1]], [[1, 2]]])
+    assert legend_texts(figure) == ["a", "b"]
+
+
 def test_training_figure_breaks_into_lines_of_three():
     parts = dict.fromkeys(("loss", "log_likelihood", "kl_path", "kl_initial"), 1.0)
     figure = saved(plot_training([{"member": 0, "step": 1, **parts}, {"member": 0, "step": 2, **parts}]))

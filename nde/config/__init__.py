@@ -4,6 +4,13 @@ The key `kind` at the top says what is fitted, and with it which sections there 
 [`nde.config.RunConfig`][] of its own, entered in `nde.config.parse.CONFIGS`.
 """
 
+from nde.config.cde_classifier import (
+    build_cde_classifier as build_cde_classifier,
+    build_gru_classifier as build_gru_classifier,
+    CDEClassifierConfig as CDEClassifierConfig,
+    steps_needed as steps_needed,
+)
+from nde.config.cnf import build_flow as build_flow, CNFConfig as CNFConfig
 from nde.config.latent_sde import (
     build_model as build_model,
     build_objective as build_objective,

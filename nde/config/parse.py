@@ -8,11 +8,18 @@ from typing import Any
 import pydantic
 import tomli_w
 
+from nde.config.cde_classifier import CDEClassifierConfig
+from nde.config.cnf import CNFConfig
 from nde.config.latent_sde import LatentSDEConfig
 from nde.config.ode import ODEConfig
 from nde.config.sections import RunConfig
 
-CONFIGS: dict[str, type[RunConfig]] = {"latent_sde": LatentSDEConfig, "ode": ODEConfig}
+CONFIGS: dict[str, type[RunConfig]] = {
+    "latent_sde": LatentSDEConfig,
+    "ode": ODEConfig,
+    "cde_classifier": CDEClassifierConfig,
+    "cnf": CNFConfig,
+}
 DEFAULT_KIND = "latent_sde"
 
 

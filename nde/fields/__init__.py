@@ -46,4 +46,5 @@ from nde.fields.linear_mlp import LinearMLPField as LinearMLPField
 from nde.fields.mlp import MLPField as MLPField
 from nde.fields.noise import check_noise as check_noise, noise_kind as noise_kind, NoiseKind as NoiseKind
 from nde.fields.parameter import Parameter as Parameter
+from nde.fields.path_scaled import PathScaledField as PathScaledField
 from nde.fields.systems import lotka_volterra as lotka_volterra, pendulum as pendulum, SYSTEMS as SYSTEMS

@@ -1,5 +1,7 @@
 """Objectives: arrays in, a scalar out, for one series; `jax.vmap` over series stands in the training step."""
 
+from nde.objectives.classification import cross_entropy as cross_entropy
+from nde.objectives.density import DensityModel as DensityModel, negative_log_likelihood as negative_log_likelihood
 from nde.objectives.elbo import annealed as annealed, ELBO as ELBO, ELBOTerms as ELBOTerms, hide_future as hide_future
 from nde.objectives.likelihoods import (
     AbstractLikelihood as AbstractLikelihood,

@@ -1,7 +1,23 @@
 """Tasks, forecasts, scores, baselines and figures: what `nde evaluate` and `nde plot` call."""
 
 from nde.report.baselines import BASELINES as BASELINES
+from nde.report.classes import (
+    accuracy_rows as accuracy_rows,
+    brier_score as brier_score,
+    confusion as confusion,
+    log_softmax as log_softmax,
+    plot_confusion as plot_confusion,
+    plot_seen_series as plot_seen_series,
+    SeenSeries as SeenSeries,
+)
 from nde.report.compare import compare as compare, render as render, Row as Row, write_table as write_table
+from nde.report.density import (
+    density_rows as density_rows,
+    fit_gaussian as fit_gaussian,
+    fit_kde as fit_kde,
+    PlaneGrid as PlaneGrid,
+    plot_plane as plot_plane,
+)
 from nde.report.figures import (
     plot_calibration as plot_calibration,
     plot_forecasts as plot_forecasts,

@@ -15,21 +15,26 @@ PARTS = {
     "log_likelihood": "log-likelihood (nats per series)",
     "kl_path": "path KL (nats per series)",
     "kl_initial": "initial KL (nats per series)",
+    "accuracy": "accuracy on the batch (share of series)",
 }
 
 
 def plot_training(
     rows: Sequence[Mapping[str, float]],
     *,
+    loss_name: str = "loss (nats per value)",
     score_name: str = "validation NLL per value",
     names: Sequence[str] | None = None,
 ) -> Figure:
     """Training curves from the rows of a metrics file: loss, its parts, validation score; a line for each member.
 
-    `names` are what the members are called in the legend, from member 0 on.
+    **Arguments:** `rows`: from [`nde.train.read_metrics`][]; `loss_name`, `score_name`: titles, with units; `names`:
+    what each member is called; those of one name share a colour.
     """
     members = sorted({int(row["member"]) for row in rows})
-    panels = [("loss", "loss (nats per value)"), ("validation", score_name)]
+    called = {m: f"member {m + 1}" if names is None else names[m] for m in members}
+    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(called.values()))}
+    panels = [("loss", loss_name), ("validation", score_name)]
     panels += [(name, label) for name, label in PARTS.items() if any(name in row for row in rows)]
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
@@ -38,20 +43,18 @@ def plot_training(
     for axes in grid[len(panels) :]:
         axes.remove()
     for axes, (name, label) in zip(grid[: len(panels)], panels, strict=True):
-        for place, member in enumerate(members):
+        for member in members:
             points = [(row["step"], row[name]) for row in rows if row["member"] == member and name in row]
-            colour = BLUE if len(members) == 1 else f"C{place}"
+            colour = BLUE if len(members) == 1 else colours[called[member]]
             if points:
                 axes.plot(*np.transpose(points), color=colour, lw=1.3, marker="." if name == "validation" else None)
         axes.set(xlabel="step", title=label)
         axes.title.set_fontsize(10)
         _tidy(axes)
     if len(members) > 1:
-        labels = [f"member {m + 1}" if names is None else names[m] for m in members]
-        handles = [Line2D([], [], color=f"C{i}", label=label) for i, label in enumerate(labels)]
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=min(len(members), 5), frameon=False, fontsize=9
-        )
+        handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+        columns = min(len(handles), 5)
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     return figure
 
 

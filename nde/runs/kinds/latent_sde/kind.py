@@ -14,8 +14,9 @@ from nde.runs.interface import AbstractKind, Examples, OpenedRun, Prediction
 from nde.runs.kinds.latent_sde.drawing import figures
 from nde.runs.kinds.latent_sde.evaluation import evaluate, LatentSDEEvaluation
 from nde.runs.kinds.latent_sde.prediction import predict
-from nde.runs.kinds.latent_sde.problem import load_problem, Problem, resolve, write_normaliser
+from nde.runs.kinds.latent_sde.problem import load_problem, Problem, resolve
 from nde.runs.kinds.latent_sde.training import batch_loss, validation_score
+from nde.runs.kinds.normaliser_file import write_normaliser
 from nde.train import LossFunction
 
 

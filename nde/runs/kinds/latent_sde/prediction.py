@@ -9,7 +9,8 @@ import polars as pl
 from nde.data import Panel, read_panel
 from nde.report import sample_forecast
 from nde.runs.interface import member_key, OpenedRun, Prediction, RunError
-from nde.runs.kinds.latent_sde.problem import MAX_STEPS, read_normaliser
+from nde.runs.kinds.latent_sde.problem import MAX_STEPS
+from nde.runs.kinds.normaliser_file import read_normaliser
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 

@@ -1,8 +1,6 @@
 """A latent SDE's table, read, split and standardised."""
 
-import dataclasses
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,20 +84,6 @@ def resolve(config: LatentSDEConfig, problem: Problem) -> LatentSDEConfig:
 
 
 MAX_STEPS = 100_000
-
-
-def write_normaliser(path: Path, normaliser: Normaliser) -> None:
-    """Keep a normaliser as JSON."""
-    fields = dataclasses.asdict(normaliser)
-    plain = {name: value.tolist() if isinstance(value, np.ndarray) else list(value) for name, value in fields.items()}
-    path.write_text(json.dumps(plain, indent=1) + "\n")
-
-
-def read_normaliser(path: Path) -> Normaliser:
-    """What [`write_normaliser`][nde.runs.kinds.latent_sde.problem.write_normaliser] kept."""
-    saved = json.loads(path.read_text())
-    arrays = (np.array(saved[name]) for name in ("log", "mean", "std"))
-    return Normaliser(tuple(saved["channels"]), *arrays)
 
 
 def _check_targets(config: LatentSDEConfig, problem: Problem) -> None:

@@ -1,0 +1,90 @@
+"""A run of a continuous normalising flow, and what it is compared with."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from matplotlib.image import imread
+from scipy import stats
+from typer.testing import CliRunner
+
+from nde.cli import app
+from nde.report import density_rows, fit_gaussian, fit_kde, PlaneGrid
+
+SMALL = [
+    "data.density=eight_gaussians", "data.points=60", "data.validation_points=20", "data.test_points=40",
+    "model.width=8", "model.depth=1", "model.dt0=0.5", "train.steps=12", "train.batch_size=30",
+    "train.validate_every=6", "train.log_every=1", "train.warmup=1", "train.learning_rate=0.05",
+    "evaluate.samples=50", "evaluate.tolerance=1e-3",
+]  # fmt: skip
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    result = invoke("fit", "configs/cnf_2d.toml", *SMALL, "--out", folder)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_a_few_steps_lower_the_loss(fitted):
+    rows = [json.loads(line) for line in (fitted / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses) == 12
+    assert np.mean(losses[-3:]) < losses[0] - 0.5
+
+
+def test_fit_leaves_the_table_and_the_figures(fitted):
+    table = pl.read_csv(fitted / "results.csv")
+    assert table["method"].to_list() == ["Gaussian", "Gaussian kernels", "flow", "the density itself"]
+    assert table["log_likelihood"].is_finite().all()
+    assert table["log_likelihood"].arg_max() == 3
+    assert 0.5 < json.loads((fitted / "results.json").read_text())["mass_on_the_grid"] < 1.05
+    for name in ("training", "density"):
+        assert imread(fitted / "figures" / f"{name}.png")[..., :3].std() > 0.05
+
+
+def test_evaluate_and_plot_work_on_the_run_and_predict_says_which_kinds_it_is_for(fitted, tmp_path):
+    result = invoke("evaluate", fitted, "--out", tmp_path / "again")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "again" / "results.csv").read_text() == (fitted / "results.csv").read_text()
+    (tmp_path / "points.csv").write_text("x,y\n0,0\n")
+    refused = invoke("predict", fitted, "--data", tmp_path / "points.csv", "--out", tmp_path / "out.csv")
+    assert refused.exit_code == 2
+    assert "kind 'cnf' forecasts no tables; these kinds do: latent_sde" in refused.output
+
+
+def test_an_unknown_density_is_refused_in_one_line(tmp_path):
+    refused = invoke("fit", "configs/cnf_2d.toml", "data.density=star", "--out", tmp_path / "run")
+    assert refused.exit_code == 2
+    assert "data.density" in refused.output
+    assert "'checkerboard'" in refused.output
+
+
+def test_gaussian_and_kernels_are_scipys():
+    points = np.random.default_rng(0).standard_normal((200, 2)) @ np.array([[1.0, 0.5], [0.0, 2.0]])
+    law = stats.multivariate_normal(points.mean(0), np.cov(points.T, bias=True))
+    np.testing.assert_allclose(fit_gaussian(points[:])(points[:5]), law.logpdf(points[:5]), rtol=1e-12)
+    wide = stats.gaussian_kde(points.T, bw_method=0.5)
+    np.testing.assert_allclose(fit_kde(points, points[:50] + 0.1, [0.5])(points[:5]), wide.logpdf(points[:5].T))
+    # Far from every point a narrow kernel is worse than a wide one, and the validation points say so.
+    chosen = fit_kde(points, points[:50] + 3.0, [0.05, 0.5])
+    np.testing.assert_allclose(chosen(points[:5]), wide.logpdf(points[:5].T))
+
+
+def test_differences_are_paired_over_points():
+    rows = density_rows({"a": np.array([-1.0, -3.0]), "b": np.array([-2.0, -4.5])}, "a")
+    assert [row["log_likelihood"] for row in rows] == [-2.0, -3.25]
+    assert rows[1]["difference"] == pytest.approx(1.25)
+    assert rows[1]["difference_se"] == pytest.approx(np.std([1.0, 1.5], ddof=1) / np.sqrt(2))
+    assert np.isnan(rows[0]["difference"])
+
+
+def test_mass_on_the_grid_is_one_for_a_law_that_lies_inside():
+    grid = PlaneGrid(5.0, 50)
+    assert grid.integral(stats.multivariate_normal(np.zeros(2)).logpdf(grid.points())) == pytest.approx(1.0, abs=1e-5)

@@ -1,0 +1,120 @@
+"""Series with classes, and densities in the plane."""
+
+import importlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from nde.data import (
+    DENSITIES,
+    LabelledPanel,
+    load_basic_motions,
+    remove_at_random,
+    sample_density,
+    split_published,
+    TableError,
+)
+from nde.data.motions import labelled_panel
+
+
+def made_up(each=5, rows=4):
+    """Two classes, `each` series of either in both parts."""
+    values = np.random.default_rng(0).standard_normal((2 * each, rows, 6))
+    names = np.array(["walk", "rest"] * each)
+    return labelled_panel(values, names, values + 1, names)
+
+
+def test_labelled_panel_keeps_the_published_parts():
+    data = made_up()
+    assert len(data) == len(data.panel) == 20
+    assert data.classes == ("rest", "walk")
+    np.testing.assert_array_equal(data.labels[:4], [1, 0, 1, 0])
+    np.testing.assert_array_equal(np.flatnonzero(data.tested), np.arange(10, 20))
+    assert data.panel.ids[9:11] == ("train 10", "test 1")
+    np.testing.assert_allclose(data.panel.times[3], [0, 0.1, 0.2, 0.3])
+
+
+def test_motions_come_from_aeon(monkeypatch):
+    def load(split):
+        return np.full((3, 6, 100), {"train": 1.0, "test": 2.0}[split]), np.array(["a", "b", "a"])
+
+    monkeypatch.setattr(importlib, "import_module", lambda name: SimpleNamespace(load_basic_motions=load))
+    data = load_basic_motions()
+    assert data.panel.values.shape == (6, 100, 6)
+    np.testing.assert_array_equal(data.panel.values[:, 0, 0], [1, 1, 1, 2, 2, 2])
+    assert data.panel.times[0, -1] == pytest.approx(9.9)
+
+
+def test_without_aeon_one_line_says_what_to_install(monkeypatch):
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(TableError, match=r"pip install 'aeon>=1\.0'"):
+        load_basic_motions()
+
+
+def test_removal_is_per_value_seeded_and_leaves_the_rest():
+    panel = made_up(each=50, rows=20).panel
+    thinned = remove_at_random(panel, 0.5, seed=3)
+    assert thinned.mask.mean() == pytest.approx(0.5, abs=0.01)
+    assert np.std(thinned.mask.mean((0, 1))) < 0.02
+    assert (thinned.mask.any(-1) & ~thinned.mask.all(-1)).mean() > 0.9  # values, not rows
+    np.testing.assert_array_equal(thinned.values, np.where(thinned.mask, panel.values, 0))
+    np.testing.assert_array_equal(thinned.times, panel.times)
+    np.testing.assert_array_equal(thinned.mask, remove_at_random(panel, 0.5, seed=3).mask)
+    assert (thinned.mask != remove_at_random(panel, 0.5, seed=4).mask).any()
+    np.testing.assert_array_equal(remove_at_random(panel, 0.0, seed=0).mask, panel.mask)
+    with pytest.raises(ValueError, match=r"\[0, 1\), but is 1.0"):
+        remove_at_random(panel, 1.0, seed=0)
+
+
+def test_split_takes_the_same_share_of_each_class_and_never_the_test_part():
+    data = made_up(each=10)
+    split = split_published(data, validation=0.2, seed=1)
+    np.testing.assert_array_equal(np.bincount(data.labels[split.validation]), [2, 2])
+    np.testing.assert_array_equal(np.bincount(data.labels[split.train]), [8, 8])
+    np.testing.assert_array_equal(split.fold, np.flatnonzero(~data.tested))
+    np.testing.assert_array_equal(split.test, np.flatnonzero(data.tested))
+
+
+def test_split_refuses_what_leaves_a_part_empty():
+    data = made_up(each=1)
+    with pytest.raises(ValueError, match="class 'rest' has 1 series outside of the test part"):
+        split_published(data, validation=0.2)
+    with pytest.raises(ValueError, match="nothing could be scored"):
+        split_published(LabelledPanel(data.panel, data.labels, data.classes, np.zeros(4, bool)), validation=0.2)
+    with pytest.raises(ValueError, match=r"\(0, 1\), but is 1"):
+        split_published(data, validation=1.0)
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_points_are_seeded_and_of_the_size_of_the_plane_that_is_drawn(name):
+    points = sample_density(name, 4000, seed=0)
+    assert points.shape == (4000, 2)
+    np.testing.assert_array_equal(points, sample_density(name, 4000, seed=0))
+    assert (points != sample_density(name, 4000, seed=1)).any()
+    assert np.abs(points).max() < 5
+    assert np.abs(points.mean(0)).max() < 0.1
+    assert 0.7 < points.std() < 2.4
+
+
+@pytest.mark.parametrize("name", ["two_moons", "eight_gaussians", "checkerboard"])
+def test_log_densities_integrate_to_one_and_are_those_of_the_points(name):
+    axis = (np.arange(120) + 0.5) / 10 - 6
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    density = np.exp(DENSITIES[name].log_prob(grid))
+    assert density.sum() / 10**2 == pytest.approx(1.0, abs=1e-6)
+    # The mean of the density over points is the integral of its square, and that of the height likewise.
+    points = sample_density(name, 5000, seed=5)
+    assert np.exp(DENSITIES[name].log_prob(points)).mean() == pytest.approx((density**2).sum() / 10**2, rel=0.03)
+    height = points[:, 1] ** 2
+    assert height.mean() == pytest.approx((density * grid[:, 1] ** 2).sum() / 10**2, abs=4 * height.std() / 5000**0.5)
+
+
+def test_densities_refuse_an_unknown_name_and_no_points():
+    with pytest.raises(ValueError, match="two_moons, eight_gaussians, checkerboard, pinwheel, but the name is 'star'"):
+        sample_density("star", 3, seed=0)
+    with pytest.raises(ValueError, match="at least one, but is 0"):
+        sample_density("pinwheel", 0, seed=0)
