@@ -12,8 +12,14 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, PyTree, 
 
 from nde.paths.counter import key_words, normals, threefry
 from nde.paths.legendre import (
-    check_levy_area, constant_time, increment, ORDERS, overlap, split, structure,
-)  # fmt: skip
+    check_levy_area,
+    constant_time,
+    increment,
+    ORDERS,
+    overlap,
+    split,
+    structure,
+)
 
 # A node's number is a word of 32 bits, so that a key serves 31 levels; below them each cell has a key of its own.
 KEY_LEVELS = 31
@@ -21,19 +27,6 @@ DEEPEST = 2 * KEY_LEVELS - 1
 SCALES = 2.0 ** np.arange(DEEPEST + 1)
 # How many levels are drawn at a time where the depth is known only at run time.
 BLOCK = 8
-# How many of the lowest levels a query that carries state draws anew.
-LOWEST = 5
-
-
-class TreeState(eqx.Module):
-    """The normals along the descents to the two ends of the last query of a [`nde.paths.VirtualBrownianTree`][].
-
-    - `cells`: which nodes they are of.
-    - `normals`: the normals of each leaf of the increment's shape.
-    """
-
-    cells: "_Cells"
-    normals: PyTree[Float[Array, "2 levels lanes"]]
 
 
 class VirtualBrownianTree(diffrax.AbstractBrownianPath):
@@ -68,16 +61,12 @@ class VirtualBrownianTree(diffrax.AbstractBrownianPath):
     of `levy_area`. `path.evaluate(t)` is the increment from the path's own `t0`. From the later to the earlier time, W
     and K change sign.
 
-    In a loop of one's own, `state = path.init()` before it and `increment, state = path.evaluate_with_state(state, t0,
-    t1)` in it give the same values, and draw only what the last query did not.
-
     **Raises:** `ValueError` if `t0 < t1` or `tol > 0` do not hold, if `tol` is below $2^{-61}$ of the whole, if `shape`
     or `levy_area` is none of the above, if a time that is known at trace time lies outside `[t0, t1]`, and if a
     derivative by time is asked for. A traced time outside gives NaN.
 
-    **Limits:** `init` needs `t0`, `t1` and `tol` to be known at trace time. `evaluate` does not, and is faster if they
-    are. Its cost grows with `log((t1 - t0) / tol)`. Gradients by time do not exist. It is not the path that diffrax
-    makes of the same key.
+    **Limits:** cost grows with `log((t1 - t0) / tol)`, and is less if `t0`, `t1` and `tol` are known at trace time. It
+    is not the path that diffrax makes of the same key.
 
     **Source:** Jelinčič, Foster, Kidger 2024, arXiv 2405.06464, the law (theorem 3.7) and the idea of one seed; Li,
     Wong, Chen, Duvenaud 2020, arXiv 2001.01328, the virtual tree; Alpert 1993, SIAM J. Math. Anal. 24, the functions.
@@ -104,12 +93,11 @@ class VirtualBrownianTree(diffrax.AbstractBrownianPath):
         self.shape = structure("VirtualBrownianTree", shape)
         self.levy_area = levy_area
         self.depth = None
-        bad = jnp.logical_not((jnp.asarray(t0) < t1) & (jnp.asarray(tol) > 0))
         if any(isinstance(x, jax.core.Tracer) for x in (t0, t1, tol)):
-            message = "VirtualBrownianTree needs t0 < t1 and tol > 0, but they are not."
-            t0, t1, tol = eqx.error_if((t0, t1, tol), bad, message)
+            bad = ~((jnp.asarray(t0) < t1) & (jnp.asarray(tol) > 0))
+            t0, t1, tol = eqx.error_if((t0, t1, tol), bad, "VirtualBrownianTree needs t0 < t1 and tol > 0.")
         else:
-            if bad:
+            if not (np.asarray(t0) < np.asarray(t1) and np.asarray(tol) > 0):
                 raise ValueError(f"VirtualBrownianTree needs t0 < t1 and tol > 0, but got {t0=}, {t1=} and {tol=}.")
             self.depth = int(_depth(np, np.asarray(tol) / (np.asarray(t1) - np.asarray(t0))))
             if self.depth > DEEPEST:
@@ -123,29 +111,6 @@ class VirtualBrownianTree(diffrax.AbstractBrownianPath):
         """The increment from `t0` to `t1`, or from the path's start to `t0` if there is no `t1`; see the class."""
         query = self._query(*((self.t0, t0) if t1 is None else (t0, t1)))
         return self._output(query, _evaluate(self, query), use_levy)
-
-    def init(self) -> TreeState:
-        """The state to begin a loop with: the descent to the path's own start."""
-        if self.depth is None:
-            raise ValueError(
-                "VirtualBrownianTree carries state only if t0, t1 and tol are known at trace time, but they are "
-                "traced: use evaluate, or make the path from numbers."
-            )
-        cells = self._cells(self._query(self.t0, self.t0), self.depth, np.arange(self.depth + 2))
-        return TreeState(cells, self._draw(cells))
-
-    def evaluate_with_state(
-        self, state: TreeState, t0: ArrayLike, t1: ArrayLike, use_levy: bool = False
-    ) -> tuple[Any, TreeState]:
-        """What `evaluate` gives, and the state for the next query.
-
-        The less of the way down to `t0` and `t1` is new since the last query, the faster: nothing is drawn for a `t0`
-        that was an end of it, and for `t1` only the lowest levels where the others are those of `t0`. Under `jax.vmap`
-        over times, what one sample needs is drawn for all.
-        """
-        query = self._query(t0, t1)
-        values, state = _evaluate_with_state(self, state, query)
-        return self._output(query, values, use_levy), state
 
     def _query(self, t0: ArrayLike, t1: ArrayLike) -> "_Query":
         """The two times as fractions of the path's span, in the precision that they have."""
@@ -190,16 +155,15 @@ class VirtualBrownianTree(diffrax.AbstractBrownianPath):
         number = jnp.where(jnp.asarray(levels == 0)[None], 0, number)
         return _Cells(number, upper, words, place)
 
-    def _weights(
-        self, query: "_Query", cells: "_Cells", depth: Any, levels: Any
-    ) -> Float[Array, "2 levels k j"]:
+    def _weights(self, query: "_Query", cells: "_Cells", depth: Any, levels: Any) -> Float[Array, "2 levels k j"]:
         """What each normal on the two ways down adds to each Legendre coordinate of the increment."""
         order, zero = ORDERS[self.levy_area], jnp.zeros(cells.place.shape, cells.place.dtype)
         whole, bridge = (jnp.broadcast_to(jnp.asarray(levels == n)[None], zero.shape) for n in (0, depth + 1))
         # All in units of the cell: the query from low to high, its part that counts, and where the cell is split. The
         # bridge to an end counts on the query's side of that end, even where the other end lies in the same cell.
-        scale = jnp.asarray(SCALES, zero.dtype)[np.maximum(levels - 1, 0) if isinstance(levels, np.ndarray) else
-                                                jnp.clip(levels - 1, 0, DEEPEST)]
+        scale = jnp.asarray(SCALES, zero.dtype)[
+            np.maximum(levels - 1, 0) if isinstance(levels, np.ndarray) else jnp.clip(levels - 1, 0, DEEPEST)
+        ]
         length = jnp.broadcast_to((jnp.where(query.gap > 0, query.gap, 1) * scale)[None], zero.shape)
         earlier = jnp.array([True, False])[:, None]
         low = jnp.where(earlier, cells.place, cells.place - length)
@@ -225,14 +189,14 @@ class VirtualBrownianTree(diffrax.AbstractBrownianPath):
         weights = jnp.where((twice | beyond)[..., None, None], 0, weights)
         return jnp.where(query.inside, weights, jnp.nan)
 
-    def _draw(self, cells: "_Cells") -> PyTree[Float[Array, "ends levels lanes"]]:
+    def _draw(self, cells: "_Cells") -> PyTree[Float[Array, " draws"]]:
         """The normals of nodes: for each leaf of the shape, `order` times its size of them."""
         order, first, out = ORDERS[self.levy_area], 0, []
         leaves, treedef = jax.tree.flatten(self.shape)
         for leaf in leaves:
             lanes = order * leaf.size
             z = normals(cells.words.reshape(-1, 2), cells.number.reshape(-1), lanes, leaf.dtype, first)
-            out.append(lax.stop_gradient(z.reshape(*cells.number.shape, lanes)))
+            out.append(lax.stop_gradient(z.reshape(-1)))  # flat, because a kernel with few lanes in a row is slow
             first += lanes
         return jax.tree.unflatten(treedef, out)
 
@@ -270,36 +234,6 @@ def _evaluate(path: VirtualBrownianTree, query: "_Query") -> PyTree[Array]:
     return lax.while_loop(lambda carry: carry[0] < depth + 2, body, (jnp.asarray(BLOCK), first))[1]
 
 
-@eqx.filter_jit
-def _evaluate_with_state(
-    path: VirtualBrownianTree, state: TreeState, query: "_Query"
-) -> tuple[PyTree[Array], TreeState]:
-    """The increment's Legendre coordinates, with the normals that the last query drew where they serve."""
-    assert path.depth is not None
-    levels = np.arange(path.depth + 2)
-    cells = path._cells(query, path.depth, levels)
-    # The earlier end is mostly one of the last query's: its later one after a step, its earlier one after a rejection.
-    here = cells.part(0, slice(None))
-    at_later, at_earlier = (jnp.all(here.same(state.cells.part(end, slice(None)))) for end in (1, 0))
-    known = jax.tree.map(lambda z: jnp.where(at_later, z[1:], z[:1]), state.normals)
-    early = _unless(at_later | at_earlier, known, lambda: path._draw(here))
-    top, bottom = slice(0, max(levels.size - LOWEST, 0)), slice(max(levels.size - LOWEST, 0), None)
-    there = cells.part(1, top)
-    upper = _unless(
-        jnp.all(there.same(cells.part(0, top))),
-        jax.tree.map(lambda z: z[:, top], early),
-        lambda: path._draw(there),
-    )
-    late = jax.tree.map(lambda *z: jnp.concatenate(z, 1), upper, path._draw(cells.part(1, bottom)))
-    z = lax.stop_gradient(jax.tree.map(lambda *z: jnp.concatenate(z), early, late))
-    return path._combine(path._weights(query, cells, path.depth, levels), z), TreeState(cells, z)
-
-
-def _unless(done: Bool[Array, ""], value: PyTree[Array], make: Any) -> PyTree[Array]:
-    """`value` if `done`, else `make()`: a loop of no or one round, so that a batch of which all are done makes none."""
-    return lax.while_loop(lambda carry: ~carry[0], lambda carry: (jnp.array(True), make()), (done, value))[1]
-
-
 class _Query(eqx.Module):
     """Two times: their signed difference, and in units of the path's span the ends in order and their distance."""
 
@@ -316,11 +250,6 @@ class _Cells(eqx.Module):
     upper: UInt32[Array, "2 levels"]
     words: UInt32[Array, "#2 #levels 2"]
     place: Float[Array, "2 levels"]
-
-    def part(self, end: int, levels: slice) -> "_Cells":
-        """Some levels on the way to one end."""
-        words = self.words if self.words.shape[0] == 1 else self.words[end : end + 1, levels]
-        return _Cells(*(x[end : end + 1, levels] for x in (self.number, self.upper)), words, self.place[end : end + 1, levels])
 
     def flip(self) -> "_Cells":
         """The two ways exchanged."""
