@@ -51,10 +51,10 @@ def split(order: int, theta: Array) -> Float[Array, "*shape i j"]:
     r"""What the new noise adds to the left part when an interval is split at the fraction `theta`.
 
     With $M_l$ and $M_r$ the matrices that make the whole's coordinates of the parts', $\xi = M_l \xi^l + M_r \xi^r$,
-    the law of the parts given the whole is $\xi^l = M_l^\top \xi + N_l z$, $\xi^r = M_r^\top \xi + N_r z$ with $z$ standard
-    normal and $(N_l; N_r)$ the orthonormal complement of $(M_l\,M_r)$. The one chosen is lower triangular; here is
-    $N_l$, and $(N_r)_{ij}(\theta) = -(-1)^{i+j} (N_l)_{ij}(1 - \theta)$. The law is that of Jelinčič, Foster, Kidger
-    2024, theorem 3.7, and Foster 2020, theorems 6.1.4 and 6.1.6.
+    the law of the parts given the whole is $\xi^l = M_l^\top \xi + N_l z$, $\xi^r = M_r^\top \xi + N_r z$ with $z$
+    standard normal and $(N_l; N_r)$ the orthonormal complement of $(M_l\,M_r)$. The one chosen is lower triangular;
+    here is $N_l$, and $(N_r)_{ij}(\theta) = -(-1)^{i+j} (N_l)_{ij}(1 - \theta)$. The law is that of Jelinčič, Foster,
+    Kidger 2024, theorem 3.7, and Foster 2020, theorems 6.1.4 and 6.1.6.
     """
     rest = 1 - theta
     if order == 1:
