@@ -326,8 +326,8 @@ def test_times_that_the_path_does_not_know_are_refused_or_nan():
         make_grid(shape=()).evaluate(0.0, 0.1)
     with pytest.raises(ValueError, match=r"12 steps from -1.0 to 2.0, but got 0.0 and 2.25"):
         make_grid(shape=()).evaluate(0.0, 2.25)
-    assert np.isnan(jax.jit(make_tree(shape=()).evaluate)(0.0, 2.5))
-    assert np.isnan(jax.jit(make_grid(shape=()).evaluate)(0.0, 0.1))
+    assert np.isnan(jax.jit(lambda t: make_tree(shape=()).evaluate(0.0, t))(2.5))
+    assert np.isnan(jax.jit(lambda t: make_grid(shape=()).evaluate(0.0, t))(0.1))
 
 
 def test_grid_takes_times_in_single_precision():

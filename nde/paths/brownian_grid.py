@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 from nde.paths.counter import key_words, normals
@@ -88,7 +89,7 @@ class BrownianGrid(diffrax.AbstractBrownianPath):
         """The increment from `t0` to `t1`, or from the grid's start to `t0` if there is no `t1`; see the class."""
         t0, t1 = (self.t0, t0) if t1 is None else (t0, t1)
         dtype = jnp.result_type(t0, t1, 0.0)
-        if not any(isinstance(t, jax.core.Tracer) for t in (t0, t1)):
+        if not any(isinstance(t, Tracer) for t in (t0, t1)):
             points = np.asarray([t0, t1], dtype)
             if not np.all(self._place(np, points)[1]):
                 raise ValueError(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 from nde.paths.counter import key_words, normals, threefry
@@ -93,7 +94,7 @@ class VirtualBrownianTree(diffrax.AbstractBrownianPath):
         self.shape = structure("VirtualBrownianTree", shape)
         self.levy_area = levy_area
         self.depth = None
-        if any(isinstance(x, jax.core.Tracer) for x in (t0, t1, tol)):
+        if any(isinstance(x, Tracer) for x in (t0, t1, tol)):
             bad = ~((jnp.asarray(t0) < t1) & (jnp.asarray(tol) > 0))
             t0, t1, tol = eqx.error_if((t0, t1, tol), bad, "VirtualBrownianTree needs t0 < t1 and tol > 0.")
         else:
@@ -116,7 +117,7 @@ class VirtualBrownianTree(diffrax.AbstractBrownianPath):
         """The two times as fractions of the path's span, in the precision that they have."""
         dtype = jnp.result_type(t0, t1, self.t0, self.t1, 0.0)
         slack = 4 * float(jnp.finfo(dtype).eps)
-        if not any(isinstance(t, jax.core.Tracer) for t in (t0, t1, self.t0, self.t1)):
+        if not any(isinstance(t, Tracer) for t in (t0, t1, self.t0, self.t1)):
             places = [(np.asarray(t, dtype) - self.t0) / (np.asarray(self.t1) - self.t0) for t in (t0, t1)]
             if not all(-slack <= place <= 1 + slack for place in places):
                 raise ValueError(
