@@ -91,8 +91,8 @@ def test_tree_joins_within_a_cell_too():
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_tree_has_the_covariances_of_diffrax_tree(kind):
+def test_tree_has_the_covariances_of_diffrax_tree():
+    kind = diffrax.SpaceTimeTimeLevyArea
     ends = np.array([0.3, 1.1, 1.9, 2.0])
     rows = []
     for tree in (VirtualBrownianTree, diffrax.VirtualBrownianTree):
@@ -319,6 +319,8 @@ def test_tree_refuses_bad_arguments(arguments, message):
 def test_grid_refuses_bad_arguments():
     with pytest.raises(ValueError, match=r"num_steps > 0, below 2\*\*31, but got 0.0, 1.0 and 0"):
         BrownianGrid(0.0, 1.0, 0, (2,), KEY)
+    with pytest.raises(ValueError, match=r"t0 and t1 to be known at trace time, but they are traced"):
+        jax.jit(lambda t1: BrownianGrid(0.0, t1, 4, (2,), KEY).evaluate(0.0))(1.0)
     with pytest.raises(ValueError, match=r"levy_area to be one of .*SpaceSpaceLevyArea, but got 'int'"):
         BrownianGrid(0.0, 1.0, 4, (2,), KEY, levy_area=int)
     with pytest.raises(ValueError, match=r"leaves of shape \(..., noise\), but got a scalar"):

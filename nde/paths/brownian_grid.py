@@ -45,15 +45,15 @@ class BrownianGrid(diffrax.AbstractBrownianPath):
     by their coordinates ([`nde.paths.legendre`][]), A by Chen's relation. `path.evaluate(t)` is the increment from the
     path's own `t0`. From the later to the earlier time, W, K and A change sign.
 
-    **Raises:** `ValueError` if `t0 < t1` or `num_steps > 0` do not hold, if `shape` or `levy_area` is none of these,
-    if a time that is known at trace time is no point of the grid (within a hundredth of a step, and rounding), and if a
-    derivative by time is asked for. A traced time off the grid gives NaN.
+    **Raises:** `ValueError` if `t0` or `t1` is traced, if `t0 < t1` or `num_steps > 0` do not hold, if `shape` or
+    `levy_area` is none of these, if a time that is known at trace time is no point of the grid (within a hundredth of a
+    step, and rounding), and if a derivative by time is asked for. A traced time off the grid gives NaN.
 
     **Limits:** there is nothing between the grid's points: a solver that steps there needs a
     [`nde.paths.VirtualBrownianTree`][]. A query over many steps takes time in proportion.
 
     **Source:** the joining of W, H and K: Foster 2020, *Numerical approximations for stochastic differential equations*
-    (thesis, Oxford), section 4.2; Jelinčič, Foster, Kidger 2024, arXiv 2405.06464, section 3.
+    (thesis, Oxford), section 4.2; Jelinčič, Foster, Kidger 2024, arXiv 2405.06464.
     """
 
     t0: float = eqx.field(static=True)
@@ -73,6 +73,10 @@ class BrownianGrid(diffrax.AbstractBrownianPath):
         *,
         levy_area: Any = diffrax.BrownianIncrement,
     ):
+        if any(isinstance(t, Tracer) for t in (t0, t1)):
+            raise ValueError(
+                "BrownianGrid needs t0 and t1 to be known at trace time, but they are traced: use VirtualBrownianTree."
+            )
         if not 0 < num_steps < 2**31 or not t0 < t1:
             raise ValueError(
                 f"BrownianGrid needs t0 < t1 and num_steps > 0, below 2**31, but got {t0}, {t1} and {num_steps}."

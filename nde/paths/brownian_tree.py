@@ -66,8 +66,9 @@ class VirtualBrownianTree(diffrax.AbstractBrownianPath):
     or `levy_area` is none of the above, if a time that is known at trace time lies outside `[t0, t1]`, and if a
     derivative by time is asked for. A traced time outside gives NaN.
 
-    **Limits:** cost grows with `log((t1 - t0) / tol)`, and is less if `t0`, `t1` and `tol` are known at trace time. It
-    is not the path that diffrax makes of the same key.
+    **Limits:** cost grows with `log((t1 - t0) / tol)`, and is less if `t0`, `t1` and `tol` are known at trace time.
+    Where they are not, a `tol` below $2^{-61}$ of the whole counts as that. It is not the path that diffrax makes of
+    the same key.
 
     **Source:** Jelinčič, Foster, Kidger 2024, arXiv 2405.06464, the law (theorem 3.7) and the idea of one seed; Li,
     Wong, Chen, Duvenaud 2020, arXiv 2001.01328, the virtual tree; Alpert 1993, SIAM J. Math. Anal. 24, the functions.

@@ -27,7 +27,7 @@ def threefry(
     Written out so that it fuses with what is made of the noise: JAX's own is a loop of kernels on the CPU, four times
     slower for what one step of a solve needs.
 
-    **Source:** Salmon, Moraes, Dror, Shaw, *Parallel random numbers: as easy as 1, 2, 3*, SC 2011, section 3.2.
+    **Source:** Salmon, Moraes, Dror, Shaw, *Parallel random numbers: as easy as 1, 2, 3*, SC 2011.
     """
     schedule = (*words, words[0] ^ words[1] ^ PARITY)
     x, y = node + schedule[0], lane + schedule[1]

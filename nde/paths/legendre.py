@@ -7,7 +7,7 @@ $$\xi_k = h^{-1/2} \int \phi_k(v / h)\,dW_v, \qquad W = \sqrt h\,\xi_0, \quad
   H = -\tfrac12 \sqrt{h/3}\,\xi_1, \quad K = \tfrac1{12} \sqrt{h/5}\,\xi_2.$$
 
 The $\xi_k$ are independent standard normals. W is the increment, H the space–time and K the space–time–time Lévy area
-(Foster 2020, sections 3 and 4; Foster, Lyons, Oberhauser 2020, arXiv 1904.06998, on polynomial expansions of Brownian
+(Foster 2020, definition 4.2.1; Foster, Lyons, Oberhauser 2020, arXiv 1904.06998, on polynomial expansions of Brownian
 motion). Joining intervals, and splitting one into two, are orthogonal maps of the coordinates, so nothing cancels.
 """
 

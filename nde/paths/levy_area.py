@@ -53,8 +53,8 @@ def davie_foster_area(
     `W` and `H`.
 
     **Source:** Davie 2014, *KMT theory applied to approximations of SDE*; Foster 2020, *Numerical approximations for
-    stochastic differential equations* (thesis, Oxford), chapter 7; Foster & Habermann 2023, arXiv 2102.10095, the
-    polynomial expansion.
+    stochastic differential equations* (thesis, Oxford); Foster & Habermann 2023, *Brownian bridge expansions for Lévy
+    area approximations and particular values of the Riemann zeta function*, doi 10.1017/S096354832200030X.
     """
     if jnp.ndim(W) < 1 or jnp.shape(W) != jnp.shape(H):
         raise ValueError(
