@@ -99,6 +99,10 @@ from nde.objectives import (
     GaussianLikelihood as GaussianLikelihood,
     StudentTLikelihood as StudentTLikelihood,
 )
-from nde.paths import BrownianGrid as BrownianGrid
+from nde.paths import (
+    BrownianGrid as BrownianGrid,
+    SpaceSpaceLevyArea as SpaceSpaceLevyArea,
+    VirtualBrownianTree as VirtualBrownianTree,
+)
 
 __version__ = version("nde")

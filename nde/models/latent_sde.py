@@ -206,7 +206,7 @@ class LatentSDE(eqx.Module):
             sigma = diffusion(t, z)
             return lx.FunctionLinearOperator(lambda dw: (sigma * dw, jnp.zeros_like(kl)), shape)
 
-        path = BrownianGrid(0.0, self.horizon, self.num_steps, z0.shape, key, dtype=z0.dtype)
+        path = BrownianGrid(0.0, self.horizon, self.num_steps, shape, key)
         return diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(factor, path))
 
 
