@@ -64,7 +64,6 @@ from diffrax import (
     StratonovichMilstein as StratonovichMilstein,
     SubSaveAt as SubSaveAt,
     Tsit5 as Tsit5,
-    VirtualBrownianTree as VirtualBrownianTree,
 )
 
 from nde.adjoints import CheckpointAdjoint as CheckpointAdjoint

@@ -50,7 +50,6 @@ NEEDED = [
     "StepTo",
     "PIDController",
     "ClipStepSizeController",
-    "VirtualBrownianTree",
     "BrownianIncrement",
     "SpaceTimeLevyArea",
     "SpaceTimeTimeLevyArea",

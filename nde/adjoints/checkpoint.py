@@ -351,34 +351,34 @@ class _Sweep:
             inputs = _merged(self.inputs.shared, numbers, shared)
             return self.march.saves[k](self.problem.saves[k].pick(inputs), t0, t1, dense, t)
 
-        def due(met):
-            left = met.carry.ts_index[k]
-            t = self.batch.get(ts, jnp.maximum(left - 1, 0))
-            return live & (left > 0) & ((t > t0) | (number == 0)), t
+        few = self.march.plans[k].few
+
+        def window(carry):
+            """The last few save times to be met, which of them lie in this step, and their rows."""
+            index = self.batch.following(carry.ts_index[k] - few, few)
+            t = self.batch.get(ts, jnp.maximum(index, 0))
+            due = live[..., None] & (index >= 0) & ((t > t0[..., None]) | (number == 0))
+            return index, t, due, self.batch.following(carry.filled[k] - few, few)
 
         def meet(met):
-            hit, t = due(met)
-            carry = met.carry
-            row, place = jnp.maximum(carry.filled[k] - hit, 0), jnp.maximum(carry.ts_index[k] - hit, 0)
-            y_ct = self._row(self.ct.saved[k].ys, row, hit)
-            carry = _with(
-                carry, k, filled=jnp.where(hit, row, carry.filled[k]), ts_index=jnp.where(hit, place, carry.ts_index[k])
-            )
+            index, t, due, rows = window(met.carry)
+            count = jnp.sum(due, axis=-1, dtype=jnp.int32)
+            carry = _with(met.carry, k, filled=met.carry.filled[k] - count, ts_index=met.carry.ts_index[k] - count)
+            y_ct = self._rows(self.ct.saved[k].ys, rows, due)
+            t = jnp.where(due, t, t1[..., None])
             if not self.times_wanted:
                 _, pull = jax.vjp(lambda s, d: save(s, t0, t1, d, t), mine, dense)
                 shared, more = pull(y_ct)
-                return met._replace(
-                    dense=jax.tree.map(jnp.add, met.dense, more), carry=_with_shared(carry, numbers, shared)
-                )
-            t = jnp.where(hit, t, t1)
+                more = jax.tree.map(jnp.add, met.dense, more)
+                return met._replace(dense=more, carry=_with_shared(carry, numbers, shared))
             _, pull = jax.vjp(save, mine, t0, t1, dense, t)
             shared, t0_ct, t1_ct, more, t_ct = pull(y_ct)
+            t0_ct, t1_ct, t_ct = t0_ct, t1_ct + jnp.sum(jnp.where(due, 0, t_ct), -1), jnp.where(due, t_ct, 0)
             if self.ct.saved[k].ts is not None:
-                t_ct = t_ct + self._row(self.ct.saved[k].ts, row, hit)
-            size = ts.shape[-1]
+                t_ct = t_ct + self._rows(self.ct.saved[k].ts, rows, due)
             assert carry.times is not None
             times = carry.times._replace(ts=list(carry.times.ts))
-            times.ts[k] = self.batch.put(times.ts[k], jnp.where(hit, place, size), t_ct, rows_first=False)
+            times.ts[k] = self.batch.add(times.ts[k], jnp.maximum(index, 0), t_ct)
             return met._replace(
                 dense=jax.tree.map(jnp.add, met.dense, more),
                 t0=met.t0 + t0_ct,
@@ -386,7 +386,16 @@ class _Sweep:
                 carry=_with_shared(carry._replace(times=times), numbers, shared),
             )
 
-        return jax.lax.while_loop(lambda m: self.batch.any(due(m)[0]), meet, met)
+        return jax.lax.while_loop(lambda m: self.batch.any(window(m.carry)[2]), meet, met)
+
+    def _rows(self, cotangents, rows, due):
+        """A few rows an example of saved cotangents, zero where they are not due."""
+
+        def pick(x):
+            picked = self.batch.get(x, jnp.clip(rows, 0, x.shape[len(self.batch.shape)] - 1))
+            return jnp.where(due.reshape(due.shape + (1,) * (picked.ndim - due.ndim)), picked, 0)
+
+        return jax.tree.map(pick, cotangents)
 
     def _row(self, cotangents, row, due):
         """One row an example of saved cotangents, zero where it is not due."""

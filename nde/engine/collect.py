@@ -158,11 +158,27 @@ class Batch:
         place = (index, number) if rows_first else (number, index)
         return rows.at[place].set(row, mode="drop", unique_indices=True)
 
+    def put_block(self, rows: jax.Array, start: jax.Array, block: jax.Array) -> jax.Array:
+        """Write rows that lie together, `(batch, few, …)`, into `(batch, rows, …)`, from a row of each example's on."""
+        put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
+        return jax.vmap(put)(rows, block, start) if self.levels else put(rows, block, start)
+
+    def following(self, first: jax.Array, count: int) -> jax.Array:
+        """The numbers from each example's `first` on: `(batch, count)`."""
+        return first[..., None] + jnp.arange(count).reshape(*(1,) * len(self.shape), count)
+
     def get(self, rows: jax.Array, index: jax.Array) -> jax.Array:
-        """Read one row an example of `(batch, rows, …)`."""
+        """Read rows of `(batch, rows, …)`: one an example, or several where `index` is `(batch, few)`."""
         if not self.levels:
             return rows[index]
-        return rows[jnp.arange(self.shape[0]), index]
+        number = jnp.arange(self.shape[0])
+        return rows[number.reshape(-1, *(1,) * (index.ndim - 1)), index]
+
+    def add(self, rows: jax.Array, index: jax.Array, more: jax.Array) -> jax.Array:
+        """Add to a few rows an example of `(batch, rows, …)`."""
+        if not self.levels:
+            return rows.at[index].add(more)
+        return rows.at[jnp.arange(self.shape[0])[:, None], index].add(more)
 
     def any(self, x: jax.Array) -> jax.Array:
         """Whether any is true, over every `vmap` outside too: so a loop's body stays free of selects."""

@@ -40,12 +40,16 @@ class Saved(NamedTuple):
 
 
 class SavePlan(NamedTuple):
-    """What one `SubSaveAt` saves: `every` so many steps (0: none), in so many `rows` of `ys`, after `skip` of them."""
+    """What a `SubSaveAt` saves: every so many steps (0: none), in how many `rows` of `ys`, after how many (`skip`).
+
+    `few`: how many of its `ts` are saved at once. The rows past those that count are overwritten, or cut off at the end.
+    """
 
     every: int
     rows: int
     skip: int
     ys: Any
+    few: int
 
 
 class Dense(NamedTuple):
@@ -147,7 +151,19 @@ class March:
             return tries, outcome, jax.lax.cond(full, self._thinned, lambda r: r, record)
 
         _, outcome, record = jax.lax.while_loop(goes_on, fill if self.spare else turn, carry)
-        return outcome, record
+        saved = [self._cut(*each) for each in zip(self.plans, outcome.saved, strict=True)]
+        return outcome._replace(saved=saved), record
+
+    def _cut(self, plan: SavePlan, saved: Saved) -> Saved:
+        """Only the rows that count."""
+        real = self.batch.following(jnp.zeros_like(saved.filled), plan.rows) < saved.filled[..., None]
+
+        def cut(rows):
+            rows = jax.lax.slice_in_dim(rows, 0, plan.rows, axis=len(self.batch.shape))
+            mask = real.reshape(real.shape + (1,) * (rows.ndim - real.ndim))
+            return jnp.where(mask, rows, jnp.inf if _is_inexact(rows) else 0)
+
+        return saved._replace(ts=None if saved.ts is None else cut(saved.ts), ys=jax.tree.map(cut, saved.ys))
 
     def _turn(self, inputs: Inputs, tries, outcome: Outcome, record: Record | None):
         old = outcome.place
@@ -173,8 +189,9 @@ class March:
             return jnp.full((*shape, rows, *x.shape), jnp.inf if _is_inexact(x) else 0, x.dtype)
 
         def rows(plan: SavePlan):
-            ts = jnp.full((*shape, plan.rows), jnp.inf, dtype) if plan.every else None
-            return Saved(zero, zero + plan.skip, ts, jax.tree.map(ft.partial(empty, plan.rows), plan.ys))
+            size = plan.rows + plan.few
+            ts = jnp.full((*shape, size), jnp.inf, dtype) if plan.every else None
+            return Saved(zero, zero + plan.skip, ts, jax.tree.map(ft.partial(empty, size), plan.ys))
 
         saved = [rows(plan) for plan in self.plans]
         dense = None
@@ -202,8 +219,11 @@ class March:
         return [self.batch.put(b, index, x, rows_first=True) for b, x in zip(rows, packed, strict=True)]
 
     def _thinned(self, record: Record) -> Record:
-        rows = [jax.lax.dynamic_update_slice_in_dim(x, x[::2], 0, axis=0) for x in record.rows]
-        return Record(rows, record.stride * 2)
+        def move(i, rows):
+            put, get = jax.lax.dynamic_update_index_in_dim, jax.lax.dynamic_index_in_dim
+            return [put(x, get(x, 2 * i, keepdims=False), i, 0) for x in rows]  # one by one, in place
+
+        return Record(jax.lax.fori_loop(1, self.rows // 2, move, record.rows), record.stride * 2)
 
     def _keep_dense(self, dense: Dense, place: Place, info, accepted, counts: Counts) -> Dense:
         row = jnp.where(accepted, counts.accepted, dense.ts.shape[-1])
@@ -217,36 +237,40 @@ class March:
         if self.every[k]:
             due = accepted & (counts.accepted % self.every[k] == 0)
             shared = self.problem.end_saves[k].pick(inputs.shared)
-            saved = self._write(saved, self.plans[k].rows, due, place.t, self.end_saves[k](shared, place.t, place.y))
+            saved = self._write(saved, due, place.t, self.end_saves[k](shared, place.t, place.y))
         return saved
 
     def _save_inside(self, k: int, inputs: Inputs, saved: Saved, old: Place, dense, accepted) -> Saved:
         """Save at all of `ts` that lie in the step just accepted."""
         ts: Any = inputs.ts[k]
         shared = self.problem.saves[k].pick(inputs.shared)
-        size = ts.shape[-1]
+        size, few = ts.shape[-1], self.plans[k].few
 
-        def next_time(saved: Saved):
-            return self.batch.get(ts, jnp.minimum(saved.ts_index, size - 1))
+        def is_due(saved: Saved):
+            t = self.batch.get(ts, jnp.minimum(saved.ts_index, size - 1))
+            return accepted & (saved.ts_index < size) & (t <= old.tnext)
 
-        def due(saved: Saved):
-            return accepted & (saved.ts_index < size) & (next_time(saved) <= old.tnext)
+        def save_few(saved: Saved):
+            index = self.batch.following(saved.ts_index, few)
+            t = self.batch.get(ts, jnp.minimum(index, size - 1))
+            due = accepted[..., None] & (index < size) & (t <= old.tnext[..., None])
+            ys = self.saves[k](shared, old.t, old.tnext, dense, jnp.where(due, t, old.tnext[..., None]))
+            rows, times = jax.tree.map(lambda b, x: self.batch.put_block(b, saved.filled, x), saved.ys, ys), saved.ts
+            if times is not None:
+                times = self.batch.put_block(times, saved.filled, t)
+            count = jnp.sum(due, axis=-1, dtype=jnp.int32)
+            return Saved(saved.ts_index + count, saved.filled + count, times, rows)
 
-        def save_one(saved: Saved):
-            t, hit = next_time(saved), due(saved)
-            y = self.saves[k](shared, old.t, old.tnext, dense, t)
-            return self._write(saved, self.plans[k].rows, hit, t, y)._replace(ts_index=saved.ts_index + hit)
+        return jax.lax.while_loop(lambda s: self.batch.any(is_due(s)), save_few, saved)
 
-        return jax.lax.while_loop(lambda s: self.batch.any(due(s)), save_one, saved)
-
-    def _write(self, saved: Saved, size: int, due, t, y) -> Saved:
-        row = jnp.where(due, saved.filled, size)
+    def _write(self, saved: Saved, due, t, y) -> Saved:
+        assert saved.ts is not None
+        row = jnp.where(due, saved.filled, saved.ts.shape[-1])
 
         def put(buffer, x):
             return self.batch.put(buffer, row, x, rows_first=False)
 
-        ts = None if saved.ts is None else put(saved.ts, t)
-        return Saved(saved.ts_index, saved.filled + due, ts, jax.tree.map(put, saved.ys, y))
+        return Saved(saved.ts_index, saved.filled + due, put(saved.ts, t), jax.tree.map(put, saved.ys, y))
 
 
 def _is_inexact(x) -> bool:

@@ -2,11 +2,11 @@
 
     python tests/bench/engine.py [--rounds 7] [--rows A,A1,…] [--out tests/bench/results/engine.json]
 
-Both solvers run at their defaults (`max_steps=4096`, each its own adjoint), alternating, after a warm-up; times are medians
-in ms, and ratios are theirs over ours. All in float32.
+Both solvers run at their defaults (`max_steps=4096`, each its own adjoint), alternating, after a warm-up; times are
+medians in ms, and ratios are theirs over ours. All in float32.
 
-A         MLP 4-64-64-4 (relu) and a rotation, Tsit5, rtol = atol = 1e-6, 10 s, 50 save times, batch 128: some 420 accepted
-          and 740 tried steps an example; A1 is one trajectory of it, A64k has max_steps=65536
+A         MLP 4-64-64-4 (relu) and a rotation, Tsit5, rtol = atol = 1e-6, 10 s, 50 save times, batch 128: some 420
+          accepted and 740 tried steps an example; A1 is one trajectory of it, A64k has max_steps=65536
 A256      the same with width 256 and 2 s; A256-1024 with batch 1024
 LV        Lotka-Volterra, 20 s, 100 save times, one trajectory; LV1000 a batch of 1000
 few       a smooth field, few steps, 50 save times, batch 128; few1 one trajectory
@@ -35,12 +35,13 @@ import nde
 
 
 class Row(NamedTuple):
-    """A problem: `field(t, y, parameters)`, its parameters, starts `(batch, size)` or `(size,)`, save times, options."""
+    """A problem: `field(t, y, parameters)`, its parameters, starts `([batch,] size)`, and save times to the end."""
 
     field: Callable
     parameters: Any
     y0: jax.Array
     ts: jax.Array
+    end: float
     max_steps: int = 4096
 
 
@@ -53,7 +54,7 @@ def mlp_row(width: int, end: float, batch: int | None, max_steps: int = 4096) ->
     def field(t, y, weights):
         return 4.0 * eqx.combine(weights, rest)(3.0 * y) + turn @ y
 
-    return Row(field, weights, y0 if batch else y0[0], jnp.linspace(0.0, end, 50), max_steps)
+    return Row(field, weights, y0 if batch else y0[0], jnp.linspace(0.0, end, 50), end, max_steps)
 
 
 def lotka_volterra_row(batch: int | None) -> Row:
@@ -63,7 +64,7 @@ def lotka_volterra_row(batch: int | None) -> Row:
         return jnp.stack([p[0] * y[0] - p[1] * y[0] * y[1], p[2] * y[0] * y[1] - p[3] * y[1]])
 
     y0 = jnp.array([1.0, 1.0]) * (1 + 0.5 * jr.uniform(jr.key(0), (batch or 1, 2)))
-    return Row(field, jnp.array([1.5, 1.0, 1.0, 3.0]), y0 if batch else y0[0], jnp.linspace(0.0, 20.0, 100))
+    return Row(field, jnp.array([1.5, 1.0, 1.0, 3.0]), y0 if batch else y0[0], jnp.linspace(0.0, 20.0, 100), 20.0)
 
 
 def smooth_row(batch: int | None, end: float) -> Row:
@@ -71,13 +72,15 @@ def smooth_row(batch: int | None, end: float) -> Row:
     weights, rest = eqx.partition(eqx.nn.MLP(4, 4, 64, 2, activation=jnp.tanh, key=jr.key(0)), eqx.is_array)
     y0 = jr.normal(jr.key(1), (batch or 1, 4))
     field = lambda t, y, weights: eqx.combine(weights, rest)(y)  # noqa: E731
-    return Row(field, weights, y0 if batch else y0[0], jnp.linspace(0.0, end, 50))
+    return Row(field, weights, y0 if batch else y0[0], jnp.linspace(0.0, end, 50), end)
 
 
 def wide_row() -> Row:
     """A state of 64."""
     matrix = jr.normal(jr.key(0), (64, 64)) / 8
-    return Row(lambda t, y, m: jnp.tanh(m @ y), matrix, jr.normal(jr.key(1), (256, 64)), jnp.linspace(0.0, 10.0, 50))
+    return Row(
+        lambda t, y, m: jnp.tanh(m @ y), matrix, jr.normal(jr.key(1), (256, 64)), jnp.linspace(0.0, 10.0, 50), 10.0
+    )
 
 
 ROWS = {
@@ -101,7 +104,7 @@ def loss_of(row: Row, diffeqsolve: Callable) -> Callable:
 
     def one(parameters, y0):
         solution = diffeqsolve(
-            diffrax.ODETerm(row.field), diffrax.Tsit5(), row.ts[0], row.ts[-1], 0.01, y0, parameters,
+            diffrax.ODETerm(row.field), diffrax.Tsit5(), 0.0, row.end, 0.01, y0, parameters,
             saveat=diffrax.SaveAt(ts=row.ts), stepsize_controller=controller, max_steps=row.max_steps,
         )  # fmt: skip
         return jnp.mean(solution.ys**2), solution.stats
