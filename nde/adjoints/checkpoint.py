@@ -351,7 +351,7 @@ class _Sweep:
             inputs = _merged(self.inputs.shared, numbers, shared)
             return self.march.saves[k](self.problem.saves[k].pick(inputs), t0, t1, dense, t)
 
-        few = self.march.plans[k].few
+        few = self.march.few
 
         def window(carry):
             """The last few save times to be met, which of them lie in this step, and their rows."""

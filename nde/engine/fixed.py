@@ -84,8 +84,10 @@ def scan_grid(
     if saveat.controller_state:
         last = last._replace(controller_state=_controller_state(place, options, grid))
     infos = _with_ends(place, ys, dense, names) if inside else None
-    solver = options["solver"]
-    saved = [_save(sub, plan, grid, ys, infos, solver, options["args"]) for sub, plan in zip(subs, plans, strict=True)]
+    saved = [
+        _save(options["solver"], sub, plan, grid, ys, infos, options["args"])
+        for sub, plan in zip(subs, plans, strict=True)
+    ]
     dense = _pad(grid, infos, max(limit or 0, taken)) if saveat.dense else None
     return Outcome(last, counts, saved, dense)
 
@@ -164,7 +166,7 @@ def _with_ends(place: Place, ys, dense, names):
     return {name: x for name, x in {"y0": before, "y1": ys, **dense}.items() if name in names}
 
 
-def _save(sub, plan: SavePlan, grid, ys, infos, solver, args) -> Saved:
+def _save(solver, sub, plan: SavePlan, grid, ys, infos, args) -> Saved:
     """The rows of one sub, in the order of time: of two at one time, that of `ts` comes first."""
     steps = len(grid) - 1
     rows = jax.tree.map(lambda x: jnp.full((plan.rows, *x.shape), _nothing(x), x.dtype), plan.ys)
@@ -179,8 +181,7 @@ def _save(sub, plan: SavePlan, grid, ys, infos, solver, args) -> Saved:
 
         def at(t, i):
             info = jax.tree.map(lambda x: x[i], infos)
-            y = solver.interpolation_cls(t0=grid[i], t1=grid[i + 1], **info).evaluate(t)
-            return sub.fn(t, y, args)
+            return sub.fn(t, solver.interpolation_cls(t0=grid[i], t1=grid[i + 1], **info).evaluate(t), args)
 
         values = jax.vmap(at)(sub.ts, number)
         place = jnp.arange(len(sub.ts)) + plan.skip + (number // every if every else 0)

@@ -40,16 +40,12 @@ class Saved(NamedTuple):
 
 
 class SavePlan(NamedTuple):
-    """What a `SubSaveAt` saves: every so many steps (0: none), in how many `rows` of `ys`, after how many (`skip`).
-
-    `few`: how many of its `ts` are saved at once. The rows past those that count are overwritten, or cut off at the end.
-    """
+    """What a `SubSaveAt` saves: every so many steps (0: none), `rows` of `ys` in all, `skip` of them before."""
 
     every: int
     rows: int
     skip: int
     ys: Any
-    few: int
 
 
 class Dense(NamedTuple):
@@ -116,9 +112,18 @@ class March:
             self.rows = max(1, rows // self.spare) * self.spare
         self.packing = Packing(problem.place)
         self.step = self._lift(problem.step)
-        self.saves = [self._lift(save) for save in problem.saves]
+        # How many of `ts` are saved at once: a turn of that loop costs one example more than what is evaluated in it,
+        # and a batch less. The rows past those that count are overwritten, or cut off.
+        self.few = 1 if levels else 4
+        self.saves = [self.batch.lift(self._few(save), save.numbers) for save in problem.saves]
         self.end_saves = [self._lift(save) for save in problem.end_saves]
         self._advance = self._lift(problem.advance)
+
+    def _few(self, save):
+        """A function that saves at one time as one of a few."""
+        if self.few == 1:
+            return lambda shared, t0, t1, dense, t: jax.tree.map(lambda x: x[None], save(shared, t0, t1, dense, t[0]))
+        return jax.vmap(save, (None, None, None, None, 0))
 
     def _lift(self, function):
         return self.batch.lift(function, function.numbers)
@@ -189,7 +194,7 @@ class March:
             return jnp.full((*shape, rows, *x.shape), jnp.inf if _is_inexact(x) else 0, x.dtype)
 
         def rows(plan: SavePlan):
-            size = plan.rows + plan.few
+            size = plan.rows + self.few
             ts = jnp.full((*shape, size), jnp.inf, dtype) if plan.every else None
             return Saved(zero, zero + plan.skip, ts, jax.tree.map(ft.partial(empty, size), plan.ys))
 
@@ -244,7 +249,7 @@ class March:
         """Save at all of `ts` that lie in the step just accepted."""
         ts: Any = inputs.ts[k]
         shared = self.problem.saves[k].pick(inputs.shared)
-        size, few = ts.shape[-1], self.plans[k].few
+        size, few = ts.shape[-1], self.few
 
         def is_due(saved: Saved):
             t = self.batch.get(ts, jnp.minimum(saved.ts_index, size - 1))

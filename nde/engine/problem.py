@@ -60,7 +60,7 @@ class Problem:
 
     - `step(t0, t1, y, solver_state, made_jump) -> (y1, solver_state, dense)`.
     - `advance(t1, clip_floor, place) -> Advance`: a step, the controller's word on it, and what follows.
-    - `saves`: a function for each `SubSaveAt`, `(t0, t1, dense, times) -> saved values` at a few times inside a step.
+    - `saves`: a function for each `SubSaveAt`, `(t0, t1, dense, t) -> saved values` inside a step.
     - `end_saves`: the same at a step's end, `(t, y) -> saved values`.
     - `inputs`: all arrays that they read; `place`: the shapes of a place.
     - `controls_error`: whether steps are chosen by their error; `grid_moves`: whether all times move with the ends.
@@ -91,8 +91,7 @@ class Problem:
             return sub.fn(t, self.interpolate(t0, t1, dense, t), self.options["args"])
 
         dense = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.dense)
-        times = jnp.broadcast_to(place.t, (saves_at_once(sub),))
-        return hoister.hoist(jax.vmap(save, (None, None, None, 0)), place.t, place.tnext, dense, times)
+        return hoister.hoist(save, place.t, place.tnext, dense, place.t)
 
     def interpolate(self, t0, t1, dense, t) -> Any:
         """The state inside a step."""
@@ -172,11 +171,6 @@ class Problem:
         """The value of an event's condition."""
         names = ("terms", "solver", "t0", "t1", "dt0", "saveat", "stepsize_controller", "max_steps")
         return condition(t, y, self.options["args"], **{name: self.options[name] for name in names})
-
-
-def saves_at_once(sub: diffrax.SubSaveAt) -> int:
-    """How many of `ts` a turn of the saving loop looks at: a turn costs more than what is evaluated in it."""
-    return 1 if sub.ts is None else min(4, len(sub.ts))
 
 
 def clip_to_end(t, tnext, t1, clip_floor, keep):

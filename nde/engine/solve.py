@@ -15,7 +15,7 @@ from nde.engine.finish import finish, is_save_state
 from nde.engine.fixed import count_steps, scan_grid
 from nde.engine.kernel import AbstractKernel, make_kernel
 from nde.engine.march import Inputs, March, Outcome, SavePlan
-from nde.engine.problem import EventPlace, Place, Problem, saves_at_once
+from nde.engine.problem import EventPlace, Place, Problem
 
 
 def diffeqsolve(
@@ -208,4 +208,4 @@ def _is_sub(x: Any) -> bool:
 
 def _plan(sub: diffrax.SubSaveAt, rows: Any) -> SavePlan:
     ys = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows.ys)
-    return SavePlan(sub.steps, len(rows.ts), int(sub.t0), ys, saves_at_once(sub))
+    return SavePlan(sub.steps, len(rows.ts), int(sub.t0), ys)
