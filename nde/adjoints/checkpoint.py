@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -35,7 +36,7 @@ class CheckpointAdjoint(AbstractAdjoint):
     algorithms 1 and 2.
     """
 
-    checkpoints: int | Literal["all"] | None = None
+    checkpoints: int | Literal["all"] | None = eqx.field(default=None, static=True)
     scans: ClassVar[bool] = True
 
     def __check_init__(self):

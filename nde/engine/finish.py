@@ -43,7 +43,13 @@ def finish(
         place, saved = _guarded(result, place, saved)
     structure = jax.tree.structure(start.save_state, is_leaf=is_save_state)
     save_states = [
-        dataclasses.replace(old, saveat_ts_index=rows.ts_index, ts=rows.ts, ys=rows.ys, save_index=rows.filled)
+        dataclasses.replace(
+            old,
+            saveat_ts_index=rows.ts_index,
+            ts=jnp.where(jnp.isinf(rows.ts), old.ts, rows.ts),  # an infinity as diffrax has it when time runs backward
+            ys=rows.ys,
+            save_index=rows.filled,
+        )
         for old, rows in zip(before, saved, strict=True)
     ]
     state = dataclasses.replace(

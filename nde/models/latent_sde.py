@@ -10,6 +10,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from nde.adjoints import CheckpointAdjoint
 from nde.engine import diffeqsolve
 from nde.fields import DiagonalDiffusion, LinearMLPField
 from nde.fields.linear_mlp import silence_last_layer
@@ -62,7 +63,7 @@ class LatentSDE(eqx.Module):
     - `dt0`: the solver's step, in units of time; `horizon` is rounded up to whole steps.
     - `solver`: a diffrax solver for Itô SDEs that only multiplies by the diffusion, as `diffrax.Euler` (Euler–Maruyama)
       does, the one used if `None`.
-    - `adjoint`: any diffrax adjoint; `RecursiveCheckpointAdjoint` with every step stored if `None`.
+    - `adjoint`: of nde or diffrax; [`nde.adjoints.CheckpointAdjoint`][] if `None`.
     - `key`: a JAX random key, for the initial weights.
 
     **Limits:** all steps have the size `dt0`, and between them the state is interpolated linearly, so `dt0` should lie
@@ -121,7 +122,7 @@ class LatentSDE(eqx.Module):
         self.solver = diffrax.Euler() if solver is None else solver
         self.num_steps = math.ceil(horizon / dt0 - 1e-6)
         self.dt0 = dt0
-        self.adjoint = diffrax.RecursiveCheckpointAdjoint(self.num_steps) if adjoint is None else adjoint
+        self.adjoint = CheckpointAdjoint() if adjoint is None else adjoint
 
     @property
     def horizon(self) -> float:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree
 
+from nde.adjoints import CheckpointAdjoint
 from nde.models.checks import check_times, refuse
 from nde.models.numerics import solve
 
@@ -55,7 +56,7 @@ class NeuralCDE(eqx.Module):
     _: KW_ONLY
     solver: diffrax.AbstractSolver = diffrax.Tsit5()
     controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-3, atol=1e-6)
-    adjoint: diffrax.AbstractAdjoint = diffrax.RecursiveCheckpointAdjoint()
+    adjoint: diffrax.AbstractAdjoint = CheckpointAdjoint()
     dt0: float | None = None
     max_steps: int = eqx.field(default=4096, static=True)
 

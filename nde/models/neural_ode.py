@@ -9,6 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
+from nde.adjoints import CheckpointAdjoint
 from nde.fields import check_field
 from nde.models.checks import check_times, promote_state
 from nde.models.numerics import solve
@@ -40,7 +41,7 @@ class NeuralODE(eqx.Module):
     at run time if `ts` is not sorted or the solve fails.
 
     **Limits:** between steps the state is interpolated, to an order below the solver's own (Tsit5: four). Memory of the
-    gradient is that of the adjoint's checkpoints.
+    gradient is that of the adjoint's record.
 
     **Source:** Chen, Rubanova, Bettencourt, Duvenaud, *Neural Ordinary Differential Equations*, NeurIPS 2018,
     arXiv 1806.07366.
@@ -50,7 +51,7 @@ class NeuralODE(eqx.Module):
     _: KW_ONLY
     solver: diffrax.AbstractSolver = diffrax.Tsit5()
     controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-3, atol=1e-6)
-    adjoint: diffrax.AbstractAdjoint = diffrax.RecursiveCheckpointAdjoint()
+    adjoint: diffrax.AbstractAdjoint = CheckpointAdjoint()
     dt0: float | None = None
     max_steps: int = eqx.field(default=4096, static=True)
 

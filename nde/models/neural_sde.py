@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
+from nde.adjoints import CheckpointAdjoint
 from nde.fields import check_field, check_noise, diffusion_term
 from nde.models.checks import check_times, promote_state, refuse
 from nde.models.numerics import solve
@@ -61,7 +62,7 @@ class NeuralSDE(eqx.Module):
     solver: diffrax.AbstractSolver
     dt0: float
     controller: diffrax.AbstractStepSizeController = diffrax.ConstantStepSize()
-    adjoint: diffrax.AbstractAdjoint = diffrax.RecursiveCheckpointAdjoint()
+    adjoint: diffrax.AbstractAdjoint = CheckpointAdjoint()
     tol: float | None = None
     max_steps: int = eqx.field(default=4096, static=True)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
+from nde.adjoints import CheckpointAdjoint
 from nde.fields import check_field
 from nde.models.numerics import solve
 
@@ -71,7 +72,7 @@ class ContinuousNormalizingFlow(eqx.Module):
     t1: float = 1.0
     solver: diffrax.AbstractSolver = diffrax.Tsit5()
     controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-5, atol=1e-5, norm=position_norm)
-    adjoint: diffrax.AbstractAdjoint = diffrax.RecursiveCheckpointAdjoint()
+    adjoint: diffrax.AbstractAdjoint = CheckpointAdjoint()
     dt0: float | None = None
     max_steps: int = eqx.field(default=4096, static=True)
 
