@@ -51,7 +51,8 @@ def diffeqsolve(
     too. With `throw=False` the failure is in `result`, and an example whose outputs the loss masks adds nothing to the
     gradient, NaN or not. Nor has such a solve a host callback, so that it can be exported and lowered for any platform:
     wrong times are a `ValueError` where they are known when the solve is traced (numbers, and arrays made outside of
-    `jit`), and are not looked for where they are not. What paths check is their own: `diffrax.VirtualBrownianTree` does so, by a callback, in every step.
+    `jit`), and are not looked for where they are not. What paths check is their own: `diffrax.VirtualBrownianTree`
+    does so in every step, by a callback.
 
     **Differs from diffrax** on purpose: a NaN or infinity in the last state of a solve without error control is the
     failure `RESULTS.nonfinite`, which diffrax reports as a success; a gradient in `t0` and `t1` holds the accepted
