@@ -6,13 +6,15 @@
 libtpu, from PyPI, holds the compiler; a topology stands for the machine, here a v5e host of 2 x 2 chips, over which the
 batch is split and the parameters are not. Stored are, for each function, the compiler's own analyses: of memory, in
 bytes a chip, and of cost, in floating-point operations and bytes a chip, where a loop's body counts once and not as
-often as it runs. That it compiles is the result; nothing is run, and no time of a run follows. A minute.
+often as it runs; and the collectives, of which those in loops are the price of a batch that is split over chips: whether
+any example goes on, and the sum of a shared parameter's gradient, once a step. That it compiles is the result; nothing is run, and no time of a run follows. A minute.
 """
 
 import argparse
 import json
 import re
 import time
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,6 +34,7 @@ STATE, BATCH = 8, 1024
 F32 = np.float32
 PID = PIDController(rtol=1e-3, atol=1e-3)
 TS = np.linspace(0, 1, 9, dtype=F32)
+COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
 KEPT_MEMORY = ("argument", "output", "temp", "generated_code", "alias", "peak_memory")
 
 
@@ -80,6 +83,13 @@ def loss(solve):
     return lambda w, ys: jnp.mean(jax.vmap(solve, (None, 0))(w, ys) ** 2)
 
 
+def collectives_in_loops(text: str) -> list[str]:
+    """What JAX operations inside a loop's body or condition became collectives."""
+    lines = [line for line in text.splitlines() if re.search(rf" ({COLLECTIVES})(-start)?\(", line)]
+    names = [name for line in lines for name in re.findall(r'op_name="([^"]*)"', line)]
+    return sorted(name[name.index("while/") :] for name in names if "while/" in name)
+
+
 def compiled(function, mesh: Mesh) -> dict:
     """What the compiler says of a function of parameters and a batch that is split over a mesh."""
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
@@ -98,7 +108,8 @@ def compiled(function, mesh: Mesh) -> dict:
         "memory_analysis_bytes": sizes | {"peak_memory": getattr(memory, "peak_memory_in_bytes", None)},
         "cost_analysis": {k: cost[k] for k in ("flops", "bytes accessed", "transcendentals") if k in cost},
         "host_callbacks": len(re.findall("callback|host_compute", text)),
-        "all_reduces": len(re.findall(r"= .* all-reduce(?:-start)?\(", text)),
+        "collectives": dict(sorted(Counter(re.findall(rf" ({COLLECTIVES})(?:-start)?\(", text)).items())),
+        "collectives_in_loops": collectives_in_loops(text),
         "loops": len(re.findall(r" while\(", text)),
     }
 
