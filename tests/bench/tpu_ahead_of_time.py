@@ -5,9 +5,10 @@
 
 libtpu, from PyPI, holds the compiler; a topology stands for the machine, here a v5e host of 2 x 2 chips, over which the
 batch is split and the parameters are not. Stored are, for each function, the compiler's own analyses: of memory, in
-bytes a chip, and of cost, in floating-point operations and bytes a chip, where a loop's body counts once and not as
-often as it runs; and the collectives, of which those in loops are the price of a batch that is split over chips: whether
-any example goes on, and the sum of a shared parameter's gradient, once a step. That it compiles is the result; nothing is run, and no time of a run follows. A minute.
+bytes a chip; of cost, in floating-point operations and bytes a chip, where a loop's body counts once and not as often
+as it runs; and the collectives, of which those in loops are the price of splitting a batch over chips: whether any
+example goes on, what was saved, and the sum of a shared parameter's gradient, each once a step. That it compiles is
+the result: nothing is run, and no time of a run follows. A minute.
 """
 
 import argparse
