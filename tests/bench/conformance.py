@@ -30,6 +30,8 @@ from diffrax import ControlTerm, MultiTerm, ODETerm, SaveAt, SubSaveAt
 
 import nde
 
+jax.config.update("jax_enable_x64", True)  # before anything below is made
+
 RESULTS = Path(__file__).parent / "results" / "conformance.json"
 PARAMETER = 0.9
 TS = jnp.linspace(0.0, 2.0, 6)
@@ -329,7 +331,7 @@ def corners() -> dict[str, dict[str, Any]]:
         "an implicit solver at constant steps": base
         | dict(solver=diffrax.Kvaerno3(root_finder=diffrax.VeryChord(1e-8, 1e-8)), saveat=SaveAt(ts=TS)),
         "a term of diagonal noise": base
-        | dict(terms=MultiTerm(ODE, ControlTerm(lambda t, y, a: lineax.DiagonalLinearOperator(0.1 * a * y), brownian())),
+        | dict(terms=MultiTerm(ODE, ControlTerm(lambda t, y, a: lineax.DiagonalLinearOperator(a * y), brownian())),
                solver=diffrax.StratonovichMilstein(), saveat=SaveAt(ts=TS)),
         "noise in time and backward": base
         | dict(terms=noisy(), solver=diffrax.EulerHeun(), t0=2.0, t1=0.0, dt0=-0.1, saveat=SaveAt(ts=TS[::-1])),
@@ -370,7 +372,6 @@ def main():
     parser.add_argument("--only", default="", help="rows whose name holds this text")
     parser.add_argument("--report", action="store_true", help="run nothing")
     given = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
     lines = given.out.read_text().splitlines() if given.out.exists() else []
     done = {row["name"]: row for row in map(json.loads, lines)}
     table = list(rows())
