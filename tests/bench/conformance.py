@@ -152,18 +152,19 @@ def first(y):
     return jnp.real(jax.tree.leaves(y)[0]).reshape(-1)[0]
 
 
+# diffrax gives the third argument by name where it locates an event.
 EVENTS: dict[str, diffrax.Event | None] = {
     "none": None,
     "none, too few steps": None,
-    "boolean": diffrax.Event(lambda t, y, a, **kw: first(y) > 1.3),
-    "boolean at the start": diffrax.Event(lambda t, y, a, **kw: first(y) < 5),
-    "real": diffrax.Event(lambda t, y, a, **kw: first(y) - a * 0.8),
-    "located": diffrax.Event(lambda t, y, a, **kw: first(y) - a * 0.8, NEWTON),
+    "boolean": diffrax.Event(lambda t, y, args, **kw: first(y) > 1.3),
+    "boolean at the start": diffrax.Event(lambda t, y, args, **kw: first(y) < 5),
+    "real": diffrax.Event(lambda t, y, args, **kw: first(y) - args * 0.8),
+    "located": diffrax.Event(lambda t, y, args, **kw: first(y) - args * 0.8, NEWTON),
     "located by bisection": diffrax.Event(
-        lambda t, y, a, **kw: first(y) - 1.2 + 0.1 * jnp.abs(t), optimistix.Bisection(1e-9, 1e-9)
+        lambda t, y, args, **kw: first(y) - 1.2 + 0.1 * jnp.abs(t), optimistix.Bisection(1e-9, 1e-9)
     ),
     "two, directions": diffrax.Event(
-        {"a": lambda t, y, a, **kw: first(y) - 0.8, "b": lambda t, y, a, **kw: jnp.abs(t - 0.2) > 1.5},
+        {"a": lambda t, y, args, **kw: first(y) - 0.8, "b": lambda t, y, args, **kw: jnp.abs(t - 0.2) > 1.5},
         NEWTON,
         direction={"a": False, "b": None},
     ),
@@ -201,7 +202,8 @@ def rows() -> Iterator[tuple[str, dict[str, Any]]]:
         options |= dict(stepsize_controller=CONTROLLERS[c], event=EVENTS[e], max_steps=300, throw=False)
         if c == "StepTo":
             options |= dict(
-                dt0=None, stepsize_controller=diffrax.StepTo(t0 + (t1 - t0) * jnp.sqrt(TS / 2).astype(ts.dtype))
+                dt0=None,
+                stepsize_controller=diffrax.StepTo((t0 + (t1 - t0) * jnp.sqrt(TS / 2)).astype(ts.dtype).at[-1].set(t1)),
             )
         if c == "PID, no dt0":
             options["dt0"] = None
