@@ -45,12 +45,12 @@ def predators(t, y, a):
     return jnp.stack([a * prey - 0.4 * prey * predator, 0.3 * prey * predator * jnp.cos(0.1 * t) - 0.5 * predator])
 
 
-def brownian(kind=diffrax.BrownianIncrement, shape=(2,)):
+def brownian(kind: Any = diffrax.BrownianIncrement, shape=(2,)):
     """A path on which every solver may ask at any time."""
     return diffrax.VirtualBrownianTree(0.0, 2.0, 1e-2, shape, jr.key(0), levy_area=kind)
 
 
-def noisy(kind=diffrax.BrownianIncrement, additive=False):
+def noisy(kind: Any = diffrax.BrownianIncrement, additive=False):
     """Drift and diagonal noise."""
     field = (lambda t, y, a: 0.1 * a * jnp.eye(2)) if additive else (lambda t, y, a: 0.1 * a * jnp.diag(y))
     return MultiTerm(ODETerm(predators), ControlTerm(field, brownian(kind)))
