@@ -171,3 +171,10 @@ def test_a_solve_and_its_gradient_are_those_of_diffrax(name):
         (_, theirs), their_gradient = both(diffrax.diffeqsolve)
     assert_trees_all_close(mine, theirs, rtol=1e-6, atol=1e-8)
     assert_trees_all_close(my_gradient, their_gradient, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ts", [[1.0, 1.4, 4.0], [0.0, 1.4, 2.0]])
+def test_a_grid_that_does_not_meet_the_ends_is_an_error(ts):
+    # Nothing else than the check depends on the first step that it hangs on.
+    with pytest.raises(RuntimeError, match="t1==ts"):
+        solve(nde.diffeqsolve, 0.9, dt0=None, stepsize_controller=diffrax.StepTo(jnp.array(ts)))

@@ -1,6 +1,7 @@
 """The engine: `diffeqsolve`, a drop-in for diffrax's with a loop and a gradient of its own.
 
 solve.py     the entry: which loop, which adjoint
+given.py      the times of a solve that shall have no host callback
 kernel.py    one step of a solver; explicit Runge-Kutta methods unrolled
 problem.py   a solve as functions of one example; hoist.py draws out what they close over
 march.py     the adaptive loop over a whole batch, with its bounded record; packing.py keeps that to few arrays

@@ -96,7 +96,8 @@ def _grid(place: Place, options: dict[str, Any], steps: int) -> jax.Array:
     """All times, as the controller makes them one by one."""
     controller, t1 = options["stepsize_controller"], options["t1"]
     if isinstance(controller, diffrax.StepTo):
-        return controller.ts
+        # The same time; but diffrax's check that the grid meets both ends hangs on it, and must not be dropped.
+        return controller.ts.at[1].set(place.tnext.astype(controller.ts.dtype))
     share = jnp.arange(steps + 1).astype(t1.dtype) / steps
     return (place.t + (t1 - place.t) * share).at[1].set(place.tnext).at[steps].set(t1)
 

@@ -13,6 +13,7 @@ from nde.adjoints import AbstractAdjoint, CheckpointAdjoint
 from nde.engine.collect import Batch, collect, Levels
 from nde.engine.finish import finish, is_save_state
 from nde.engine.fixed import count_steps, scan_grid
+from nde.engine.given import Given, save_times
 from nde.engine.kernel import AbstractKernel, make_kernel
 from nde.engine.march import Inputs, March, Outcome, SavePlan
 from nde.engine.problem import EventPlace, Place, Problem
@@ -48,7 +49,10 @@ def diffeqsolve(
 
     **Raises:** what diffrax raises. With `throw=True` a failed solve is an error, and so is its gradient, under `jit`
     too. With `throw=False` the failure is in `result`, and an example whose outputs the loss masks adds nothing to the
-    gradient, NaN or not.
+    gradient, NaN or not. Nor has such a solve a host callback, so that it can be exported and lowered for any platform:
+    wrong times are a `ValueError` where they are known when the solve is traced (numbers, and arrays made outside of
+    `jit`), and are not looked for where they are not. What paths check is their own: `diffrax.VirtualBrownianTree`
+    does so in every step, by a callback.
 
     **Differs from diffrax** on purpose: a NaN or infinity in the last state of a solve without error control is the
     failure `RESULTS.nonfinite`, which diffrax reports as a success; a gradient in `t0` and `t1` holds the accepted
@@ -62,19 +66,19 @@ def diffeqsolve(
     """
     if isinstance(adjoint, AbstractAdjoint):
         controller, saveat = options.get("stepsize_controller", diffrax.ConstantStepSize()), options.get("saveat")
-        times = [t0, t1, *jax.tree.leaves(dt0), *_save_times(saveat)]
-        adjoint = _Engine(adjoint, _are_apart(t0, t1), count_steps(controller, t0, t1, dt0, _time_dtype(times)))
+        dtype = _time_dtype([t0, t1, *jax.tree.leaves(dt0), *save_times(saveat)])
+        given = None
+        if not options.get("throw", True):
+            grid = controller.ts if isinstance(controller, diffrax.StepTo) else None
+            given = Given(t0, t1, dt0, save_times(saveat), grid)
+            given.check(dtype)
+        adjoint = _Engine(adjoint, _are_apart(t0, t1), count_steps(controller, t0, t1, dt0, dtype), given)
     return diffrax.diffeqsolve(terms, solver, t0, t1, dt0, y0, args, adjoint=adjoint, **options)
 
 
 def _are_apart(t0: Any, t1: Any) -> bool:
     """Whether two times are known to differ."""
     return not isinstance(t0, Tracer) and not isinstance(t1, Tracer) and bool(t0 != t1)
-
-
-def _save_times(saveat: diffrax.SaveAt | None) -> list[jax.Array]:
-    subs = [] if saveat is None else jax.tree.leaves(saveat.subs, is_leaf=_is_sub)
-    return [sub.ts for sub in subs if sub.ts is not None]
 
 
 def _time_dtype(times: Sequence[Any]) -> Any:
@@ -87,17 +91,21 @@ def _time_dtype(times: Sequence[Any]) -> Any:
 class _Engine(diffrax.AbstractAdjoint):
     """The engine, in the place where diffrax asks for a loop: its own entry has checked and prepared everything.
 
-    `apart`: whether `t0` and `t1` are known to differ; `steps`: how many steps there are, where that is known.
+    `apart`: whether `t0` and `t1` are known to differ; `steps`: how many steps there are, where that is known; `given`:
+    the times to take instead of those that hang on a check, if any.
     """
 
     adjoint: AbstractAdjoint
     apart: bool
     steps: int | None
+    given: Given | None
 
     def loop(self, *, init_state, throw, passed_solver_state, passed_controller_state, **options):
         """The final state and the statistics of a solve."""
-        del passed_solver_state
         state, max_steps = init_state, options["max_steps"]
+        if self.given is not None:
+            options = self.given.restore(options)
+            state = self.given.start(state, options, passed_solver_state, passed_controller_state)
         kernel = make_kernel(options["solver"], options["terms"], options["args"], state.tprev, state.tnext, state.y)
         place, entered = _begin(kernel, state, options)
         subs = jax.tree.leaves(options["saveat"].subs, is_leaf=_is_sub)
