@@ -28,7 +28,7 @@ TERM = diffrax.ODETerm(lotka_volterra)
 
 def brownian_terms(levy_area=diffrax.BrownianIncrement):
     path = diffrax.VirtualBrownianTree(0.0, 3.0, 1e-2, (2,), jr.key(0), levy_area=levy_area)
-    return diffrax.MultiTerm(TERM, diffrax.ControlTerm(lambda t, y, a: 0.1 * a * y * jnp.eye(2), path))
+    return diffrax.MultiTerm(TERM, diffrax.ControlTerm(lambda t, y, a: jnp.diag(0.1 * a * y), path))
 
 
 def control_term():
