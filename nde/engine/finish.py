@@ -46,7 +46,7 @@ def finish(
         dataclasses.replace(
             old,
             saveat_ts_index=rows.ts_index,
-            ts=jnp.where(jnp.isinf(rows.ts), old.ts, rows.ts),  # an infinity as diffrax has it when time runs backward
+            ts=_with_infinities_of(old.ts, rows.ts),
             ys=rows.ys,
             save_index=rows.filled,
         )
@@ -96,6 +96,11 @@ def _guarded(result: Any, *trees: Any) -> Any:
         return inexact, jax.tree.map(lambda t: t * one.astype(t.dtype), tangents[0])
 
     return eqx.combine(guarded(inexact, result), other)
+
+
+def _with_infinities_of(empty: Any, ts: Any) -> jax.Array:
+    """Times whose rows that hold nothing have diffrax's own infinity: its sign turns with the direction of time."""
+    return jnp.where(jnp.isinf(ts), empty, ts)
 
 
 def is_save_state(x: Any) -> bool:
