@@ -33,7 +33,7 @@ def ode(w, y0, t0=START, t1=END, dt0: Any = STEP, ts=TS, controller=None, solver
 
 
 def sde(w, y0):
-    path = nde.BrownianGrid(0.0, 1.0, 8, (2,), jr.key(0), dtype=jnp.float32)
+    path = nde.BrownianGrid(0.0, 1.0, 8, jax.ShapeDtypeStruct((2,), jnp.float32), jr.key(0))
     terms = MultiTerm(ODETerm(drift), ControlTerm(lambda t, y, w: 0.1 * jnp.diag(y), path))
     return nde.diffeqsolve(terms, diffrax.EulerHeun(), 0.0, 1.0, 0.125, y0, w, saveat=SaveAt(ts=TS), throw=False).ys
 

@@ -64,7 +64,7 @@ def ode(w, y0):
 
 def sde(w, y0):
     """Diagonal noise at constant steps."""
-    path = nde.BrownianGrid(0.0, 1.0, 32, (STATE,), jr.key(0), dtype=jnp.float32)
+    path = nde.BrownianGrid(0.0, 1.0, 32, jax.ShapeDtypeStruct((STATE,), jnp.float32), jr.key(0))
     terms = MultiTerm(ODETerm(drift), ControlTerm(lambda t, y, w: 0.1 * jnp.diag(y), path))
     saveat = SaveAt(ts=jnp.asarray(TS))
     return nde.diffeqsolve(terms, diffrax.EulerHeun(), 0.0, 1.0, 1 / 32, y0, w, saveat=saveat, throw=False).ys
