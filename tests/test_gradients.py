@@ -156,7 +156,10 @@ def test_arguments_some_shared_some_of_each_example():
 @pytest.mark.parametrize("checkpoints", [2, 4, "all"])
 def test_a_short_record_changes_no_gradient(checkpoints, single):
     adjoint = nde.CheckpointAdjoint(checkpoints)
-    batch = lambda w, ys: jnp.sum(jax.vmap(lambda y: loss(w, y, adjoint=adjoint, max_steps=300))(ys))  # noqa: E731
+
+    def batch(w, ys):
+        return jnp.sum(jax.vmap(lambda y: loss(w, y, adjoint=adjoint, max_steps=300))(ys))
+
     gradient = jax.jit(jax.grad(batch, (0, 1)))(W, BATCH)
     each = stacked(single, [W] * 3, BATCH)
     assert_trees_all_close(gradient, (each[0].sum(0), each[1]), rtol=1e-9)
@@ -272,7 +275,10 @@ def test_no_loop_carries_a_parameter_gradient_an_example():
 
     def total(mlp, ys):
         term = ODETerm(lambda t, y, m: m(y))
-        run = lambda y: nde.diffeqsolve(term, Tsit5(), 0.0, 1.0, 0.1, y, mlp, stepsize_controller=PID).ys  # noqa: E731
+
+        def run(y):
+            return nde.diffeqsolve(term, Tsit5(), 0.0, 1.0, 0.1, y, mlp, stepsize_controller=PID).ys
+
         return jnp.sum(jax.vmap(run)(ys) ** 2)
 
     ys = jr.normal(jr.key(1), (batch, 2))
@@ -285,7 +291,10 @@ def test_no_loop_carries_a_parameter_gradient_an_example():
 
 def test_a_batch_of_none():
     ys = jnp.zeros((0, 2))
-    one = lambda w, y: loss(w, y, throw=False)  # noqa: E731  (equinox's check of a result wants at least one)
+
+    def one(w, y):
+        return loss(w, y, throw=False)  # equinox's check of a result wants at least one
+
     value, gradient = jax.jit(jax.value_and_grad(lambda w: jnp.sum(jax.vmap(one, (None, 0))(w, ys))))(W)
     assert value == 0
     assert_trees_all_close(gradient, jnp.zeros_like(W))

@@ -180,7 +180,9 @@ def test_a_solve_and_its_gradient_are_those_of_the_scan_over_the_increments(make
     ts = -1 + 0.25 * np.arange(13)
 
     def scanned(y0, theta):
-        step = lambda y, ends: (y - theta * y * 0.25 + theta * path.evaluate(*ends), None)  # noqa: E731
+        def step(y, ends):
+            return y - theta * y * 0.25 + theta * path.evaluate(*ends), None
+
         return jnp.sum(jax.lax.scan(step, y0, (ts[:-1], ts[1:]))[0] ** 2)
 
     def solved(y0, theta):

@@ -247,7 +247,7 @@ class _Sweep:
         """Back through step `number`, from `place` to the carry's end, for the live examples."""
         t0, t1 = place.t, jnp.where(live, carry.end, place.tnext)
         floats, merge_state = _split(place.solver_state)
-        numbers = [i for i in self.problem.step.numbers if i in carry.shared]
+        numbers, mine = self._shared_of(self.problem.step)
 
         def step(shared, t0, t1, y, floats):
             inputs = _merged(self.inputs.shared, numbers, shared)
@@ -255,7 +255,6 @@ class _Sweep:
             out = self.march.step(self.problem.step.pick(inputs), t0, t1, y, state, place.made_jump)
             return out[0], _split(out[1])[0], out[2] if self.needs_dense else None
 
-        mine = [self.inputs.shared[i] for i in numbers]
         if self.times_wanted:
             (y1, _, dense), pull = jax.vjp(step, mine, t0, t1, place.y, floats)
         else:
@@ -268,13 +267,9 @@ class _Sweep:
         carry = met.carry
         shared, *rest = pull((met.y, state_ct, met.dense))
         t0_ct, t1_ct = (rest[0] + met.t0, rest[1] + met.t1) if self.times_wanted else (None, None)
-        sums = dict(carry.shared)
-        for i, x in zip(numbers, shared, strict=True):
-            sums[i] = sums[i] + x
-        return carry._replace(
+        return _with_shared(carry, numbers, shared)._replace(
             y=self.batch.where(live, rest[-2], carry.y),
             solver_state=self.batch.where(live, rest[-1], carry.solver_state),
-            shared=sums,
             times=self._move_times(carry.times, t0, t1, t0_ct, t1_ct, number, live, is_last),
             end=jnp.where(live, t0, carry.end),
         )
@@ -374,7 +369,7 @@ class _Sweep:
                 return met._replace(dense=more, carry=_with_shared(carry, numbers, shared))
             _, pull = jax.vjp(save, mine, t0, t1, dense, t)
             shared, t0_ct, t1_ct, more, t_ct = pull(y_ct)
-            t0_ct, t1_ct, t_ct = t0_ct, t1_ct + jnp.sum(jnp.where(due, 0, t_ct), -1), jnp.where(due, t_ct, 0)
+            t1_ct, t_ct = t1_ct + jnp.sum(jnp.where(due, 0, t_ct), -1), jnp.where(due, t_ct, 0)
             if self.ct.saved[k].ts is not None:
                 t_ct = t_ct + self._rows(self.ct.saved[k].ts, rows, due)
             assert carry.times is not None

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix
-from diffrax import RESULTS
+from diffrax import is_okay, RESULTS
 
 from nde.engine.kernel import any_nonfinite
 from nde.engine.march import Outcome, Saved
@@ -91,8 +91,7 @@ def _guarded(result: Any, *trees: Any) -> Any:
     @guarded.defjvp
     def _guarded_jvp(primals, tangents):
         inexact, result = primals
-        failed = ~((result == RESULTS.successful) | (result == RESULTS.event_occurred))
-        one = result.error_if(jnp.ones(()), failed)
+        one = result.error_if(jnp.ones(()), ~is_okay(result))
         return inexact, jax.tree.map(lambda t: t * one.astype(t.dtype), tangents[0])
 
     return eqx.combine(guarded(inexact, result), other)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
-from diffrax import RESULTS
+from diffrax import is_okay, RESULTS
 
 from nde.engine.hoist import Hoisted, Hoister
 from nde.engine.kernel import AbstractKernel
@@ -193,12 +193,8 @@ def _next_result(old, keep, solver_result, controller_result):
     result = old
     if solver_result is not None:
         solver_result = RESULTS.where(keep, solver_result, RESULTS.successful)
-        result = RESULTS.where(_is_okay(result), solver_result, result)
-    return RESULTS.where(_is_okay(result), controller_result, result)
-
-
-def _is_okay(result):
-    return (result == RESULTS.successful) | (result == RESULTS.event_occurred)
+        result = RESULTS.where(is_okay(result), solver_result, result)
+    return RESULTS.where(is_okay(result), controller_result, result)
 
 
 def _crossed(new, old, direction):

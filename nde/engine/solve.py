@@ -57,7 +57,8 @@ def diffeqsolve(
     **Differs from diffrax** on purpose: a NaN or infinity in the last state of a solve without error control is the
     failure `RESULTS.nonfinite`, which diffrax reports as a success; a gradient in `t0` and `t1` holds the accepted
     times between them fixed, where diffrax holds the step sizes (both tend to the same as the tolerance falls);
-    where time is not at issue the two gradients agree to rounding. `controller_state` can not be differentiated.
+    where time is not at issue the two gradients agree to rounding. `controller_state` has no gradient: it
+    is zero, as in diffrax.
 
     **Limits:** see the adjoint's; the sum over a batch is one gradient only where `vmap` stands inside `grad`.
 

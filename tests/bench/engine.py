@@ -71,7 +71,10 @@ def smooth_row(batch: int | None, end: float) -> Row:
     """A network with tanh, and little to do."""
     weights, rest = eqx.partition(eqx.nn.MLP(4, 4, 64, 2, activation=jnp.tanh, key=jr.key(0)), eqx.is_array)
     y0 = jr.normal(jr.key(1), (batch or 1, 4))
-    field = lambda t, y, weights: eqx.combine(weights, rest)(y)  # noqa: E731
+
+    def field(t, y, weights):
+        return eqx.combine(weights, rest)(y)
+
     return Row(field, weights, y0 if batch else y0[0], jnp.linspace(0.0, end, 50), end)
 
 
