@@ -26,7 +26,7 @@ class CheckpointAdjoint(AbstractAdjoint):
     the loop, and not one an example.
 
     **Arguments:** `checkpoints`: how many places the record holds; `"all"` for all of `max_steps`; `None` for 256 to
-    1024, by the size of a place. A solve with more accepted steps keeps every second, fourth … and recomputes the rest,
+    512, by the size of a place. A solve with more accepted steps keeps every second, fourth … and recomputes the rest,
     which costs one forward solve more.
 
     **Limits:** reverse mode only, and once; `max_steps=None` can not be differentiated. Where the grid is known
@@ -50,7 +50,7 @@ class CheckpointAdjoint(AbstractAdjoint):
         """See [`nde.adjoints.AbstractAdjoint`][]."""
         if max_steps is None:
             return None
-        rows = max(256, min(1024, RECORD_BYTES // max(row_bytes, 1)))
+        rows = max(256, min(512, RECORD_BYTES // max(row_bytes, 1)))
         if self.checkpoints == "all":
             rows = max_steps
         elif self.checkpoints is not None:
@@ -248,9 +248,10 @@ class _Sweep:
         t0, t1 = place.t, jnp.where(live, carry.end, place.tnext)
         floats, merge_state = _split(place.solver_state)
         numbers, mine = self._shared_of(self.problem.step)
+        known = self.problem.with_truth(self.inputs.shared, self.batch.any(live))
 
         def step(shared, t0, t1, y, floats):
-            inputs = _merged(self.inputs.shared, numbers, shared)
+            inputs = _merged(known, numbers, shared)
             state = merge_state(floats)
             out = self.march.step(self.problem.step.pick(inputs), t0, t1, y, state, place.made_jump)
             return out[0], _split(out[1])[0], out[2] if self.needs_dense else None

@@ -2,7 +2,7 @@
 
 solve.py     the entry: which loop, which adjoint
 given.py      the times of a solve that shall have no host callback
-kernel.py    one step of a solver; explicit Runge-Kutta methods unrolled
+kernel.py    one step of a solver; explicit Runge-Kutta methods unrolled; apart.py keeps stages from being fused
 problem.py   a solve as functions of one example; hoist.py draws out what they close over
 march.py     the adaptive loop over a whole batch, with its bounded record; packing.py keeps that to few arrays
 fixed.py     the fixed grid, a scan

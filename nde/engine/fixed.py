@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from nde.engine.apart import hide
 from nde.engine.hoist import Hoister
 from nde.engine.kernel import AbstractKernel, any_nonfinite
 from nde.engine.march import Counts, Dense, Outcome, Saved, SavePlan
@@ -64,22 +65,24 @@ def scan_grid(
 
     names = set()
 
-    def body(carry, ends):
-        step = kernel.step(*ends, *carry, None)  # pyright: ignore[reportCallIssue]
+    def body(carry, xs):
+        number, ends = xs
+        step = kernel.step(*ends, *carry, None, hide(number >= 0))
         names.update(step.dense)
         dense = {k: v for k, v in step.dense.items() if k not in ("y0", "y1")} if inside else None
         return (step.y, step.solver_state), (step.y, dense) if along else None
 
     start, ends = (place.y, place.solver_state), (grid[:-1], grid[1:])
-    turn = body
+    turn, xs, good = body, (jnp.arange(taken), ends), None
     if guard:
-        turn, ends = _guarded(kernel, body, start, ends)
-    carry, out = _scan(turn, start, ends, rows)
+        good = _good(kernel, start, ends)
+        turn, xs = _guarded(body, start, ends, good), (good, *xs)
+    carry, out = _scan(turn, start, xs, rows)
     ys, dense = out if along else (None, None)
     counts = Counts(jnp.int32(taken), jnp.int32(taken))
     y, state = carry
-    if guard:
-        y = jax.tree.map(lambda x: jnp.where(ends[0][-1], x, jnp.nan), y)
+    if good is not None:
+        y = jax.tree.map(lambda x: jnp.where(good[-1], x, jnp.nan), y)
     last = place._replace(t=grid[-1], tnext=grid[-1], y=y, solver_state=state)
     if saveat.controller_state:
         last = last._replace(controller_state=_controller_state(place, options, grid))
@@ -130,12 +133,8 @@ def _scan(body, carry, ends, rows: int | None):
     return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:steps], out)
 
 
-def _guarded(kernel, body, start, ends):
-    """The body and its inputs, with the steps from the first that gives no finite state on replaced by one that does.
-
-    A select outside such a step would not do: zero times the infinite derivative inside is NaN.
-    """
-
+def _good(kernel, start, ends) -> jax.Array:
+    """Whether the state is finite at each step's end, and was before."""
     still = jax.lax.stop_gradient
     hoister = Hoister()
     step = hoister.hoist(lambda *given: kernel.step(*given, None)[:2], ends[0][0], ends[1][0], *start)
@@ -147,18 +146,26 @@ def _guarded(kernel, body, start, ends):
         good = good & ~any_nonfinite(state[0])
         return (state, good), good
 
-    _, good = jax.lax.scan(look, (still(start), ~any_nonfinite(start[0])), still(ends))
+    return jax.lax.scan(look, (still(start), ~any_nonfinite(start[0])), still(ends))[1]
+
+
+def _guarded(body, start, ends, good):
+    """The body with the steps from the first that gives no finite state on replaced by one that does.
+
+    A select outside such a step would not do: zero times the infinite derivative inside is NaN.
+    """
+    still = jax.lax.stop_gradient
     safe = jax.tree.map(lambda x: jnp.where(good[0] | (not _is_inexact(x)), x, jnp.zeros_like(x)), still(start))
     first = still((ends[0][0], ends[1][0]))
 
     def guarded(carry, xs):
-        good, ends = xs
-        given = jax.tree.map(lambda a, b: jnp.where(good, a, b), (carry, ends), (safe, first))
-        new, out = body(*given)
+        good, number, ends = xs
+        state, ends = jax.tree.map(lambda a, b: jnp.where(good, a, b), (carry, ends), (safe, first))
+        new, out = body(state, (number, ends))
         new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, carry)
         return new, jax.tree.map(lambda x: jnp.where(good, x, jnp.nan) if _is_inexact(x) else x, out)
 
-    return guarded, (good, ends)
+    return guarded
 
 
 def _with_ends(place: Place, ys, dense, names):

@@ -44,6 +44,10 @@ class Hoister:
         numbers = tuple(self._number(c) for c in closed.consts)
         return Hoisted(closed.jaxpr, numbers, arguments, jax.tree.structure(shape))
 
+    def number(self, const: Any) -> int | None:
+        """The number of what a traced function closes over, `None` if none does."""
+        return self._numbers.get(id(const))
+
     def _number(self, const: Any) -> int:
         if id(const) not in self._numbers:
             array = jnp.asarray(const)

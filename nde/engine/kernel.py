@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from diffrax import AbstractERK, RESULTS
 
+from nde.engine.apart import apart, is_cheap
+
 
 class Step(NamedTuple):
     """What a step gives.
@@ -34,8 +36,12 @@ class AbstractKernel(abc.ABC):
         """The kernel's state at the start, from the solver's."""
 
     @abc.abstractmethod
-    def step(self, t0, t1, y, solver_state, made_jump) -> Step:
-        """One step; `made_jump`: `None`, or whether the field has jumped since the last one."""
+    def step(self, t0, t1, y, solver_state, made_jump, truth=None) -> Step:
+        """One step.
+
+        `made_jump`: `None`, or whether the field has jumped since the last one; `truth`: `None`, or what keeps stages
+        apart, see [`nde.engine.apart`][].
+        """
 
     @abc.abstractmethod
     def leave(self, solver_state, entered, moved) -> Any:
@@ -61,8 +67,9 @@ class SolverKernel(AbstractKernel):
         del t0, t1, y, made_jump
         return solver_state
 
-    def step(self, t0, t1, y, solver_state, made_jump):
+    def step(self, t0, t1, y, solver_state, made_jump, truth=None):
         """See [`nde.engine.kernel.AbstractKernel`][]."""
+        del truth
         jump = False if made_jump is None else made_jump
         y1, error, dense, state, result = self.solver.step(self.terms, t0, t1, y, self.args, solver_state, jump)
         return Step(y1, state, error, dense, result)
@@ -97,9 +104,9 @@ class ExplicitKernel(AbstractKernel):
     last stage is the first of the next step (FSAL), its field value is the kernel's state.
     """
 
-    def __init__(self, solver: AbstractERK, terms, args, fsal: bool):
+    def __init__(self, solver: AbstractERK, terms, args, fsal: bool, is_cheap: bool):
         self.tableau: Any = solver.tableau
-        self.terms, self.args, self.fsal = terms, args, fsal
+        self.terms, self.args, self.fsal, self.is_cheap = terms, args, fsal, is_cheap
 
     def enter(self, t0, t1, y, solver_state, made_jump):
         """See [`nde.engine.kernel.AbstractKernel`][]."""
@@ -111,9 +118,10 @@ class ExplicitKernel(AbstractKernel):
         y = jax.tree.map(lambda x: jnp.where(jnp.isnan(x), 0, x), y)  # so that a masked NaN has no NaN for a gradient
         return jax.tree.map(lambda new, old: jnp.where(stale, new, old), self.terms.vf(t0, y, self.args), f)
 
-    def step(self, t0, t1, y, solver_state, made_jump):
+    def step(self, t0, t1, y, solver_state, made_jump, truth=None):
         """See [`nde.engine.kernel.AbstractKernel`][]."""
         terms, args, tableau = self.terms, self.args, self.tableau
+        truth = truth if self.is_cheap else None
         h, dx = t1 - t0, terms.contr(t0, t1)
         c1 = 0.0 if tableau.c1 is None else float(tableau.c1)
         times = [_stage_time(float(c), t0, t1, h) for c in (c1, *tableau.c)]
@@ -128,10 +136,10 @@ class ExplicitKernel(AbstractKernel):
         for row, t in zip(tableau.a_lower, times[1:], strict=True):
             yi = add(y, combine(row, ks))
             if self.fsal:
-                f = terms.vf(t, yi, args)
+                f = apart(truth, lambda t, y: terms.vf(t, y, args), t, yi)
                 ks.append(terms.prod(f, dx))
             else:
-                ks.append(terms.vf_prod(t, yi, args, dx))
+                ks.append(apart(truth, lambda t, y: terms.vf_prod(t, y, args, dx), t, yi))
         y1 = yi if tableau.ssal else add(y, combine(tableau.b_sol, ks))
         error = combine(tableau.b_error, ks)
         dense = {"y0": y, "y1": y1, "k": jax.tree.map(lambda *k: jnp.stack(k), *ks)}
@@ -156,7 +164,8 @@ def make_kernel(solver, terms, args, t0, t1, y0) -> AbstractKernel:
     if isinstance(solver, AbstractERK) and isinstance(terms, diffrax.AbstractTerm):
         tableau: Any = solver.tableau
         fsal = tableau.fsal and not terms.is_vf_expensive(t0, t1, y0, args)
-        return ExplicitKernel(solver, terms, args, fsal)
+        cheap = is_cheap(lambda t, y: terms.vf(t, y, args), t0, y0)
+        return ExplicitKernel(solver, terms, args, fsal, cheap)
     return SolverKernel(solver, terms, args)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from diffrax import is_okay, RESULTS
 
+from nde.engine.apart import hide
 from nde.engine.hoist import Hoisted, Hoister
 from nde.engine.kernel import AbstractKernel
 
@@ -76,6 +77,7 @@ class Problem:
         """Trace the functions, on places like this one."""
         t1, args = self.options["t1"], self.options["args"]
         hoister = Hoister()
+        self._truth = jnp.ones(1, bool)  # an array, not a number, or it would be no input
         start = (place.t, place.tnext, place.y, place.solver_state, place.made_jump)
         self.step: Hoisted = hoister.hoist(self._step, *start)
         self._shared = self.step.pick(hoister.inputs)
@@ -84,7 +86,15 @@ class Problem:
         self.saves = [self._hoist_save(hoister, sub, place) for sub in self.subs]
         self.end_saves = [hoister.hoist(lambda t, y, fn=sub.fn: fn(t, y, args), place.t, place.y) for sub in self.subs]
         self.inputs, self.place = hoister.inputs, jax.eval_shape(lambda: place)
+        self._truth_number = hoister.number(self._truth)
         return self
+
+    def with_truth(self, inputs: Sequence[jax.Array], truth: jax.Array) -> list[jax.Array]:
+        """The inputs, with a truth that the compiler does not know, where a step's stages shall be kept apart by it."""
+        inputs = list(inputs)
+        if self._truth_number is not None:
+            inputs[self._truth_number] = hide(truth)[None]
+        return inputs
 
     def _hoist_save(self, hoister: Hoister, sub, place: Place) -> Hoisted:
         def save(t0, t1, dense, t):
@@ -98,7 +108,7 @@ class Problem:
         return self.options["solver"].interpolation_cls(t0=t0, t1=t1, **dense).evaluate(t)
 
     def _step(self, t0, t1, y, solver_state, made_jump):
-        step = self.kernel.step(t0, t1, y, solver_state, made_jump)
+        step = self.kernel.step(t0, t1, y, solver_state, made_jump, self._truth[0])
         result = step.result if step.result.is_traced() else None
         return step.y, step.solver_state, step.dense, step.error, result
 

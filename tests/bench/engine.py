@@ -9,7 +9,7 @@ A         MLP 4-64-64-4 (relu) and a rotation, Tsit5, rtol = atol = 1e-6, 10 s, 
           accepted and 740 tried steps an example; A1 is one trajectory of it, A64k has max_steps=65536
 A256      the same with width 256 and 2 s; A256-1024 with batch 1024
 LV        Lotka-Volterra, 20 s, 100 save times, one trajectory; LV1000 a batch of 1000
-few       a smooth field, few steps, 50 save times, batch 128; few1 one trajectory
+few       a smooth field, 7 accepted steps, 50 save times, batch 128; few1 one trajectory
 smooth    a field without rejections, batch 128
 wide      a linear field on a state of 64, batch 256
 """
@@ -94,8 +94,8 @@ ROWS = {
     "A256-1024": lambda: mlp_row(256, 2.0, 1024),
     "LV": lambda: lotka_volterra_row(None),
     "LV1000": lambda: lotka_volterra_row(1000),
-    "few": lambda: smooth_row(128, 1.0),
-    "few1": lambda: smooth_row(None, 1.0),
+    "few": lambda: smooth_row(128, 4.0),
+    "few1": lambda: smooth_row(None, 4.0),
     "smooth": lambda: smooth_row(128, 40.0),
     "wide": wide_row,
 }
