@@ -174,6 +174,18 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     return result
 
 
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+        "diffrax": diffrax.__version__,
+        "equinox": eqx.__version__,
+        "device": jax.devices()[0].device_kind,
+    }
+
+
 def main() -> None:
     """Measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -182,14 +194,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "engine.json")
     options = parser.parse_args()
     stored = json.loads(options.out.read_text()) if options.out.exists() else {"rows": {}}
-    stored["machine"] = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "jax": jax.__version__,
-        "diffrax": diffrax.__version__,
-        "equinox": eqx.__version__,
-        "device": jax.devices()[0].device_kind,
-    }
+    stored["machine"] = machine()
     for name in options.rows.split(","):
         result = measure(name, options.rounds) | {"load": round(os.getloadavg()[0], 1)}
         stored["rows"][name] = result
