@@ -15,6 +15,7 @@ from scipy import stats
 from scipy.linalg import expm
 
 from nde.models import ContinuousNormalizingFlow, NeuralCDE, NeuralODE, NeuralSDE, series_path
+from nde.paths import VirtualBrownianTree
 
 A = jnp.array([[-0.5, 1.3], [-1.1, 0.2]])
 # Euler's method is exact to write down, and diffrax compiles it in a fraction of the time of any other.
@@ -266,7 +267,7 @@ def test_sde_is_read_as_its_solver_says():
     @jax.jit
     @jax.vmap
     def errors(key):
-        path = diffrax.VirtualBrownianTree(0.0, 1.0, 1 / 128, (2,), key)
+        path = VirtualBrownianTree(0.0, 1.0, 1 / 128, (2,), key)
         w = jax.vmap(path.evaluate)(ts)
         found = []
         for solver, correction in ((diffrax.ItoMilstein(), 0.5), (diffrax.Heun(), 0.0)):

@@ -13,6 +13,7 @@ from nde.adjoints import CheckpointAdjoint
 from nde.fields import check_field, check_noise, diffusion_term
 from nde.models.checks import check_times, promote_state, refuse
 from nde.models.numerics import solve
+from nde.paths import VirtualBrownianTree
 
 
 class NeuralSDE(eqx.Module):
@@ -49,7 +50,7 @@ class NeuralSDE(eqx.Module):
 
     **Limits:** between steps the state is interpolated linearly, so that its spread is too small there by up to a
     quarter of a step's: let `ts` lie on the grid of steps, or `dt0` well below the time between them. The path is a
-    `diffrax.VirtualBrownianTree`, drawn anew from the key at each query, at a cost that grows with
+    [`nde.paths.VirtualBrownianTree`][], drawn anew from the key at each query, at a cost that grows with
     `log((ts[-1] - ts[0]) / tol)`.
 
     **Source:** Tzen & Raginsky 2019, arXiv 1905.09883; Li, Wong, Chen, Duvenaud 2020, arXiv 2001.01328; the tree,
@@ -80,7 +81,7 @@ class NeuralSDE(eqx.Module):
         check_field(self.drift, ts[0], y0, args)
         diagonal, noise = _noise_like(y0, eqx.filter_eval_shape(self.diffusion, ts[0], y0, args))
         tol = self.dt0 / 2 if self.tol is None else self.tol
-        path = diffrax.VirtualBrownianTree(ts[0], ts[-1], tol, noise, key, _levy_area(self.solver))
+        path = VirtualBrownianTree(ts[0], ts[-1], tol, noise, key, _levy_area(self.solver))
         noise_term = diffusion_term(self.diffusion, path, diagonal=diagonal)
         terms = diffrax.MultiTerm(diffrax.ODETerm(self.drift), noise_term)
         return solve(self, terms, y0, args, t0=ts[0], t1=ts[-1], dt0=self.dt0, saveat=diffrax.SaveAt(ts=ts))
