@@ -67,8 +67,7 @@ from diffrax import (
 )
 
 from nde.adjoints import CheckpointAdjoint as CheckpointAdjoint
-from nde.engine import diffeqsolve as diffeqsolve
-from nde.engine import map_in_buckets as map_in_buckets
+from nde.engine import diffeqsolve as diffeqsolve, map_in_buckets as map_in_buckets
 from nde.fields import (
     AugmentedField as AugmentedField,
     CDEField as CDEField,

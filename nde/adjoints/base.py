@@ -16,8 +16,11 @@ class AbstractAdjoint(diffrax.AbstractAdjoint):
     """Whether a solve on a grid that is known beforehand shall be a plain `scan`, for JAX to differentiate."""
 
     @abc.abstractmethod
-    def rows(self, row_bytes: int, max_steps: int | None) -> int | None:
-        """How many places the march's record shall hold, for places of so many bytes; `None` for no record."""
+    def rows(self, row_bytes: int, max_steps: int | None, most: int = 512) -> int | None:
+        """How many places the march's record shall hold, for places of so many bytes; `None` for no record.
+
+        `most`: of them, where the user asks for no number: a place costs time even where none is written to it.
+        """
 
     @abc.abstractmethod
     def march(self, march: Any, inputs: Any, perturbed: Any) -> Any:

@@ -26,8 +26,8 @@ class CheckpointAdjoint(AbstractAdjoint):
     the loop, and not one an example.
 
     **Arguments:** `checkpoints`: how many places the record holds; `"all"` for all of `max_steps`; `None` for 256 to
-    512, by the size of a place. A solve with more accepted steps keeps every second, fourth … and recomputes the rest,
-    which costs one forward solve more.
+    512, by the size of a place, and for more where the grid is known beforehand and a state is small. A solve with more
+    accepted steps keeps every second, fourth … and recomputes the rest, which costs one forward solve more.
 
     **Limits:** reverse mode only, and once; `max_steps=None` can not be differentiated. Where the grid is known
     beforehand the solve is a `scan`, for which every transformation of JAX works.
@@ -46,11 +46,11 @@ class CheckpointAdjoint(AbstractAdjoint):
                 f'CheckpointAdjoint: checkpoints must be an integer of at least 2, "all" or None, not {number!r}.'
             )
 
-    def rows(self, row_bytes: int, max_steps: int | None) -> int | None:
+    def rows(self, row_bytes: int, max_steps: int | None, most: int = 512) -> int | None:
         """See [`nde.adjoints.AbstractAdjoint`][]."""
         if max_steps is None:
             return None
-        rows = max(256, min(512, RECORD_BYTES // max(row_bytes, 1)))
+        rows = max(256, min(most, RECORD_BYTES // max(row_bytes, 1)))
         if self.checkpoints == "all":
             rows = max_steps
         elif self.checkpoints is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Shaped
+from jaxtyping import ArrayLike, Shaped
 
 
 def map_in_buckets(function: Callable, cost: Shaped[ArrayLike, " batch"], *batched: Any, buckets: int = 8) -> Any:
@@ -19,8 +19,8 @@ def map_in_buckets(function: Callable, cost: Shaped[ArrayLike, " batch"], *batch
     **Arguments:** `function`: of one example, for instance a solve; it may close over parameters, whose gradient is
     summed over all buckets. `cost`: shaped `(batch,)`, a number for each example that rises with its steps: the
     `num_steps` in the statistics of the last solve, or whatever is known to make it slow. It decides about time alone,
-    never about values, and has no gradient. `batched`: trees of arrays `(batch, …)`. `buckets`: how many; a batch that they do not divide is filled
-    up with its costliest example.
+    never about values, and has no gradient. `batched`: trees of arrays `(batch, …)`. `buckets`: how many; a batch that
+    they do not divide is filled up with its costliest example.
 
     **Returns:** what `jax.vmap` does, in the order of the batch.
 
@@ -32,8 +32,8 @@ def map_in_buckets(function: Callable, cost: Shaped[ArrayLike, " batch"], *batch
     if cost.ndim != 1 or any(jnp.shape(x)[:1] != cost.shape for x in jax.tree.leaves(batched)):
         shapes = [jnp.shape(x) for x in jax.tree.leaves(batched)]
         raise ValueError(
-            "map_in_buckets: cost must be one number an example, and every array must have the batch as its first axis, "
-            f"but cost has shape {cost.shape} and the arrays have {shapes}."
+            "map_in_buckets: cost must be one number an example, and every array must have the batch as its first "
+            f"axis, but cost has shape {cost.shape} and the arrays have {shapes}."
         )
     batch = len(cost)
     width = -(-batch // buckets)

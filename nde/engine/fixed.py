@@ -20,6 +20,7 @@ from nde.engine.hoist import Hoister
 from nde.engine.kernel import AbstractKernel, any_nonfinite
 from nde.engine.march import Counts, Dense, Outcome, Saved, SavePlan
 from nde.engine.problem import Place
+from nde.paths.counter import NOISE
 
 
 def count_steps(controller, t0: Any, t1: Any, dt0: Any, time_dtype: Any) -> int | None:
@@ -106,9 +107,9 @@ def _grid(place: Place, options: dict[str, Any], steps: int) -> jax.Array:
 
 
 def _scan(body, carry, ends, rows: int | None):
-    """A scan with its body checkpointed, in stretches where there are more steps than `rows`."""
+    """A scan with its body checkpointed but for its noise, in stretches where there are more steps than `rows`."""
     steps = len(jax.tree.leaves(ends)[0])
-    body = jax.checkpoint(body, prevent_cse=False)
+    body = jax.checkpoint(body, prevent_cse=False, policy=jax.checkpoint_policies.save_only_these_names(NOISE))
     if rows is None or steps <= rows:
         return jax.lax.scan(body, carry, ends)
     width = math.isqrt(steps)

@@ -114,11 +114,12 @@ class _Engine(diffrax.AbstractAdjoint):
             _plan(*each) for each in zip(subs, jax.tree.leaves(state.save_state, is_leaf=is_save_state), strict=True)
         ]
         problem = Problem(kernel, options, subs)
-        rows = self.adjoint.rows(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(place)), max_steps)
         plain = place.result is None and place.made_jump is None and place.meter is None and not passed_controller_state
         if self.steps is not None and plain and self.adjoint.scans:
+            rows = self.adjoint.rows(_bytes((place.y, place.solver_state)), max_steps, most=self.steps)
             outcome = scan_grid(kernel, place, options, self.steps, plans, rows, guard=not throw)
         else:
+            rows = self.adjoint.rows(_bytes(place), max_steps)
             core = _Core(problem.trace(place), self.adjoint, plans, max_steps, options["saveat"].dense, rows)
             outcome = core(Inputs(problem.inputs, place, options["t1"], [sub.ts for sub in subs]))
         return finish(outcome, problem, state, entered, options, self.apart, throw)
@@ -160,6 +161,10 @@ class _Core:
     def _flat(self, batch: Batch, outcome: Outcome) -> list[jax.Array]:
         flat, self.result = jax.tree.flatten(outcome)
         return [batch.unflatten(x) for x in flat]
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _begin(kernel: AbstractKernel, state: Any, options: dict[str, Any]) -> tuple[Place, Any]:

@@ -11,7 +11,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, UInt32
 
-from nde.paths.counter import key_words, normals
+from nde.paths.counter import key_words, named, normals
 from nde.paths.legendre import (
     check_levy_area,
     constant_time,
@@ -61,7 +61,7 @@ class BrownianGrid(diffrax.AbstractBrownianPath):
     num_steps: int = eqx.field(static=True)
     shape: PyTree[jax.ShapeDtypeStruct] = eqx.field(static=True)
     levy_area: Any = eqx.field(static=True)
-    words: UInt32[Array, "2"]
+    words: tuple[UInt32[Array, ""], UInt32[Array, ""]]
 
     def __init__(
         self,
@@ -87,7 +87,8 @@ class BrownianGrid(diffrax.AbstractBrownianPath):
             raise ValueError("BrownianGrid has space-space areas for leaves of shape (..., noise), but got a scalar.")
         self.t0, self.t1, self.num_steps = float(t0), float(t1), int(num_steps)
         self.levy_area = levy_area
-        self.words = key_words(key)
+        words = key_words(key)
+        self.words = words[0], words[1]  # apart: a slice inside a loop would keep the noise from being vectorised
 
     def evaluate(self, t0: ArrayLike, t1: ArrayLike | None = None, left: bool = True, use_levy: bool = False) -> Any:
         """The increment from `t0` to `t1`, or from the grid's start to `t0` if there is no `t1`; see the class."""
@@ -101,7 +102,7 @@ class BrownianGrid(diffrax.AbstractBrownianPath):
                     f"{t0} and {t1}: use VirtualBrownianTree between the points of a grid."
                 )
         times = jnp.stack([constant_time(jnp.asarray(t, dtype)) for t in (t0, t1)])
-        out = _evaluate(self, times)
+        out = named(_evaluate(self, times))
         return out if use_levy else out.W
 
     def _place(self, xp: Any, times: Any) -> tuple[Any, Any]:
@@ -148,7 +149,7 @@ def _step(path: BrownianGrid, first: Int[Array, ""], i: Int[Array, ""], count: I
     for leaf in leaves:
         noise = leaf.shape[-1] if area else 0
         lanes = (order + noise) * leaf.size
-        z = lax.stop_gradient(normals(path.words[None], node, lanes, leaf.dtype, lane)[0])
+        z = lax.stop_gradient(normals((path.words[0][None], path.words[1][None]), node, lanes, leaf.dtype, lane)[0])
         lane += lanes
         xi = z[: order * leaf.size].reshape(order, *leaf.shape)
         coordinates.append(_part_of_sum(xi, i, count))

@@ -11,7 +11,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, PyTree, UInt32
 
-from nde.paths.counter import key_words, normals, threefry
+from nde.paths.counter import key_words, named, normals, threefry
 from nde.paths.legendre import (
     check_levy_area,
     constant_time,
@@ -132,7 +132,7 @@ class VirtualBrownianTree(diffrax.AbstractBrownianPath):
         return _Query(b - a, jnp.clip(ends, 0, 1), (high - low) / span, inside)
 
     def _output(self, query: "_Query", values: PyTree[Array], use_levy: bool) -> Any:
-        out = increment(self.levy_area, query.dt, values)
+        out = named(increment(self.levy_area, query.dt, values))
         return out if use_levy else out.W
 
     def _cells(self, query: "_Query", depth: Any, levels: Any) -> "_Cells":
@@ -197,7 +197,8 @@ class VirtualBrownianTree(diffrax.AbstractBrownianPath):
         leaves, treedef = jax.tree.flatten(self.shape)
         for leaf in leaves:
             lanes = order * leaf.size
-            z = normals(cells.words.reshape(-1, 2), cells.number.reshape(-1), lanes, leaf.dtype, first)
+            words = cells.words[..., 0].reshape(-1), cells.words[..., 1].reshape(-1)
+            z = normals(words, cells.number.reshape(-1), lanes, leaf.dtype, first)
             out.append(lax.stop_gradient(z.reshape(-1)))  # flat, because a kernel with few lanes in a row is slow
             first += lanes
         return jax.tree.unflatten(treedef, out)

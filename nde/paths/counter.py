@@ -6,10 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = np.uint32(0x1BD11BDA)
+
+NOISE = "nde.paths: noise"
+"""What `jax.checkpoint` policies know an increment by: to draw it again costs more than to hold it."""
+
+
+def named(increment: Any) -> Any:
+    """An increment by the name that policies know."""
+    return jax.tree.map(lambda x: checkpoint_name(x, NOISE), increment)
 
 
 def key_words(key: PRNGKeyArray) -> UInt32[Array, "2"]:
@@ -41,16 +50,20 @@ def threefry(
 
 
 def normals(
-    words: UInt32[Array, "#nodes 2"], node: UInt32[Array, " nodes"], lanes: int, dtype: Any, first: int = 0
+    words: tuple[UInt32[Array, "#nodes"], UInt32[Array, "#nodes"]],
+    node: UInt32[Array, " nodes"],
+    lanes: int,
+    dtype: Any,
+    first: int = 0,
 ) -> Float[Array, "nodes lanes"]:
-    r"""Standard normals for `lanes` lanes from `first` on of each node; `words`: a key for all the nodes, or one each.
+    r"""Standard normals for `lanes` lanes from `first` on of each node; `words`: two for all the nodes, or two each.
 
     One block of threefry makes one normal, by $\sqrt 2\,\mathrm{erf}^{-1}(u)$ of a uniform $u$ on an even grid in
     $(-1, 1)$ without the ends: 24 bits in single precision and below, 53 in double. (Single precision throws half of
     the block away. Keeping it costs more, because then the noise no longer fuses into one kernel.)
     """
     lane = jnp.arange(first, first + lanes, dtype=jnp.uint32)
-    x, y = threefry((words[:, :1], words[:, 1:]), node[:, None], lane[None])
+    x, y = threefry((words[0][:, None], words[1][:, None]), node[:, None], lane[None])
     if jnp.finfo(dtype).bits == 64:
         high = lax.bitcast_convert_type(x, jnp.int32).astype(dtype)
         u = (high + ((y >> np.uint32(11)).astype(dtype) + 0.5) * 2.0**-21) * 2.0**-31
