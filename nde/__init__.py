@@ -66,7 +66,7 @@ from diffrax import (
     Tsit5 as Tsit5,
 )
 
-from nde.adjoints import CheckpointAdjoint as CheckpointAdjoint
+from nde.adjoints import CheckpointAdjoint as CheckpointAdjoint, ContinuousAdjoint as ContinuousAdjoint
 from nde.engine import diffeqsolve as diffeqsolve, map_in_buckets as map_in_buckets
 from nde.fields import (
     AugmentedField as AugmentedField,
@@ -84,6 +84,8 @@ from nde.fields import (
     MLPField as MLPField,
     Parameter as Parameter,
     StandardField as StandardField,
+    to_ito as to_ito,
+    to_stratonovich as to_stratonovich,
 )
 from nde.models import (
     ContinuousNormalizingFlow as ContinuousNormalizingFlow,

@@ -2,3 +2,4 @@
 
 from nde.adjoints.base import AbstractAdjoint as AbstractAdjoint
 from nde.adjoints.checkpoint import CheckpointAdjoint as CheckpointAdjoint
+from nde.adjoints.continuous import ContinuousAdjoint as ContinuousAdjoint

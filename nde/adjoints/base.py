@@ -15,6 +15,10 @@ class AbstractAdjoint(diffrax.AbstractAdjoint):
     scans: ClassVar[bool] = False
     """Whether a solve on a grid that is known beforehand shall be a plain `scan`, for JAX to differentiate."""
 
+    def prepare(self, problem: Any, place: Any) -> None:
+        """Refuse a problem that it can not differentiate, and say what else of it shall be traced."""
+        del problem, place
+
     @abc.abstractmethod
     def rows(self, row_bytes: int, max_steps: int | None, most: int = 512) -> int | None:
         """How many places the march's record shall hold, for places of so many bytes; `None` for no record.

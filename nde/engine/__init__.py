@@ -1,8 +1,11 @@
 """The engine: `diffeqsolve`, a drop-in for diffrax's with a loop and a gradient of its own.
 
 solve.py     the entry: which loop, which adjoint
+check.py     do solver, noise, path and times of an SDE fit
 given.py     the times of a solve that shall have no host callback
 kernel.py    one step of a solver; explicit Runge-Kutta methods unrolled; apart.py keeps stages from being fused
+srk.py       stochastic Runge-Kutta methods, unrolled
+choose.py    which kernel a solver gets
 problem.py   a solve as functions of one example; hoist.py draws out what they close over
 march.py     the adaptive loop over a whole batch, with its bounded record; packing.py keeps that to few arrays
 fixed.py     the fixed grid, a scan

@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 from diffrax import AbstractERK, RESULTS
 
-from nde.engine.apart import apart, is_cheap
+from nde.engine.apart import apart
+
+ONE_EVALUATION = (diffrax.Euler, diffrax.EulerHeun, diffrax.ItoMilstein, diffrax.StratonovichMilstein)
+"""Of the solvers that run by their own `step`, those that evaluate the field, of an SDE its drift, once a step."""
 
 
 class Step(NamedTuple):
@@ -52,7 +55,7 @@ class AbstractKernel(abc.ABC):
         """Whether a step's result may be other than a success."""
 
     def count_evaluations(self, steps) -> Any:
-        """Evaluations of the field in so many steps; `None` where the method does not fix them."""
+        """Evaluations of the field (of an SDE, the drift) in so many steps; `None` where the method does not fix it."""
         del steps
 
 
@@ -91,7 +94,9 @@ class SolverKernel(AbstractKernel):
 
     def count_evaluations(self, steps):
         """See [`nde.engine.kernel.AbstractKernel`][]."""
-        return steps if isinstance(self.solver, diffrax.Euler) else None
+        if isinstance(self.solver, diffrax.ReversibleHeun):
+            return steps + 1
+        return steps if isinstance(self.solver, ONE_EVALUATION) else None
 
 
 class ExplicitKernel(AbstractKernel):
@@ -124,7 +129,7 @@ class ExplicitKernel(AbstractKernel):
         truth = truth if self.is_cheap else None
         h, dx = t1 - t0, terms.contr(t0, t1)
         c1 = 0.0 if tableau.c1 is None else float(tableau.c1)
-        times = [_stage_time(float(c), t0, t1, h) for c in (c1, *tableau.c)]
+        times = [stage_time(float(c), t0, t1, h) for c in (c1, *tableau.c)]
         if self.fsal:
             f = solver_state
             if made_jump is not None:
@@ -159,17 +164,8 @@ class ExplicitKernel(AbstractKernel):
         return steps * (self.tableau.num_stages - self.fsal) + self.fsal
 
 
-def make_kernel(solver, terms, args, t0, t1, y0) -> AbstractKernel:
-    """The kernel of a solver: unrolled where it is an explicit Runge–Kutta method."""
-    if isinstance(solver, AbstractERK) and isinstance(terms, diffrax.AbstractTerm):
-        tableau: Any = solver.tableau
-        fsal = tableau.fsal and not terms.is_vf_expensive(t0, t1, y0, args)
-        cheap = is_cheap(lambda t, y: terms.vf(t, y, args), t0, y0)
-        return ExplicitKernel(solver, terms, args, fsal, cheap)
-    return SolverKernel(solver, terms, args)
-
-
-def _stage_time(c, t0, t1, h):
+def stage_time(c, t0, t1, h):
+    """The time of a stage, which is the step's end itself where it stands there."""
     if c == 0:
         return t0
     return t1 if c == 1 else t0 + c * h

@@ -111,13 +111,13 @@ class March:
             self.spare = max(64, 2 ** math.ceil(math.log2(max_steps / rows)))
             self.rows = max(1, rows // self.spare) * self.spare
         self.packing = Packing(problem.place)
-        self.step = self._lift(problem.step)
+        self.step = self.lift(problem.step)
         # How many of `ts` are saved at once: a turn of that loop costs one example more than what is evaluated in it,
         # and a batch less. The rows past those that count are overwritten, or cut off.
         self.few = 1 if levels else 4
         self.saves = [self.batch.lift(self._few(save), save.numbers) for save in problem.saves]
-        self.end_saves = [self._lift(save) for save in problem.end_saves]
-        self._advance = self._lift(problem.advance)
+        self.end_saves = [self.lift(save) for save in problem.end_saves]
+        self._advance = self.lift(problem.advance)
 
     def _few(self, save):
         """A function that saves at one time as one of a few."""
@@ -125,7 +125,8 @@ class March:
             return lambda shared, t0, t1, dense, t: jax.tree.map(lambda x: x[None], save(shared, t0, t1, dense, t[0]))
         return jax.vmap(save, (None, None, None, None, 0))
 
-    def _lift(self, function):
+    def lift(self, function):
+        """A traced function of one example as one of the flat batch."""
         return self.batch.lift(function, function.numbers)
 
     def advance(self, inputs: Inputs, place: Place):

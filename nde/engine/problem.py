@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from diffrax import is_okay, RESULTS
 
 from nde.engine.apart import hide
+from nde.engine.choose import make_kernel
 from nde.engine.hoist import Hoisted, Hoister
 from nde.engine.kernel import AbstractKernel
 
@@ -64,6 +65,7 @@ class Problem:
     - `saves`: a function for each `SubSaveAt`, `(t0, t1, dense, t) -> saved values` inside a step.
     - `end_saves`: the same at a step's end, `(t, y) -> saved values`.
     - `inputs`: all arrays that they read; `place`: the shapes of a place.
+    - `way_back`: what an adjoint wants to be traced beside them, if anything: its `trace` is called with `hoist`.
     - `controls_error`: whether steps are chosen by their error; `grid_moves`: whether all times move with the ends.
     """
 
@@ -72,6 +74,7 @@ class Problem:
         controller = options["stepsize_controller"]
         self.controls_error = isinstance(controller, diffrax.AbstractAdaptiveStepSizeController)
         self.grid_moves = isinstance(controller, diffrax.ConstantStepSize)
+        self.way_back: Any = None
 
     def trace(self, place: Place) -> "Problem":
         """Trace the functions, on places like this one."""
@@ -85,6 +88,8 @@ class Problem:
         self.advance: Hoisted = hoister.hoist(self._advance, t1, t1, place)
         self.saves = [self._hoist_save(hoister, sub, place) for sub in self.subs]
         self.end_saves = [hoister.hoist(lambda t, y, fn=sub.fn: fn(t, y, args), place.t, place.y) for sub in self.subs]
+        if self.way_back is not None:
+            self.way_back.trace(hoister.hoist)
         self.inputs, self.place = hoister.inputs, jax.eval_shape(lambda: place)
         self._truth_number = hoister.number(self._truth)
         return self
@@ -102,6 +107,10 @@ class Problem:
 
         dense = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.dense)
         return hoister.hoist(save, place.t, place.tnext, dense, place.t)
+
+    def make_kernel(self, solver, terms, args, t0, t1, y0) -> AbstractKernel:
+        """A kernel of another solver, over other terms."""
+        return make_kernel(solver, terms, args, t0, t1, y0)
 
     def interpolate(self, t0, t1, dense, t) -> Any:
         """The state inside a step."""

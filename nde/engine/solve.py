@@ -10,11 +10,13 @@ from jax.core import Tracer
 from jaxtyping import ArrayLike, PyTree
 
 from nde.adjoints import AbstractAdjoint, CheckpointAdjoint
+from nde.engine.check import check_sde, Times
+from nde.engine.choose import make_kernel
 from nde.engine.collect import Batch, collect, Levels
 from nde.engine.finish import finish, is_save_state
 from nde.engine.fixed import count_steps, scan_grid
 from nde.engine.given import Given, save_times
-from nde.engine.kernel import AbstractKernel, make_kernel
+from nde.engine.kernel import AbstractKernel
 from nde.engine.march import Inputs, March, Outcome, SavePlan
 from nde.engine.problem import EventPlace, Place, Problem
 
@@ -45,14 +47,19 @@ def diffeqsolve(
     diffrax.
 
     **Returns:** a `diffrax.Solution`. Its `stats` hold, of each example, `num_steps`, `num_accepted_steps`,
-    `num_rejected_steps` and `num_field_evaluations`, which is `None` where the method does not fix their number.
+    `num_rejected_steps` and `num_field_evaluations`, which is `None` where the method does not fix their number;
+    of an SDE these are the drift's.
 
-    **Raises:** what diffrax raises. With `throw=True` a failed solve is an error, and so is its gradient, under `jit`
-    too. With `throw=False` the failure is in `result`, and an example whose outputs the loss masks adds nothing to the
-    gradient, NaN or not. Nor has such a solve a host callback, so that it can be exported and lowered for any platform:
-    wrong times are a `ValueError` where they are known when the solve is traced (numbers, and arrays made outside of
-    `jit`), and are not looked for where they are not. What paths check is their own: `diffrax.VirtualBrownianTree`
-    does so in every step, by a callback.
+    **Raises:** what diffrax raises. For an SDE, `ValueError` too where solver, path, diffusion and times do not fit one
+    another, as [`nde.engine.check.check_sde`][] says: diffrax gives a Milstein method any noise, and a solver of
+    additive noise a diffusion that depends on the state.
+
+    With `throw=True` a failed solve is an error, and so is its gradient, under `jit` too. With `throw=False` the
+    failure is in `result`, and an example whose outputs the loss masks adds nothing to the gradient, NaN or not. Nor
+    has such a solve a host callback, so that it can be exported and lowered for any platform: wrong times are a
+    `ValueError` where they are known when the solve is traced (numbers, and arrays made outside of `jit`), and are not
+    looked for where they are not. What paths check is their own: `diffrax.VirtualBrownianTree` does so in every step,
+    by a callback.
 
     **Differs from diffrax** on purpose: a NaN or infinity in the last state of a solve without error control is the
     failure `RESULTS.nonfinite`, which diffrax reports as a success; a gradient in `t0` and `t1` holds the accepted
@@ -65,15 +72,17 @@ def diffeqsolve(
     **Source:** Kidger, *On Neural Differential Equations*, 2021 (diffrax); for the gradient see
     [`nde.adjoints.CheckpointAdjoint`][].
     """
+    controller, saveat = options.get("stepsize_controller", diffrax.ConstantStepSize()), options.get("saveat")
+    dtype = _time_dtype([t0, t1, *jax.tree.leaves(dt0), *save_times(saveat)])
+    steps = count_steps(controller, t0, t1, dt0, dtype)
+    check_sde(terms, solver, Times(t0, t1, dt0, controller, steps, dtype), y0, args)
     if isinstance(adjoint, AbstractAdjoint):
-        controller, saveat = options.get("stepsize_controller", diffrax.ConstantStepSize()), options.get("saveat")
-        dtype = _time_dtype([t0, t1, *jax.tree.leaves(dt0), *save_times(saveat)])
         given = None
         if not options.get("throw", True):
             grid = controller.ts if isinstance(controller, diffrax.StepTo) else None
             given = Given(t0, t1, dt0, save_times(saveat), grid)
             given.check(dtype)
-        adjoint = _Engine(adjoint, _are_apart(t0, t1), count_steps(controller, t0, t1, dt0, dtype), given)
+        adjoint = _Engine(adjoint, _are_apart(t0, t1), steps, given)
     return diffrax.diffeqsolve(terms, solver, t0, t1, dt0, y0, args, adjoint=adjoint, **options)
 
 
@@ -114,6 +123,7 @@ class _Engine(diffrax.AbstractAdjoint):
             _plan(*each) for each in zip(subs, jax.tree.leaves(state.save_state, is_leaf=is_save_state), strict=True)
         ]
         problem = Problem(kernel, options, subs)
+        self.adjoint.prepare(problem, place)
         plain = place.result is None and place.made_jump is None and place.meter is None and not passed_controller_state
         if self.steps is not None and plain and self.adjoint.scans:
             rows = self.adjoint.rows(_bytes((place.y, place.solver_state)), max_steps, most=self.steps)

@@ -25,6 +25,8 @@ field to use another.
 Known systems by name, with their parameters to be learned: [`nde.fields.lotka_volterra`][],
 [`nde.fields.pendulum`][].
 
+An SDE with diagonal noise in the other reading: [`nde.fields.to_stratonovich`][], [`nde.fields.to_ito`][].
+
 Two checks for those who build models of them: [`nde.fields.check_field`][] (the output is a rate of change of the
 state) and [`nde.fields.check_noise`][] (the solver is made for the diffusion's [`nde.fields.NoiseKind`][]).
 """
@@ -40,6 +42,11 @@ from nde.fields.gated import GatedField as GatedField
 from nde.fields.general_diffusion import GeneralDiffusion as GeneralDiffusion
 from nde.fields.hamiltonian import HamiltonianField as HamiltonianField
 from nde.fields.hybrid import Hybrid as Hybrid
+from nde.fields.interpretation import (
+    Interpretation as Interpretation,
+    to_ito as to_ito,
+    to_stratonovich as to_stratonovich,
+)
 from nde.fields.known import KnownField as KnownField
 from nde.fields.linear_cde import LinearCDEField as LinearCDEField
 from nde.fields.linear_mlp import LinearMLPField as LinearMLPField

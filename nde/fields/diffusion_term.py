@@ -16,6 +16,11 @@ class _AsDiagonal(eqx.Module):
 
     diffusion: Callable[..., Float[Array, " state"]]
 
+    @property
+    def noise(self) -> NoiseKind:
+        """What the diffusion declares."""
+        return noise_kind(self.diffusion)
+
     def __call__(self, t: Any, y: Float[Array, " state"], args: Any) -> lx.DiagonalLinearOperator:
         return lx.DiagonalLinearOperator(self.diffusion(t, y, args))
 

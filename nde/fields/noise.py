@@ -43,7 +43,7 @@ def noise_kind(diffusion: Any) -> NoiseKind:
     return NoiseKind(declared)
 
 
-def check_noise(diffusion: Any, solver: diffrax.AbstractSolver) -> None:
+def check_noise(diffusion: Any, solver: diffrax.AbstractSolver, kind: NoiseKind | None = None) -> None:
     """Refuse a solver that does not solve an SDE with this diffusion's kind of noise.
 
     | solver (diffrax 0.7.2) | noise |
@@ -58,7 +58,7 @@ def check_noise(diffusion: Any, solver: diffrax.AbstractSolver) -> None:
     only, and falls to 0.5 for general noise; that is not refused.
 
     **Arguments:** `diffusion`: declares its kind as `noise`, and is taken as general if it does not; `solver`: a
-    diffrax solver.
+    diffrax solver; `kind`: the kind to go by instead, for a diffusion that declares none.
 
     **Raises:** `ValueError` naming the diffusion, its kind of noise, the solver and what the solver needs.
 
@@ -68,7 +68,7 @@ def check_noise(diffusion: Any, solver: diffrax.AbstractSolver) -> None:
     **Source:** the docstrings and the SDE solver table of diffrax 0.7.2; Kloeden & Platen 1992, section 10.3, for
     commutative noise.
     """
-    kind = noise_kind(diffusion)
+    kind = noise_kind(diffusion) if kind is None else kind
     while isinstance(solver, diffrax.AbstractWrappedSolver):
         solver = solver.solver
     name = type(solver).__name__
@@ -87,7 +87,8 @@ def check_noise(diffusion: Any, solver: diffrax.AbstractSolver) -> None:
         needs = ", ".join(each for each in NoiseKind if each in accepted)
         raise ValueError(
             f"{_name(diffusion)} makes {kind} noise, but {name} is made for {needs} noise. Take a solver for any "
-            "noise, as diffrax.Euler (Itô) or diffrax.SPaRK (Stratonovich)."
+            "noise, as diffrax.Euler (Itô) or diffrax.SPaRK (Stratonovich). (A diffusion that declares no kind, and "
+            "whose operations show none, counts as general: it may declare one, as noise = NoiseKind.COMMUTATIVE.)"
         )
 
 

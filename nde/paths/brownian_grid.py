@@ -105,6 +105,10 @@ class BrownianGrid(diffrax.AbstractBrownianPath):
         out = named(_evaluate(self, times))
         return out if use_levy else out.W
 
+    def knows(self, times: np.ndarray) -> np.ndarray:
+        """Which of some times, known at trace time, are points of the grid."""
+        return self._place(np, times)[1]
+
     def _place(self, xp: Any, times: Any) -> tuple[Any, Any]:
         """The points of the grid nearest to the times, and whether they are the times."""
         density = self.num_steps / (self.t1 - self.t0)

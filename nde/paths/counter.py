@@ -22,8 +22,12 @@ def named(increment: Any) -> Any:
 
 
 def key_words(key: PRNGKeyArray) -> UInt32[Array, "2"]:
-    """Two words that stand for a JAX random key, of any implementation."""
-    return jax.random.bits(key, (2,), jnp.uint32)
+    """Two words that stand for a JAX random key, of any implementation; `ValueError` for what is no single key."""
+    try:
+        return jax.random.bits(key, (2,), jnp.uint32)
+    except (TypeError, ValueError) as error:
+        found = f"an array of shape {jnp.shape(key)}" if isinstance(key, jax.Array | np.ndarray) else repr(key)
+        raise ValueError(f"A Brownian path needs one JAX random key, as jax.random.key(0), but got {found}.") from error
 
 
 def threefry(

@@ -1,0 +1,175 @@
+"""The continuous adjoint: optimise, then discretise."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from nde.adjoints.base import AbstractAdjoint
+from nde.adjoints.costate import costate_terms, CostateStep, SOLVES_BACKWARD
+from nde.adjoints.costate_sweep import CostateSweep
+
+
+class ContinuousAdjoint(AbstractAdjoint):
+    r"""The costate's own equation, solved backward in time (Pontryagin):
+
+    $$d\lambda = -\lambda\,\partial_y f(t, y)\,dx, \qquad \lambda(t_1) = \partial_{y(t_1)} L, \qquad
+    \frac{dL}{d\theta} = \int_{t_0}^{t_1} \lambda\,\partial_\theta\bigl(f\,dx\bigr), \qquad
+    \frac{dL}{dy_0} = \lambda(t_0),$$
+
+    for ODEs, Stratonovich SDEs and CDEs. At each time that was saved, $\lambda$ jumps by what the loss says of it. The
+    state is solved again, backward, together with the costate, and an SDE's Brownian path is asked for the same
+    increments: memory does not depend on the number of steps. The integral is a Gauss quadrature over each accepted
+    step, outside of the control of the error; over a batch, a parameter that the examples share gets one gradient,
+    summed in the loop. Times have $dL/dt_1 = \lambda(t_1) f(t_1, y_1)$, $dL/dt_0 = -\lambda(t_0) f(t_0, y_0)$, and a
+    save time the jump there times $f$.
+
+    It is not the gradient of the solve that was done: it differs by the error of both solves, and tends to the same
+    as the tolerance falls. [`nde.CheckpointAdjoint`][] gives the exact one, mostly in less time.
+
+    **Arguments:** `controller`: a step-size controller for the way back, one that chooses steps by their error, if not
+    the forward solve's. `solver`: a solver for the way back, if not the forward solve's. `slack`: the costate's error
+    may be so many times the controller's tolerances, in units in which the largest cotangent that comes in is 1. Where
+    the field has a kink (relu) the costate's field has a jump: to follow each of these as closely as the state takes
+    ten times the steps, and says nothing about the loss.
+
+    **Raises:** when a solve is differentiated: `ValueError` for a solve of an Itô SDE, an event, dense output, a saved
+    state of the solver, a solver that takes more of a term than its product with the control, and for a gradient
+    in the times of an SDE. [`nde.CheckpointAdjoint`][] has all of these.
+
+    **Limits:** reverse mode only, and once. Solving the state backward is unstable where the flow contracts strongly:
+    errors grow by $e^{\int |\partial_y f|}$. A way back that does not come to its end in `max_steps` steps, and one
+    more for each save time, has a gradient of NaN. A `BrownianGrid` needs save times that are points of the grid. For
+    an SDE the quadrature takes W alone, and has strong order 1 for commutative noise, 1/2 for other.
+
+    **Source:** Pontryagin et al. 1962; Chen et al., *Neural ordinary differential equations*, 2018, algorithm 1;
+    Li et al., *Scalable gradients for stochastic differential equations*, 2020, theorem 3.3 and algorithm 1.
+    """
+
+    controller: diffrax.AbstractAdaptiveStepSizeController | None = None
+    solver: diffrax.AbstractSolver | None = None
+    slack: float = eqx.field(default=100.0, static=True)
+
+    def __check_init__(self):
+        if not self.slack > 0:
+            raise ValueError(f"ContinuousAdjoint: slack must be positive, not {self.slack!r}.")
+        if self.controller is not None and not isinstance(self.controller, diffrax.AbstractAdaptiveStepSizeController):
+            raise ValueError(
+                "ContinuousAdjoint: controller must choose steps by their error, as diffrax.PIDController, not "
+                f"{type(self.controller).__name__}."
+            )
+
+    def rows(self, row_bytes: int, max_steps: int | None, most: int = 512) -> int | None:
+        """See [`nde.adjoints.AbstractAdjoint`][]."""
+        del row_bytes, max_steps, most
+
+    def prepare(self, problem: Any, place: Any) -> None:
+        """See [`nde.adjoints.AbstractAdjoint`][]."""
+        problem.way_back = _WayBack(self, problem, place)
+
+    def march(self, march: Any, inputs: Any, perturbed: Any) -> Any:
+        """See [`nde.adjoints.AbstractAdjoint`][]."""
+        way = march.problem.way_back
+        if way.refusal is not None:
+            raise ValueError(f"ContinuousAdjoint can not differentiate {way.refusal}: take nde.CheckpointAdjoint.")
+        times = perturbed.place.t or perturbed.t1 or any(bool(x) for x in perturbed.ts)
+        if times and way.is_sde:
+            raise ValueError(
+                "ContinuousAdjoint has no gradient in the times of an SDE, whose path has no derivative: hold t0, t1 "
+                "and ts constant (jax.lax.stop_gradient), or take nde.CheckpointAdjoint."
+            )
+
+        @jax.custom_vjp
+        def run(inputs):
+            return march.run(inputs)[0]
+
+        def forward(inputs):
+            outcome = march.run(inputs)[0]
+            return outcome, (inputs, outcome)
+
+        def backward(residual, cotangents):
+            inputs, outcome = residual
+            return (CostateSweep(march, perturbed, inputs, outcome, cotangents, bool(times)).run(),)
+
+        run.defvjp(forward, backward)
+        return run(inputs)
+
+
+class _WayBack:
+    """What the way back computes for one example, traced together with the problem; or why there is none.
+
+    - `begin`, `advance`: those of [`nde.adjoints.costate.CostateStep`][].
+    - `change(low, high, ts, ys)`: the field at nodes, times the control from `low` to `high`.
+    - `rate(t, y)`: the derivative of the state by time; `None` for an SDE.
+    """
+
+    def __init__(self, adjoint: ContinuousAdjoint, problem: Any, place: Any):
+        self.problem, self.place = problem, place
+        options = problem.options
+        self.options, self.solver = options, adjoint.solver or options["solver"]
+        self.controller, self.slack = adjoint.controller, adjoint.slack
+        forward = options["stepsize_controller"]
+        if self.controller is None and problem.controls_error:
+            self.controller = forward
+        self.grid = forward.ts if isinstance(forward, diffrax.StepTo) and self.controller is None else None
+        brownian = jax.tree.leaves(options["terms"], is_leaf=_is_brownian)
+        self.is_sde = any(_is_brownian(x) for x in brownian)
+        self.refusal = self._refusal()
+
+    def _refusal(self) -> str | None:
+        options, saveat, solver = self.options, self.options["saveat"], self.solver
+        reasons = {
+            "a solve with an event": options["event"] is not None,
+            "dense output": saveat.dense,
+            "a saved state of the solver": saveat.solver_state,
+            "terms that are not one term": not isinstance(options["terms"], diffrax.AbstractTerm),
+            f"a solve by {type(solver).__name__}, which takes more of a term than its product with the control (give "
+            "ContinuousAdjoint a solver, as diffrax.Heun(), or)": not isinstance(solver, SOLVES_BACKWARD),
+        }
+        if self.is_sde:
+            for each in (options["solver"], solver):
+                known = isinstance(each, diffrax.AbstractStratonovichSolver)
+                why = f"an SDE solved by {type(each).__name__}, which does not converge to the Stratonovich solution "
+                reasons[
+                    f"{why}(take nde.to_stratonovich of an Itô equation, and a solver as diffrax.Heun(), or)"
+                ] = not known
+        return next((reason for reason, holds in reasons.items() if holds), None)
+
+    def trace(self, hoist: Any) -> None:
+        """Trace the functions; `hoist(function, *examples)` makes inputs of what a function closes over."""
+        if self.refusal is not None:
+            return
+        options, place = self.options, self.place
+        terms, args = options["terms"], options["args"]
+        both = costate_terms(terms, args)
+        controller = None if self.controller is None else self.controller.wrap(-1)
+        pair = (place.y, place.y)
+        kernel = self.problem.make_kernel(self.solver, both, args, place.t, place.tnext, pair)
+        order: Any = 2 if self.is_sde else self.solver.order(terms)
+        step = CostateStep(kernel, self.solver, both, controller, args, order=order, slack=self.slack)
+        self.weights = step.weights
+        self.begin = hoist(step.begin, place.t, place.t, place.t, *pair)
+        back = jax.eval_shape(step.begin, place.t, place.t, place.t, *pair)
+        self.advance = hoist(step.advance, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), back), place.t)
+        nodes = [jnp.stack([x] * len(step.weights)) for x in (place.t, *jax.tree.leaves(place.y))]
+        ys = jax.tree.structure(place.y).unflatten(nodes[1:])
+
+        def change(low, high, ts, ys):
+            control = terms.contr(low, high)
+            return jax.vmap(lambda t, y: terms.vf_prod(t, y, args, control))(ts, ys)
+
+        def rate(t, y):
+            _, control = jax.jvp(lambda end: terms.contr(t, end), (t,), (jnp.ones_like(t),))
+            return terms.vf_prod(t, y, args, control)
+
+        self.change = hoist(change, place.t, place.tnext, nodes[0], ys)
+        self.rate = None if self.is_sde else hoist(rate, place.t, place.y)
+        grid = self.grid
+        if grid is not None:
+            self.below = hoist(lambda t: jnp.max(jnp.where(grid < t, grid, -jnp.inf)), place.t)
+
+
+def _is_brownian(x: Any) -> bool:
+    return isinstance(x, diffrax.AbstractBrownianPath)

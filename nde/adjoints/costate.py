@@ -1,0 +1,133 @@
+"""The equation of the costate, solved backward together with the state: its term, and one step of it."""
+
+import math
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+SOLVES_BACKWARD = (diffrax.AbstractERK, diffrax.AbstractSRK, diffrax.EulerHeun, diffrax.Euler)
+"""The solvers that need of a term nothing but its product with the control."""
+
+
+class CostateTerm(diffrax.AbstractTerm):
+    r"""A term $f\,dx$ as that of state and costate $(y, \lambda)$ in reversed time $s = -t$:
+
+    $$dy = f(-s, y)\,d\bar x, \quad d\lambda = -\lambda\,\partial_y f(-s, y)\,d\bar x, \quad \bar x(s) = x(-s).$$
+
+    Its field is kept unevaluated, as `(s, (y, λ))`: only its product with a control is ever needed, which is one
+    vector–Jacobian product.
+    """
+
+    term: diffrax.AbstractTerm
+    args: Any
+
+    def vf(self, t, y, args):
+        """See `diffrax.AbstractTerm`."""
+        del args
+        return t, y
+
+    def contr(self, t0, t1, **kwargs):
+        """See `diffrax.AbstractTerm`."""
+        return jax.tree.map(jnp.negative, self.term.contr(-t1, -t0, **kwargs))
+
+    def prod(self, vf, control):
+        """See `diffrax.AbstractTerm`."""
+        s, (y, costate) = vf
+        dy, pull = jax.vjp(lambda y: like(self.term.vf_prod(-s, y, self.args, control), y), y)
+        return dy, jax.tree.map(jnp.negative, pull(costate)[0])
+
+    def is_vf_expensive(self, t0, t1, y, args):
+        """See `diffrax.AbstractTerm`."""
+        del t0, t1, y, args
+        return True
+
+
+def costate_terms(terms: PyTree[Any], args: Any) -> PyTree[Any]:
+    """The terms of state and costate in reversed time."""
+
+    def is_single(x):
+        return isinstance(x, diffrax.AbstractTerm) and not isinstance(x, diffrax.MultiTerm)
+
+    return jax.tree.map(lambda term: CostateTerm(term, args), terms, is_leaf=is_single)
+
+
+class Back(NamedTuple):
+    """Where the way back of an example stands: `h` is the length of the step to try next, `controller` its state."""
+
+    t: jax.Array
+    h: jax.Array
+    y: Any
+    costate: Any
+    controller: Any
+
+
+class Tried(NamedTuple):
+    """A step tried: where it leads to, if it is accepted, and the nodes of a quadrature over it.
+
+    `low`, `high`: its ends in time; `ts`, `ys`, `costates`: at the nodes, which lead.
+    """
+
+    back: Back
+    accepted: jax.Array
+    low: jax.Array
+    high: jax.Array
+    ts: jax.Array
+    ys: Any
+    costates: Any
+
+
+class CostateStep:
+    """One step back of state and costate, for one example.
+
+    **Arguments:** `kernel`: of the solver, over the terms of state and costate; `solver`, `terms`: these; `controller`:
+    one that chooses steps by their error, in reversed time, or `None` for steps of one size; `order`: of the solver,
+    from which the number of Gauss nodes follows; `slack`: how many times the tolerance the costate's error may be.
+    """
+
+    def __init__(self, kernel: Any, solver: Any, terms: Any, controller: Any, args: Any, *, order: int, slack: float):
+        self.kernel, self.solver, self.terms, self.controller, self.args = kernel, solver, terms, controller, args
+        self.slack = slack
+        self.error_order = None if controller is None else solver.error_order(terms)
+        # As exact as the method that the error is estimated with, and as the interpolation between a step's ends.
+        nodes, weights = np.polynomial.legendre.leggauss(max(1, math.ceil((order - 1) / 2)))
+        self.nodes, self.weights = 0.5 + 0.5 * nodes, 0.5 * weights
+
+    def begin(self, t, h, t0, y, costate) -> Back:
+        """The start of the way back, from the place at `t` to `t0`."""
+        state = ()
+        if self.controller is not None:
+            _, state = self.controller.init(
+                self.terms, -t, -t0, (y, costate), h, self.args, self.solver.func, self.error_order
+            )
+        return Back(t, h, y, costate, jax.tree.map(jnp.asarray, state))
+
+    def advance(self, back: Back, stop) -> Tried:
+        """Try a step, no further back than to `stop`, which is met if there is hardly anything left of the way."""
+        clipped = back.t - back.h < stop + 1e-3 * back.h
+        end = jnp.where(clipped, stop, back.t - back.h)
+        s0, s1, z = -back.t, -end, (back.y, back.costate)
+        step = self.kernel.step(s0, s1, z, None, None)
+        keep, h, state = jnp.asarray(True), back.h, back.controller
+        if self.controller is not None:
+            state_error, costate_error = jax.tree.map(lambda x: jnp.where(jnp.isnan(x), jnp.inf, x), step.error)
+            error = (state_error, jax.tree.map(lambda x: x / self.slack, costate_error))
+            keep, begin, until, _, state, _ = self.controller.adapt_step_size(
+                s0, s1, z, step.y, self.args, error, self.error_order, state
+            )
+            # A step cut short by a stop says that a longer one would do; the one planned is no worse than it was.
+            h = jnp.where(keep & clipped, jnp.maximum(until - begin, back.h), until - begin)
+        inside = self.solver.interpolation_cls(t0=s0, t1=s1, **step.dense)
+        at = s0 + (s1 - s0) * jnp.asarray(self.nodes, s0.dtype)
+        ys, costates = jax.vmap(inside.evaluate)(at)
+        y, costate = jax.tree.map(lambda a, b: jnp.where(keep, a, b), step.y, z)
+        new = Back(jnp.where(keep, end, back.t), h.astype(back.h.dtype), y, costate, like(state, back.controller))
+        return Tried(new, keep, end, back.t, -at, ys, costates)
+
+
+def like(tree, example):
+    """A tree with the dtypes of another."""
+    return jax.tree.map(lambda x, y: jnp.asarray(x, y.dtype), tree, example)

@@ -1,0 +1,199 @@
+"""What a solve of an SDE is called with: does the solver suit the noise, the path the times, the diffusion the path."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import PyTree
+
+from nde.fields.dependence import dependence, MIXED
+from nde.fields.interpretation import Interpretation, interpretation_of
+from nde.fields.noise import check_noise, NoiseKind
+
+
+def check_sde(terms: Any, solver: Any, times: "Times", y0: PyTree[Any], args: Any) -> None:
+    """Check the terms that have Brownian motion for a control, if any.
+
+    **Raises:** `ValueError`, naming both sides, where: the drift declares the other reading (Itô, Stratonovich) than
+    the solver's solution; the solver is made for less noise than there is; the path makes none of the areas that the
+    solver needs, is not known all the way from `t0` to `t1`, or not at the solver's steps; the diffusion's shape fits
+    neither the state nor the path. Times are looked at where they are known when the solve is traced.
+    """
+    noisy = [term for term in _each(terms) if isinstance(getattr(term, "control", None), diffrax.AbstractBrownianPath)]
+    inner, parts = _unwrapped(solver)
+    if noisy:
+        _check_reading(terms, inner)
+    for term in noisy:
+        path = term.control
+        _check_area(path, inner)
+        times.check(path, parts, type(inner).__name__)
+        if isinstance(term, diffrax.ControlTerm):
+            state = _state(y0, times.dtype)
+            field = eqx.filter_eval_shape(lambda y, term=term: term.vf(times.any, y, args), state)
+            _check_shapes(field, path, state)
+            _check_kind(term, inner, times.any, state, args)
+
+
+class Times:
+    """The times of a solve as its caller gave them, and the `dtype` they will have.
+
+    `steps`: how many there are, where that is known; `any`: one of them.
+    """
+
+    def __init__(self, t0: Any, t1: Any, dt0: Any, controller: Any, steps: int | None, dtype: Any):
+        self.controller, self.steps = controller, steps
+        self.grid = controller.ts if isinstance(controller, diffrax.StepTo) else None
+        self.ends = None if any(isinstance(t, Tracer) or jnp.ndim(t) for t in (t0, t1)) else (float(t0), float(t1))
+        self.dt0 = None if dt0 is None or isinstance(dt0, Tracer) or jnp.ndim(dt0) else float(dt0)
+        self.any, self.dtype = jnp.asarray(t0, dtype), dtype
+
+    def check(self, path: Any, parts: int, solver: str) -> None:
+        """Whether a path is known from end to end, and at every step, `parts` of which the solver takes at a time."""
+        name = type(path).__name__
+        bounds = (path.t0, path.t1)
+        if self.ends is not None and not any(isinstance(t, Tracer) for t in bounds):
+            slack = 8 * float(jnp.finfo(self.dtype).eps) * max(map(abs, self.ends))
+            low, high = min(self.ends) + slack, max(self.ends) - slack
+            if low < float(path.t0) or high > float(path.t1):
+                raise ValueError(
+                    f"{name} is known from t0={path.t0} to t1={path.t1}, but the solve goes from {self.ends[0]} to "
+                    f"{self.ends[1]}: give the path the solve's ends."
+                )
+        knows = getattr(path, "knows", None)
+        if knows is None:
+            return
+        if isinstance(self.controller, diffrax.AbstractAdaptiveStepSizeController):
+            raise ValueError(
+                f"{name} is known at its {path.num_steps} equal steps only, but {type(self.controller).__name__} "
+                "chooses steps of its own: take a VirtualBrownianTree."
+            )
+        grid = self._grid(parts)
+        if grid is not None and not np.all(knows(grid)):
+            raise ValueError(
+                f"{name} has num_steps={path.num_steps} from t0={path.t0} to t1={path.t1}, but {solver} takes "
+                f"{len(grid) - 1} steps from {grid[0]} to {grid[-1]}, whose ends are not all points of that grid. Make "
+                "num_steps that number, or take a VirtualBrownianTree."
+            )
+
+    def _grid(self, parts: int) -> np.ndarray | None:
+        """All times at which the solver asks for the path, if they are known."""
+        if self.grid is not None:
+            grid = None if isinstance(self.grid, Tracer) else np.asarray(self.grid)
+        elif self.steps is None or self.ends is None or self.dt0 is None:
+            grid = None
+        else:
+            grid = np.linspace(*self.ends, self.steps + 1)
+            grid[1] = grid[1] if self.steps == 1 else self.ends[0] + self.dt0
+        if grid is None:
+            return None
+        shares = np.arange(parts) / parts
+        inner = (grid[:-1, None] + np.diff(grid)[:, None] * shares[None]).reshape(-1)
+        return np.append(inner, grid[-1])
+
+
+def _each(terms: Any) -> list[Any]:
+    return list(terms.terms) if isinstance(terms, diffrax.MultiTerm) else [terms]
+
+
+def _unwrapped(solver: Any) -> tuple[Any, int]:
+    """What a solver wraps, and into how many parts it divides a step."""
+    parts = 1
+    while isinstance(solver, diffrax.AbstractWrappedSolver):
+        parts *= 2 if isinstance(solver, diffrax.HalfSolver) else 1
+        solver = solver.solver
+    return solver, parts
+
+
+def _state(y0: PyTree[Any], time_dtype: Any) -> PyTree[jax.ShapeDtypeStruct]:
+    """The state as the solve will have it: its dtype holds the times' too."""
+
+    def struct(y):
+        with jax.numpy_dtype_promotion("standard"):
+            return jax.ShapeDtypeStruct(jnp.shape(y), jnp.result_type(y, time_dtype))
+
+    return jax.tree.map(struct, y0)
+
+
+def _check_reading(terms: Any, solver: Any) -> None:
+    reading = interpretation_of(terms)
+    converges = {
+        Interpretation.ITO: isinstance(solver, diffrax.AbstractItoSolver),
+        Interpretation.STRATONOVICH: isinstance(solver, diffrax.AbstractStratonovichSolver),
+    }
+    if reading is not None and any(converges.values()) and not converges[reading]:
+        other = next(each for each in Interpretation if each is not reading)
+        convert = "to_ito" if other is Interpretation.ITO else "to_stratonovich"
+        raise ValueError(
+            f"The drift is right for the {reading} reading, but {type(solver).__name__} converges to the {other} "
+            f"solution. Take nde.{convert} of the terms, or a solver for the {reading} solution."
+        )
+
+
+def _check_area(path: Any, solver: Any) -> None:
+    needed, made = getattr(solver, "minimal_levy_area", None), getattr(path, "levy_area", None)
+    if needed is None or made is None or issubclass(made, needed):
+        return
+    take = "SpaceTimeTimeLevyArea" if needed is diffrax.AbstractSpaceTimeTimeLevyArea else "SpaceTimeLevyArea"
+    raise ValueError(
+        f"{type(solver).__name__} needs a path with {take}, but {type(path).__name__} makes {made.__name__}: give the "
+        f"path levy_area=diffrax.{take}."
+    )
+
+
+def _check_shapes(field: Any, path: Any, state: PyTree[Any]) -> None:
+    """Whether a diffusion takes an increment of the path to a change of the state."""
+    shape = getattr(path, "shape", None)
+    if shape is None:
+        return
+    if isinstance(field, lx.AbstractLinearOperator):
+        takes, gives = _shapes(field.in_structure()), _shapes(field.out_structure())
+        fits = takes == _shapes(shape) and gives == _shapes(state)
+        found = f"an operator from {takes} to {gives}"
+    else:
+        ys, xs = jax.tree.leaves(state), jax.tree.leaves(shape)
+        wanted = [y.shape + x.shape for y, x in zip(ys, xs, strict=False)]
+        fits = len(ys) == len(xs) and wanted == _shapes(field)
+        found = f"an array of shape {_shapes(field)}"
+    if not fits:
+        raise ValueError(
+            f"The diffusion returns {found}, but the state has shape {_shapes(state)} and {type(path).__name__} makes "
+            f"increments of shape {_shapes(shape)}: an array needs the state's axes and then the path's; diagonal "
+            "noise needs a lineax.DiagonalLinearOperator and a path of the state's shape."
+        )
+
+
+def _shapes(tree: PyTree[Any]) -> list[tuple[int, ...]]:
+    return [jnp.shape(x) for x in jax.tree.leaves(tree)]
+
+
+def _check_kind(term: Any, solver: Any, t: Any, state: PyTree[Any], args: Any) -> None:
+    """Whether a solver that is made for some kinds of noise only is given one of them."""
+    picky = isinstance(solver, diffrax.ItoMilstein | diffrax.StratonovichMilstein)
+    picky = picky or (isinstance(solver, diffrax.AbstractSRK) and solver.tableau.is_additive_noise())
+    if not picky:
+        return
+    diffusion = term.vector_field
+    kind = None if hasattr(diffusion, "noise") else _kind(term, t, state, args)
+    check_noise(diffusion, solver, kind)
+
+
+def _kind(term: Any, t: Any, state: PyTree[Any], args: Any) -> NoiseKind:
+    """The kind of noise that a diffusion's operations show, `GENERAL` where they show none."""
+    returned = []
+
+    def field(y):
+        returned.append(term.vf(t, y, args))
+        return [x for x in jax.tree.leaves(returned[0]) if isinstance(x, jax.Array)]
+
+    found = dependence(field, state)
+    if all(each.leaf is None for each in found):
+        return NoiseKind.ADDITIVE
+    if sum(x.size for x in jax.tree.leaves(term.control.shape)) == 1:
+        return NoiseKind.SCALAR
+    own = all(each.leaf is None or each.leaf == i != MIXED for i, each in enumerate(found))
+    return NoiseKind.DIAGONAL if own and isinstance(returned[0], lx.DiagonalLinearOperator) else NoiseKind.GENERAL
