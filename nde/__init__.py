@@ -66,7 +66,11 @@ from diffrax import (
     Tsit5 as Tsit5,
 )
 
-from nde.adjoints import CheckpointAdjoint as CheckpointAdjoint, ContinuousAdjoint as ContinuousAdjoint
+from nde.adjoints import (
+    CheckpointAdjoint as CheckpointAdjoint,
+    ContinuousAdjoint as ContinuousAdjoint,
+    ReversibleAdjoint as ReversibleAdjoint,
+)
 from nde.engine import diffeqsolve as diffeqsolve, map_in_buckets as map_in_buckets
 from nde.fields import (
     AugmentedField as AugmentedField,
@@ -105,5 +109,6 @@ from nde.paths import (
     SpaceSpaceLevyArea as SpaceSpaceLevyArea,
     VirtualBrownianTree as VirtualBrownianTree,
 )
+from nde.solvers import Reversible as Reversible
 
 __version__ = version("nde")

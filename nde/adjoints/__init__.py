@@ -3,3 +3,4 @@
 from nde.adjoints.base import AbstractAdjoint as AbstractAdjoint
 from nde.adjoints.checkpoint import CheckpointAdjoint as CheckpointAdjoint
 from nde.adjoints.continuous import ContinuousAdjoint as ContinuousAdjoint
+from nde.adjoints.reversible import ReversibleAdjoint as ReversibleAdjoint

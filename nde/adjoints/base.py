@@ -19,6 +19,10 @@ class AbstractAdjoint(diffrax.AbstractAdjoint):
         """Refuse a problem that it can not differentiate, and say what else of it shall be traced."""
         del problem, place
 
+    def recorded(self, place: Any) -> Any:
+        """What of a place the march's record shall hold."""
+        return place
+
     @abc.abstractmethod
     def rows(self, row_bytes: int, max_steps: int | None, most: int = 512) -> int | None:
         """How many places the march's record shall hold, for places of so many bytes; `None` for no record.

@@ -76,7 +76,7 @@ class CheckpointAdjoint(AbstractAdjoint):
 
         def backward(residual, cotangents):
             inputs, outcome, record = residual
-            return (_Sweep(march, perturbed, inputs, outcome, record, cotangents).run(),)
+            return (Sweep(march, perturbed, inputs, outcome, record, cotangents).run(),)
 
         run.defvjp(forward, backward)
         return run(inputs)
@@ -106,7 +106,7 @@ class _Times(NamedTuple):
     ts: list[jax.Array | None]
 
 
-class _Sweep:
+class Sweep:
     """One way back."""
 
     def __init__(self, march, perturbed, inputs, outcome, record, cotangents):
@@ -246,6 +246,11 @@ class _Sweep:
     def _step(self, carry: _Carry, place, number, live) -> _Carry:
         """Back through step `number`, from `place` to the carry's end, for the live examples."""
         t0, t1 = place.t, jnp.where(live, carry.end, place.tnext)
+        y1, dense, pull = self._replayed(place, t0, t1, live)
+        return self._pull(carry, t0, t1, y1, dense, pull, number, live)
+
+    def _replayed(self, place, t0, t1, live):
+        """The step from a place: the state at its end, its dense output, and how to pull cotangents through it."""
         floats, merge_state = _split(place.solver_state)
         numbers, mine = self._shared_of(self.problem.step)
         known = self.problem.with_truth(self.inputs.shared, self.batch.any(live))
@@ -260,17 +265,27 @@ class _Sweep:
             (y1, _, dense), pull = jax.vjp(step, mine, t0, t1, place.y, floats)
         else:
             (y1, _, dense), pull = jax.vjp(lambda s, y, f: step(s, t0, t1, y, f), mine, place.y, floats)
+
+        def pulled(y_ct, state_ct, dense_ct):
+            shared, *rest = pull((y_ct, state_ct, dense_ct))
+            t0_ct, t1_ct = (rest[0], rest[1]) if self.times_wanted else (None, None)
+            return Pulled(dict(zip(numbers, shared, strict=True)), t0_ct, t1_ct, rest[-2], rest[-1])
+
+        return y1, dense, pulled
+
+    def _pull(self, carry: _Carry, t0, t1, y1, dense, pull, number, live) -> _Carry:
+        """Meet what was saved in and at the end of step `number`, and pull all through it."""
         is_last = live & (number + 1 == self.steps)
         y_ct, state_ct = self._masked(live, carry.y), self._masked(live, carry.solver_state)
         met = _Met(y_ct, self._dense_ct(dense, number, live, is_last), carry, jnp.zeros_like(t0), jnp.zeros_like(t0))
         for k in range(len(carry.filled)):
             met = self._meet_saves(k, met, t0, t1, y1, dense, number, live)
         carry = met.carry
-        shared, *rest = pull((met.y, state_ct, met.dense))
-        t0_ct, t1_ct = (rest[0] + met.t0, rest[1] + met.t1) if self.times_wanted else (None, None)
-        return _with_shared(carry, numbers, shared)._replace(
-            y=self.batch.where(live, rest[-2], carry.y),
-            solver_state=self.batch.where(live, rest[-1], carry.solver_state),
+        found = pull(met.y, state_ct, met.dense)
+        t0_ct, t1_ct = (found.t0 + met.t0, found.t1 + met.t1) if self.times_wanted else (None, None)
+        return _with_shared(carry, found.shared.keys(), found.shared.values())._replace(
+            y=self.batch.where(live, found.y, carry.y),
+            solver_state=self.batch.where(live, found.solver_state, carry.solver_state),
             times=self._move_times(carry.times, t0, t1, t0_ct, t1_ct, number, live, is_last),
             end=jnp.where(live, t0, carry.end),
         )
@@ -416,6 +431,16 @@ class _Sweep:
         if carry.times is not None:
             place, t1, ts = place._replace(t=carry.times.t0), carry.times.t1, carry.times.ts
         return nothing._replace(shared=shared, place=place, t1=t1, ts=ts)
+
+
+class Pulled(NamedTuple):
+    """Cotangents of what a step begins with; `shared`: by number; `t0`, `t1`: `None` if times are not wanted."""
+
+    shared: dict[int, jax.Array]
+    t0: jax.Array | None
+    t1: jax.Array | None
+    y: Any
+    solver_state: list[jax.Array]
 
 
 class _Met(NamedTuple):

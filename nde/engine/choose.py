@@ -17,7 +17,7 @@ def make_kernel(solver, terms, args, t0, t1, y0) -> AbstractKernel:
         tableau: Any = solver.tableau
         fsal = tableau.fsal and not terms.is_vf_expensive(t0, t1, y0, args)
         cheap = is_cheap(lambda t, y: terms.vf(t, y, args), t0, y0)
-        return ExplicitKernel(solver, terms, args, fsal, cheap)
+        return ExplicitKernel(tableau, terms, args, fsal, cheap)
     if isinstance(solver, diffrax.AbstractSRK):
         return StochasticKernel(solver, terms, args)
     return SolverKernel(solver, terms, args)

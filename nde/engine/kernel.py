@@ -1,14 +1,17 @@
 """One step of a solver, in the form that the loops want it."""
 
 import abc
+import functools
 from typing import Any, NamedTuple
 
 import diffrax
 import jax
 import jax.numpy as jnp
-from diffrax import AbstractERK, RESULTS
+from diffrax import RESULTS
 
 from nde.engine.apart import apart
+from nde.solvers import Reversible
+from nde.solvers.explicit import add, combine, increment, run_stages
 
 ONE_EVALUATION = (diffrax.Euler, diffrax.EulerHeun, diffrax.ItoMilstein, diffrax.StratonovichMilstein)
 """Of the solvers that run by their own `step`, those that evaluate the field, of an SDE its drift, once a step."""
@@ -94,6 +97,8 @@ class SolverKernel(AbstractKernel):
 
     def count_evaluations(self, steps):
         """See [`nde.engine.kernel.AbstractKernel`][]."""
+        if isinstance(self.solver, Reversible):
+            return steps * self.solver.evaluations
         if isinstance(self.solver, diffrax.ReversibleHeun):
             return steps + 1
         return steps if isinstance(self.solver, ONE_EVALUATION) else None
@@ -109,9 +114,8 @@ class ExplicitKernel(AbstractKernel):
     last stage is the first of the next step (FSAL), its field value is the kernel's state.
     """
 
-    def __init__(self, solver: AbstractERK, terms, args, fsal: bool, is_cheap: bool):
-        self.tableau: Any = solver.tableau
-        self.terms, self.args, self.fsal, self.is_cheap = terms, args, fsal, is_cheap
+    def __init__(self, tableau: Any, terms, args, fsal: bool, is_cheap: bool):
+        self.tableau, self.terms, self.args, self.fsal, self.is_cheap = tableau, terms, args, fsal, is_cheap
 
     def enter(self, t0, t1, y, solver_state, made_jump):
         """See [`nde.engine.kernel.AbstractKernel`][]."""
@@ -127,28 +131,17 @@ class ExplicitKernel(AbstractKernel):
         """See [`nde.engine.kernel.AbstractKernel`][]."""
         terms, args, tableau = self.terms, self.args, self.tableau
         truth = truth if self.is_cheap else None
-        h, dx = t1 - t0, terms.contr(t0, t1)
-        c1 = 0.0 if tableau.c1 is None else float(tableau.c1)
-        times = [stage_time(float(c), t0, t1, h) for c in (c1, *tableau.c)]
+        first = None
         if self.fsal:
-            f = solver_state
+            first = solver_state
             if made_jump is not None:
-                f = jax.lax.cond(made_jump, lambda: terms.vf(t0, y, args), lambda: solver_state)
-            ks = [terms.prod(f, dx)]
-        else:
-            ks = [terms.vf_prod(times[0], y, args, dx)]
-        yi, f = y, solver_state
-        for row, t in zip(tableau.a_lower, times[1:], strict=True):
-            yi = add(y, combine(row, ks))
-            if self.fsal:
-                f = apart(truth, lambda t, y: terms.vf(t, y, args), t, yi)
-                ks.append(terms.prod(f, dx))
-            else:
-                ks.append(apart(truth, lambda t, y: terms.vf_prod(t, y, args, dx), t, yi))
-        y1 = yi if tableau.ssal else add(y, combine(tableau.b_sol, ks))
+                first = jax.lax.cond(made_jump, lambda: terms.vf(t0, y, args), lambda: solver_state)
+        evaluate = functools.partial(apart, truth)
+        ks, last = run_stages(tableau, terms, args, t0, t1, y, terms.contr(t0, t1), first, evaluate)
+        y1 = add(y, increment(tableau, ks))
         error = combine(tableau.b_error, ks)
         dense = {"y0": y, "y1": y1, "k": jax.tree.map(lambda *k: jnp.stack(k), *ks)}
-        return Step(y1, f, error, dense, RESULTS.successful)
+        return Step(y1, last if self.fsal else solver_state, error, dense, RESULTS.successful)
 
     def leave(self, solver_state, entered, moved):
         """See [`nde.engine.kernel.AbstractKernel`][]."""
@@ -162,26 +155,6 @@ class ExplicitKernel(AbstractKernel):
     def count_evaluations(self, steps):
         """See [`nde.engine.kernel.AbstractKernel`][]."""
         return steps * (self.tableau.num_stages - self.fsal) + self.fsal
-
-
-def stage_time(c, t0, t1, h):
-    """The time of a stage, which is the step's end itself where it stands there."""
-    if c == 0:
-        return t0
-    return t1 if c == 1 else t0 + c * h
-
-
-def combine(weights, ks):
-    """Σ w k over trees, without the terms whose weight is zero; zeros if there are none."""
-    used = [(float(w), k) for w, k in zip(weights, ks, strict=True) if w != 0]
-    if not used:
-        return jax.tree.map(jnp.zeros_like, ks[0])
-    return jax.tree.map(lambda *parts: sum(w * x for (w, _), x in zip(used, parts, strict=True)), *[k for _, k in used])
-
-
-def add(y, increment):
-    """The sum of two trees."""
-    return jax.tree.map(jnp.add, y, increment)
 
 
 def any_nonfinite(tree) -> jax.Array:

@@ -6,9 +6,10 @@ array that is written to costs a loop over the batch. Nothing else: stages and d
 for the last step's where an event needs it, and all of them where the user asks for dense output.
 """
 
+import copy
 import functools as ft
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -83,13 +84,17 @@ class Inputs(NamedTuple):
     ts: list[jax.Array | None]
 
 
+def _all_of(place: Place) -> Any:
+    return place
+
+
 class March:
     """The loop of one problem over some levels of `vmap`.
 
     **Arguments:** `problem`; `levels`; `max_steps`: or `None`; `plans`: what each sub saves; `dense`: whether every
-    step's inside is kept; `rows`: how many places a record keeps. It is thinned to every second, fourth … place when it
-    is full, outside the loop of steps, so that these never copy it. The way back goes through it in windows of `spare`
-    rows, 0 where it can hold every place.
+    step's inside is kept; `rows`: how many places a record keeps, and `recorded`: what of a place. The record is
+    thinned to every second, fourth … place when it is full, outside the loop of steps, so that these never copy it. The
+    way back goes through it in windows of `spare` rows, 0 where it can hold every place.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class March:
         *,
         dense: bool = False,
         rows: int | None = None,
+        recorded: Callable[[Place], Any] = _all_of,
     ):
         self.problem, self.max_steps, self.plans, self.dense = problem, max_steps, plans, dense
         self.every = [plan.every for plan in plans]
@@ -110,7 +116,8 @@ class March:
         if rows is not None and max_steps is not None and max_steps > rows:
             self.spare = max(64, 2 ** math.ceil(math.log2(max_steps / rows)))
             self.rows = max(1, rows // self.spare) * self.spare
-        self.packing = Packing(problem.place)
+        self.recorded = recorded
+        self.packing = Packing(recorded(problem.place))
         self.step = self.lift(problem.step)
         # How many of `ts` are saved at once: a turn of that loop costs one example more than what is evaluated in it,
         # and a batch less. The rows past those that count are overwritten, or cut off.
@@ -128,6 +135,12 @@ class March:
     def lift(self, function):
         """A traced function of one example as one of the flat batch."""
         return self.batch.lift(function, function.numbers)
+
+    def without_record(self) -> "March":
+        """The same march, which keeps no places."""
+        bare = copy.copy(self)
+        bare.rows, bare.spare = None, 0
+        return bare
 
     def advance(self, inputs: Inputs, place: Place):
         """A turn of the loop for every example that still runs."""
@@ -211,7 +224,7 @@ class March:
     def _new_record(self, start: Place) -> Record | None:
         if self.rows is None:
             return None
-        rows = [jnp.broadcast_to(x, (self.rows, *x.shape)) for x in self.packing.pack(start)]
+        rows = [jnp.broadcast_to(x, (self.rows, *x.shape)) for x in self.packing.pack(self.recorded(start))]
         return Record(rows, jnp.int32(1))
 
     def _keep_place(self, record: Record, place: Place, accepted, counts: Counts) -> Record:
@@ -221,7 +234,7 @@ class March:
 
     def put_rows(self, rows: list[jax.Array], index, place: Place) -> list[jax.Array]:
         """Write one place an example into a record's rows; an index past the end writes nothing."""
-        packed = self.packing.pack(place)
+        packed = self.packing.pack(self.recorded(place))
         return [self.batch.put(b, index, x, rows_first=True) for b, x in zip(rows, packed, strict=True)]
 
     def _thinned(self, record: Record) -> Record:

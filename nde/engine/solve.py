@@ -148,7 +148,8 @@ class _Core:
         return jax.tree.unflatten(self.result, out)
 
     def _march(self, levels: Levels, rows: int | None) -> March:
-        return March(self.problem, levels, self.max_steps, self.plans, dense=self.dense, rows=rows)
+        recorded = self.adjoint.recorded
+        return March(self.problem, levels, self.max_steps, self.plans, dense=self.dense, rows=rows, recorded=recorded)
 
     def run(self, levels: Levels, inputs: Sequence[jax.Array]) -> list[jax.Array]:
         """See [`nde.engine.collect.Core`][]."""

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from diffrax import RESULTS
 
-from nde.engine.kernel import AbstractKernel, add, combine, stage_time, Step
+from nde.engine.kernel import AbstractKernel, Step
+from nde.solvers.explicit import add, combine, stage_time
 
 AREAS = ("W", "H", "K")
 

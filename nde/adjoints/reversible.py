@@ -1,0 +1,243 @@
+"""The adjoint of reversible methods: no states are kept, each is found again from the next."""
+
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+
+from nde.adjoints.base import AbstractAdjoint
+from nde.adjoints.checkpoint import Pulled, Sweep
+from nde.solvers import find_way_back
+from nde.solvers.way_back import AbstractWayBack
+
+
+class ReversibleAdjoint(AbstractAdjoint):
+    r"""The exact gradient of the discrete solve by a reversible method, in memory that no number of steps adds to.
+
+    The way back finds $(y_n, z_n)$ from $(y_{n+1}, z_{n+1})$, by the method's own inverse, and pulls the cotangent
+    through the evaluations of the field that this takes: each is made once, so that a gradient costs what it does by
+    [`nde.CheckpointAdjoint`][] with the same solver. Nothing is kept of a fixed grid (`diffrax.ConstantStepSize`,
+    `diffrax.StepTo`), whose times are known, and one time a step of an adaptive one, `max_steps` of them. What is a
+    constant and what carries a gradient is as for [`nde.CheckpointAdjoint`][]; so is the sum over a batch.
+
+    **Solvers:** [`nde.Reversible`][] round any explicit method, `diffrax.ReversibleHeun`, and any solver with a method
+    `way_back(terms, args)` that gives a [`nde.solvers.way_back.AbstractWayBack`][]. ODEs, CDEs and SDEs alike: a
+    Brownian path is asked again for the same increments.
+
+    **Raises:** `ValueError` for another solver, for an event, for dense output (their results keep what this adjoint
+    does not), for `diffrax.ReversibleHeun` with a controller that reports jumps, and, in the gradient of an adaptive
+    solve, for `max_steps=None`.
+
+    **Limits:** reverse mode only, and once. States are found again up to rounding errors, which the equation and the
+    method may make grow on the way back: with a strongly contracting equation over a long time they do so
+    exponentially, and the gradient is wrong without a word; use [`nde.CheckpointAdjoint`][] there. See the limits of
+    [`nde.Reversible`][] for how much.
+
+    **Source:** McCallum & Foster, 2024, arXiv 2410.11648, algorithm 1; Kidger, Foster, Li, Lyons, 2021, arXiv
+    2105.13493, algorithm 2.
+    """
+
+    def prepare(self, problem: Any, place: Any) -> None:
+        """See [`nde.adjoints.AbstractAdjoint`][]."""
+        options = problem.options
+        solver, name = options["solver"], type(options["solver"]).__name__
+        way_back = find_way_back(solver, options["terms"], options["args"])
+        if way_back is None:
+            raise ValueError(
+                f"ReversibleAdjoint needs a reversible solver, but got {name}: wrap it as nde.Reversible({name}()) if "
+                "it is an explicit Runge-Kutta method, take diffrax.ReversibleHeun, or use nde.CheckpointAdjoint."
+            )
+        if options["event"] is not None:
+            raise ValueError(
+                "ReversibleAdjoint can not differentiate a solve with an event: use nde.CheckpointAdjoint."
+            )
+        if options["saveat"].dense:
+            raise ValueError(
+                "ReversibleAdjoint can not differentiate dense output, which keeps every step: save at ts or steps, or "
+                "use nde.CheckpointAdjoint."
+            )
+        if way_back.needs_no_jump and place.made_jump is not None:
+            raise ValueError(
+                f"ReversibleAdjoint can not take {name} back over a jump of the field, of which the step-size "
+                "controller may report some: use nde.Reversible(diffrax.Heun()), or nde.CheckpointAdjoint."
+            )
+        problem.way_back = _Traced(way_back, problem, place)
+
+    def recorded(self, place: Any) -> Any:
+        """See [`nde.adjoints.AbstractAdjoint`][]."""
+        return place.t
+
+    def rows(self, row_bytes: int, max_steps: int | None, most: int = 512) -> int | None:
+        """See [`nde.adjoints.AbstractAdjoint`][]."""
+        del row_bytes, most
+        return max_steps
+
+    def march(self, march: Any, inputs: Any, perturbed: Any) -> Any:
+        """See [`nde.adjoints.AbstractAdjoint`][]."""
+        if march.problem.way_back.grid is not None:
+            march = march.without_record()
+        elif march.rows is None:
+            raise ValueError(
+                "nde.diffeqsolve with max_steps=None can not be differentiated backward: the record of its times needs "
+                "a bound. Give max_steps, however large."
+            )
+
+        @jax.custom_vjp
+        def run(inputs):
+            return march.run(inputs)[0]
+
+        def forward(inputs):
+            outcome, record = march.run(inputs)
+            return outcome, (inputs, outcome, record)
+
+        def backward(residual, cotangents):
+            inputs, outcome, record = residual
+            return (_ReversibleSweep(march, perturbed, inputs, outcome, record, cotangents).run(),)
+
+        run.defvjp(forward, backward)
+        return run(inputs)
+
+
+class _Traced:
+    """A method's way back, traced together with the problem.
+
+    - `pieces`: the functions that it evaluates, by name.
+    - `grid`: `(number, start) -> t`, the time of a place on a grid that the controller knows, else `None`.
+    """
+
+    def __init__(self, method: AbstractWayBack, problem: Any, place: Any):
+        self.method, self.place = method, place
+        self.controller, self.moves = problem.options["stepsize_controller"], problem.grid_moves
+        self.pieces: dict[str, Any] = {}
+        self.grid: Any = None
+
+    def trace(self, hoist: Any) -> None:
+        """Trace the functions; `hoist(function, *examples)` makes inputs of what a function closes over."""
+        place = self.place
+        pieces = self.method.pieces(place.t, place.tnext, place.y, place.solver_state)
+        self.pieces = {name: hoist(piece.function, *piece.examples) for name, piece in pieces.items()}
+        if self.moves or isinstance(self.controller, diffrax.StepTo):
+            self.grid = hoist(self._time, jnp.int32(0), place)
+
+    def _time(self, number, start):
+        """The time of the place with a number: by the controller's own word on the step before, as in the loop."""
+        state = start.controller_state
+        state = (state[0] + number - 2, *state[1:]) if self.moves else state + number - 2
+        _, _, t, *_ = self.controller.adapt_step_size(start.t, start.t, start.y, start.y, None, None, None, state)
+        if self.moves:
+            t = jnp.where(number == 1, start.tnext, t)
+        return jnp.where(number == 0, start.t, t)
+
+
+class _ReversibleSweep(Sweep):
+    """A way back whose steps begin where the method's inverse says."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.way_back = self.problem.way_back
+        grid = self.way_back.grid
+        self.grid_wanted = grid is not None and any(i in self.shared_wanted for i in grid.numbers)
+        self.times_wanted = self.times_wanted or self.grid_wanted
+
+    def run(self):
+        """The cotangents of the inputs."""
+        carry, last, start = self._begin(), self.outcome.place, self.start
+        way_back, call = self.way_back.method, _Calls(self)
+        tail = way_back.end(call, start.t, start.tnext, last.y, last.solver_state)
+        safe = way_back.end(call, start.t, start.tnext, start.y, start.solver_state)
+
+        def back(state):
+            i, carry, tail = state
+            i = i - 1
+            live = (i < self.steps) & self.wanted
+            t0, t1 = self.batch.where(live, (self._time(i), carry.end), (start.t, start.tnext))
+            call = _Calls(self)
+            step = way_back.back(call, t0, t1, self.batch.where(live, tail, safe), self.needs_dense)
+            carry = self._pull(carry, t0, t1, step.y1, step.dense, self._pulled(step, call), i, live)
+            return i, self._grid_moved(carry, i), self.batch.where(live, step.tail, tail)
+
+        most = self.batch.most(self.steps)
+        return self._finish(jax.lax.while_loop(lambda s: s[0] > 0, back, (most, carry, tail))[1])
+
+    def _time(self, number):
+        """The times of the places with a number."""
+        if self.way_back.grid is None:
+            return self._unpacked(self.record.rows, number)
+        return self._grid_time(self.inputs.shared, number)
+
+    def _grid_time(self, shared, number):
+        numbers = jnp.broadcast_to(number, self.batch.shape)
+        grid = self.way_back.grid
+        return self.march.lift(grid)(grid.pick(shared), numbers, self.inputs.place)
+
+    def _pulled(self, step, call):
+        """A step's pull in the form of a sweep."""
+        structure = jax.tree.structure(self.inputs.place.solver_state)
+
+        def pulled(y_ct, state_ct, dense_ct):
+            t0, t1, y, state = step.pull(y_ct, structure.unflatten(state_ct), dense_ct)
+            return Pulled(call.shared, t0, t1, y, jax.tree.leaves(state))
+
+        return pulled
+
+    def _move_times(self, times, t0, t1, t0_ct, t1_ct, number, live, is_last):
+        if self.grid_wanted:
+            inner0, inner1 = live & (number > 0), live & ~is_last
+            self.grid_ct = jnp.where(inner0, t0_ct, 0), jnp.where(inner1, t1_ct, 0)
+        return super()._move_times(times, t0, t1, t0_ct, t1_ct, number, live, is_last)
+
+    def _grid_moved(self, carry, number):
+        """Let the cotangents of a step's ends fall to a grid that is itself differentiated, but where an end does."""
+        if not self.grid_wanted:
+            return carry
+        numbers, mine = self._shared_of(self.way_back.grid)
+
+        def times(mine):
+            shared = list(self.inputs.shared)
+            for i, x in zip(numbers, mine, strict=True):
+                shared[i] = x
+            return self._grid_time(shared, number), self._grid_time(shared, number + 1)
+
+        _, pull = jax.vjp(times, mine)
+        sums = dict(carry.shared)
+        for i, x in zip(numbers, pull(self.grid_ct)[0], strict=True):
+            sums[i] = sums[i] + x
+        return carry._replace(shared=sums)
+
+
+class _Calls:
+    """Evaluates the pieces of a reversible method over the batch; see [`nde.solvers.way_back.Call`][].
+
+    `shared`: the cotangents, by number, of what the pieces close over, as far as they were pulled.
+    """
+
+    def __init__(self, sweep: _ReversibleSweep):
+        self.sweep = sweep
+        self.shared: dict[int, jax.Array] = {}
+
+    def __call__(self, name, t0, t1, *arguments):
+        sweep = self.sweep
+        hoisted = sweep.way_back.pieces[name]
+        piece = sweep.march.lift(hoisted)
+        numbers, mine = sweep._shared_of(hoisted)
+
+        def evaluate(mine, times, arguments):
+            shared = list(sweep.inputs.shared)
+            for i, x in zip(numbers, mine, strict=True):
+                shared[i] = x
+            return piece(hoisted.pick(shared), *times, *arguments)
+
+        times = (t0, t1)
+        if sweep.times_wanted:
+            value, back = jax.vjp(evaluate, mine, times, arguments)
+        else:
+            value, back = jax.vjp(lambda mine, arguments: evaluate(mine, times, arguments), mine, arguments)
+
+        def pull(cotangent):
+            shared, *times_ct, arguments_ct = back(cotangent)
+            for i, x in zip(numbers, shared, strict=True):
+                self.shared[i] = self.shared[i] + x if i in self.shared else x
+            return (*(times_ct[0] if times_ct else (0.0, 0.0)), *arguments_ct)
+
+        return value, pull
