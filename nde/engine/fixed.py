@@ -68,7 +68,7 @@ def scan_grid(
 
     def body(carry, xs):
         number, ends = xs
-        step = kernel.step(*ends, *carry, None, hide(number >= 0))
+        step = kernel.step(ends[0], ends[1], carry[0], carry[1], None, hide(number >= 0))
         names.update(step.dense)
         dense = {k: v for k, v in step.dense.items() if k not in ("y0", "y1")} if inside else None
         return (step.y, step.solver_state), (step.y, dense) if along else None
