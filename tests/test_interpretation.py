@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_refused(name):
         solve(terms, solver, **options)
 
 
-def test_noise_that_is_seen_or_declared_to_commute_is_solved():
+def test_noise_that_is_seen_tried_or_declared_to_commute_is_solved():
     class Commutes:
         noise = NoiseKind.COMMUTATIVE
 
@@ -194,7 +194,9 @@ def test_noise_that_is_seen_or_declared_to_commute_is_solved():
     path = nde.BrownianGrid(0.0, 1.0, 8, (3,), jr.key(0))
     declared = solve(matrix_noise(path, Commutes()), nde.StratonovichMilstein()).ys
     seen = solve(sde(jnp.sin, path, lambda t, y, a: -y), nde.StratonovichMilstein()).ys
+    tried = solve(matrix_noise(path, lambda t, y, a: jnp.diag(jnp.sin(y))), nde.StratonovichMilstein()).ys
     assert_trees_all_close(declared, seen, rtol=1e-12)
+    assert_trees_all_close(declared, tried, rtol=1e-12)
 
 
 @pytest.mark.parametrize("key", [0, None, jnp.zeros(2), jr.split(jr.key(0), 2)], ids=str)

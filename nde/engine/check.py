@@ -22,7 +22,8 @@ def check_sde(terms: Any, solver: Any, times: "Times", y0: PyTree[Any], args: An
     **Raises:** `ValueError`, naming both sides, where: the drift declares the other reading (Itô, Stratonovich) than
     the solver's solution; the solver is made for less noise than there is; the path makes none of the areas that the
     solver needs, is not known all the way from `t0` to `t1`, or not at the solver's steps; the diffusion's shape fits
-    neither the state nor the path. Times are looked at where they are known when the solve is traced.
+    neither the state nor the path. Times are looked at where they are known when the solve is traced; so are values of
+    a diffusion whose operations do not show whether its columns commute, and elsewhere it is believed.
     """
     noisy = [term for term in _each(terms) if isinstance(getattr(term, "control", None), diffrax.AbstractBrownianPath)]
     inner, parts = _unwrapped(solver)
@@ -183,7 +184,7 @@ def _check_kind(term: Any, solver: Any, t: Any, state: PyTree[Any], args: Any) -
 
 
 def _kind(term: Any, t: Any, state: PyTree[Any], args: Any) -> NoiseKind:
-    """The kind of noise that a diffusion's operations show, `GENERAL` where they show none."""
+    """The kind of noise that a diffusion's operations show; where they show none, whether its columns may commute."""
     returned = []
 
     def field(y):
@@ -196,4 +197,34 @@ def _kind(term: Any, t: Any, state: PyTree[Any], args: Any) -> NoiseKind:
     if sum(x.size for x in jax.tree.leaves(term.control.shape)) == 1:
         return NoiseKind.SCALAR
     own = all(each.leaf is None or each.leaf == i != MIXED for i, each in enumerate(found))
-    return NoiseKind.DIAGONAL if own and isinstance(returned[0], lx.DiagonalLinearOperator) else NoiseKind.GENERAL
+    if own and isinstance(returned[0], lx.DiagonalLinearOperator):
+        return NoiseKind.DIAGONAL
+    return NoiseKind.COMMUTATIVE if _may_commute(term, t, state, args) else NoiseKind.GENERAL
+
+
+def _may_commute(term: Any, t: Any, state: PyTree[Any], args: Any) -> bool:
+    r"""Whether two random combinations $u, v$ of a diffusion's columns have $\partial u\,v = \partial v\,u$ somewhere.
+
+    Also true of a diffusion that reads what is not known when the solve is traced, and so can not be tried.
+    """
+    numbers = np.random.default_rng(0)
+
+    def draw(like):
+        return jax.tree.map(lambda x: jnp.asarray(numbers.uniform(0.5, 1.5, x.shape), x.dtype), like)
+
+    noise = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), term.control.shape)
+    y, u, v = draw(state), draw(noise), draw(noise)
+
+    def column(y, weights):
+        return term.prod(term.vf(t, y, args), weights)
+
+    def along(first, second):
+        return jax.jvp(lambda y: column(y, first), (y,), (column(y, second),))[1]
+
+    with jax.ensure_compile_time_eval():
+        pairs = list(zip(jax.tree.leaves(along(u, v)), jax.tree.leaves(along(v, u)), strict=True))
+        if any(isinstance(x, Tracer) for pair in pairs for x in pair):
+            return True
+        apart = sum(float(jnp.sum(jnp.abs(a - b))) for a, b in pairs)
+        size = sum(float(jnp.sum(jnp.abs(a) + jnp.abs(b))) for a, b in pairs)
+    return not apart > 1e-3 * size

@@ -87,8 +87,8 @@ def check_noise(diffusion: Any, solver: diffrax.AbstractSolver, kind: NoiseKind 
         needs = ", ".join(each for each in NoiseKind if each in accepted)
         raise ValueError(
             f"{_name(diffusion)} makes {kind} noise, but {name} is made for {needs} noise. Take a solver for any "
-            "noise, as diffrax.Euler (Itô) or diffrax.SPaRK (Stratonovich). (A diffusion that declares no kind, and "
-            "whose operations show none, counts as general: it may declare one, as noise = NoiseKind.COMMUTATIVE.)"
+            "noise, as diffrax.Euler (Itô) or diffrax.SPaRK (Stratonovich). (A diffusion that declares no kind is "
+            "judged by its operations and values: it may declare one, as noise = NoiseKind.COMMUTATIVE.)"
         )
 
 
