@@ -109,6 +109,6 @@ from nde.paths import (
     SpaceSpaceLevyArea as SpaceSpaceLevyArea,
     VirtualBrownianTree as VirtualBrownianTree,
 )
-from nde.solvers import Reversible as Reversible
+from nde.solvers import diffusion_model_term as diffusion_model_term, Reversible as Reversible, Rex as Rex
 
 __version__ = version("nde")

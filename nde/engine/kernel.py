@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from diffrax import RESULTS
 
 from nde.engine.apart import apart
-from nde.solvers import Reversible
 from nde.solvers.explicit import add, combine, increment, run_stages
 
 ONE_EVALUATION = (diffrax.Euler, diffrax.EulerHeun, diffrax.ItoMilstein, diffrax.StratonovichMilstein)
@@ -97,7 +96,7 @@ class SolverKernel(AbstractKernel):
 
     def count_evaluations(self, steps):
         """See [`nde.engine.kernel.AbstractKernel`][]."""
-        if isinstance(self.solver, Reversible):
+        if hasattr(self.solver, "evaluations"):
             return steps * self.solver.evaluations
         if isinstance(self.solver, diffrax.ReversibleHeun):
             return steps + 1

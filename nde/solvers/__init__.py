@@ -4,8 +4,18 @@ diffrax's own solvers are used as they are; explicit Runge-Kutta methods are unr
 
 **Reversible methods.** A step can be undone exactly, up to rounding, so that a gradient needs no states but the last
 ([`nde.ReversibleAdjoint`][]). [`nde.Reversible`][] makes one of any explicit method; `diffrax.ReversibleHeun` is one
-already, and gets its way back here. The price is stability: see the limits of each.
+already, and gets its way back here; [`nde.Rex`][] is one for semilinear equations, as those of diffusion models
+([`nde.diffusion_model_term`][]), whose linear part it solves exactly. The price is stability: see the limits of each.
 """
 
 from nde.solvers.find import find_way_back as find_way_back
 from nde.solvers.reversible import Reversible as Reversible
+from nde.solvers.rex import Rex as Rex
+from nde.solvers.semilinear import (
+    AbstractVariables as AbstractVariables,
+    diffusion_model_term as diffusion_model_term,
+    Schedule as Schedule,
+    SemilinearTerm as SemilinearTerm,
+    VariancePreserving as VariancePreserving,
+)
+from nde.solvers.undo import undo as undo

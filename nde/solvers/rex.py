@@ -1,0 +1,230 @@
+"""A reversible solver of semilinear equations, as those of diffusion models."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nde.solvers.reversible import Reversible
+from nde.solvers.semilinear import scaled, SemilinearTerm
+from nde.solvers.way_back import AbstractWayBack, BackStep, Call, Piece
+
+
+class Rex(diffrax.AbstractWrappedSolver):
+    r"""A reversible exponential Runge–Kutta method, for equations $\mathrm d(x / m) = f\,\mathrm ds\;(+\,\mathrm dW)$.
+
+    A step goes from $x_n$ to $y_n = x_n / m(t_n)$, takes one of [`nde.Reversible`][] in the time $s$ over the equation
+    $\mathrm dy = f(t(s), m y)\,\mathrm ds\;(+\,\mathrm dW_\tau)$, whose linear part is gone,
+
+    $$y_{n+1} = \lambda y_n + (1 - \lambda) z_n + \Psi_{\Delta s}(s_n, z_n), \qquad
+    z_{n+1} = z_n - \Psi_{-\Delta s}(s_{n+1}, y_{n+1}), \qquad z_0 = y_0,$$
+
+    and comes back to $x_{n+1} = m(t_{n+1})\,y_{n+1}$. So the linear part is solved exactly, every step can be undone,
+    and [`nde.ReversibleAdjoint`][] keeps no states. Order, error estimate and stability are those of `Reversible` for
+    the equation in $y$ and $s$. Its own state is $z_n$. Dense output is the polynomial in $t$ through six points of
+    each step, where that of `Reversible` is taken from $y$ to $x$.
+
+    **Arguments:** `solver`: an explicit Runge–Kutta method (`diffrax.AbstractERK`) or `diffrax.Euler`; `coupling`:
+    $\lambda$, in (0, 1]. The terms are one [`nde.solvers.SemilinearTerm`][], as [`nde.diffusion_model_term`][] makes
+    it.
+
+    **Raises:** `ValueError` for another solver, coupling or term.
+
+    **Limits:** a step costs twice the evaluations of the wrapped method. The steps are those of the solve, in $t$:
+    even ones are not even in $s$, and those even in $s$ are `diffrax.StepTo` of $t(s)$; where a controller knows
+    nothing of $s$, a late step of a sampler may be far too long in $\gamma$. For an SDE the noise enters the stages as
+    an increment alone, so that the strong order is at most 1: methods that use the area of a path are not wrapped.
+    What damps the equation in $y$ and $s$ costs stability: see the limits of [`nde.Reversible`][]. For normal data of
+    variance $v$ it is $\mathrm dy / \mathrm d\gamma = y\,v\gamma / (1 + v\gamma^2)$ by the data prediction, which grows
+    while it samples, and $\mathrm dy / \mathrm d\chi = y\,\chi / (v + \chi^2)$, $\chi = \gamma^{-1}$, by the noise
+    prediction, which is then damped, $y - z$ growing by up to $\sqrt{(v + \chi_0^2) / (v + \chi_1^2)}$. So the data
+    prediction is the one to sample with, and the noise prediction the one to encode with.
+
+    **Source:** Blasingame & Liu, *Rex: A family of reversible exponential (stochastic) Runge–Kutta solvers*, 2025,
+    arXiv 2502.08834; the coupling: McCallum & Foster, 2024, arXiv 2410.11648; integrating factors: Lawson,
+    *Generalized Runge–Kutta processes for stable systems with large Lipschitz constants*, 1967.
+    """
+
+    solver: diffrax.AbstractSolver
+    coupling: float = eqx.field(default=0.999, static=True)
+
+    def __check_init__(self):
+        _ = self.reversible  # raises
+
+    @property
+    def reversible(self) -> Reversible:
+        """The method in the variables in which the linear part is gone."""
+        return Reversible(self.solver, self.coupling)
+
+    @property
+    def term_structure(self):
+        """One term."""
+        return diffrax.AbstractTerm
+
+    @property
+    def interpolation_cls(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+        """A polynomial through points of the step."""
+        return PointsInterpolation
+
+    @property
+    def scan_kind(self) -> str:
+        """Not `None`, which diffrax would replace: there is no scan over stages here."""
+        return "none"
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the field in a step."""
+        return self.reversible.evaluations
+
+    def order(self, terms):
+        """The wrapped solver's order for ODEs."""
+        return self.solver.order(terms)
+
+    def strong_order(self, terms):
+        """The wrapped solver's strong order for SDEs."""
+        return self.solver.strong_order(terms)
+
+    def error_order(self, terms):
+        """The order of the wrapped solver's estimate of its error."""
+        return self.solver.error_order(terms)
+
+    def init(self, terms, t0, t1, y0, args):
+        """$z_0 = y_0$."""
+        lawson = _Lawson(terms)
+        start = lawson.into(t0, t0, y0)
+        return self.reversible.init(lawson.term, lawson.clock(t0), lawson.clock(t1), start, args)
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        """One step; there is nothing that a jump could make stale."""
+        lawson = _Lawson(terms)
+        s0, s1, start = lawson.clock(t0), lawson.clock(t1), lawson.into(t0, t0, y0)
+        y1, error, dense, z1, result = self.reversible.step(lawson.term, s0, s1, start, args, solver_state, made_jump)
+        error = None if error is None else lawson.out_of(t1, t1, error)
+        points = lawson.points(self.reversible, t0, t1, dense)
+        return lawson.out_of(t1, t1, y1), error, {"points": points}, z1, result
+
+    def func(self, terms, t0, y0, args):
+        """The field."""
+        return terms.vf(t0, y0, args)
+
+    def way_back(self, terms, args) -> AbstractWayBack:
+        """How its steps are taken back."""
+        return _RexWayBack(self, terms, args)
+
+
+class _Lawson:
+    """A term in the variables in which its linear part is gone, `term`, and the ways there and back.
+
+    A solve backward in time turns the sign of time, and says so by the `direction` of what it wraps the term in.
+    """
+
+    def __init__(self, terms):
+        self.direction = getattr(terms, "direction", 1)
+        given = terms.term if hasattr(terms, "direction") else terms
+        if not isinstance(given, SemilinearTerm):
+            raise ValueError(
+                f"Rex solves an nde.solvers.SemilinearTerm, as nde.diffusion_model_term makes it, but got "
+                f"{type(given).__name__}: state the linear part, or use nde.Reversible."
+            )
+        self.variables, self.term = given.variables, given.transformed()
+
+    def clock(self, t):
+        return self.variables.clock(t * self.direction)
+
+    def into(self, t0, t1, x):
+        del t1
+        return scaled(1 / self.variables.scale(t0 * self.direction), x)
+
+    def out_of(self, t0, t1, y):
+        del t1
+        return scaled(self.variables.scale(t0 * self.direction), y)
+
+    def points(self, reversible, t0, t1, dense):
+        """The step's points, stacked, from the dense output in the new variables."""
+        inner = reversible.interpolation_cls(t0=self.clock(t0), t1=self.clock(t1), **dense)
+
+        def at(t):
+            return self.out_of(t, t, inner.evaluate(self.clock(t)))
+
+        return jax.vmap(at)(t0 + jnp.asarray(PLACES, jnp.result_type(t0)) * (t1 - t0))
+
+
+class _RexWayBack(AbstractWayBack):
+    """That of `Reversible`, between the ways into its variables and out of them; the tail is $(x_n, z_n)$."""
+
+    def __init__(self, solver: Rex, terms, args):
+        self.reversible, self.lawson = solver.reversible, _Lawson(terms)
+        self.inner = self.reversible.way_back(self.lawson.term, args)
+
+    def pieces(self, t0, t1, y, solver_state):
+        """See [`nde.solvers.way_back.AbstractWayBack`][]."""
+        lawson = self.lawson
+        s0, s1 = lawson.clock(t0), lawson.clock(t1)
+        inner = self.inner.pieces(s0, s1, solver_state, solver_state)
+        dense = jax.eval_shape(inner["inside"].function, *inner["inside"].examples)[1]
+        dense = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dense)
+        dense = {"y0": solver_state, "y1": solver_state, "inner": dense}
+
+        def in_clock(piece):
+            def function(t0, t1, *arguments):
+                return piece.function(lawson.clock(t0), lawson.clock(t1), *arguments)
+
+            return Piece(function, (t0, t1, *piece.examples[2:]))
+
+        return {name: in_clock(piece) for name, piece in inner.items()} | {
+            "into": Piece(lawson.into, (t0, t1, y)),
+            "out of": Piece(lawson.out_of, (t0, t1, solver_state)),
+            "points": Piece(lambda t0, t1, dense: lawson.points(self.reversible, t0, t1, dense), (t0, t1, dense)),
+        }
+
+    def end(self, call: Call, t0, t1, y, solver_state):
+        """See [`nde.solvers.way_back.AbstractWayBack`][]."""
+        del call, t0, t1
+        return y, solver_state
+
+    def back(self, call: Call, t0, t1, tail, inside: bool) -> BackStep:
+        """See [`nde.solvers.way_back.AbstractWayBack`][]."""
+        x1, z1 = tail
+        y1 = call("into", t1, t1, x1)[0]
+        _, pull_out = call("out of", t1, t1, y1)
+        step = self.inner.back(call, t0, t1, (y1, z1), inside)
+        y0, z0 = step.tail
+        x0 = call("out of", t0, t0, y0)[0]
+        _, pull_in = call("into", t0, t0, x0)
+        points, pull_points = call("points", t0, t1, step.dense) if inside else (None, None)
+
+        def pull(x1_ct, z1_ct, dense_ct):
+            t0_ct, t1_ct, y_dense_ct = 0.0, 0.0, None
+            if pull_points is not None:
+                t0_ct, t1_ct, y_dense_ct = pull_points(dense_ct["points"])
+            end_ct, more_ct, y1_ct = pull_out(x1_ct)
+            t0_step, t1_step, y0_ct, z0_ct = step.pull(y1_ct, z1_ct, y_dense_ct)
+            start_ct, begin_ct, x0_ct = pull_in(y0_ct)
+            return t0_ct + t0_step + start_ct + begin_ct, t1_ct + t1_step + end_ct + more_ct, x0_ct, z0_ct
+
+        return BackStep(x1, {"points": points} if inside else None, (x0, z0), pull)
+
+
+PLACES = (1 - np.cos(np.pi * np.arange(6) / 5)) / 2  # Chebyshev's extrema
+
+
+class PointsInterpolation(diffrax.AbstractLocalInterpolation):
+    """The polynomial through `points`, stacked, at the fractions `PLACES` of a step."""
+
+    t0: Any
+    t1: Any
+    points: Any
+
+    def evaluate(self, t0, t1=None, left=True):
+        """The state at `t0`, or the increment from `t0` to `t1`."""
+        del left
+        if t1 is not None:
+            return jax.tree.map(jnp.subtract, self.evaluate(t1), self.evaluate(t0))
+        span = self.t1 - self.t0
+        place = jnp.where(span == 0, 0, t0 - self.t0) / jnp.where(span == 0, 1, span)
+        others = [(p, np.delete(PLACES, i)) for i, p in enumerate(PLACES)]
+        weights = jnp.stack([jnp.prod((place - rest) / (p - rest)) for p, rest in others])
+        return jax.tree.map(lambda x: jnp.tensordot(weights.astype(x.dtype), x, 1), self.points)

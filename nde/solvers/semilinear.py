@@ -1,0 +1,221 @@
+"""Equations with a linear part that is known, and the variables in which it is gone; those of diffusion models."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+
+class AbstractVariables(eqx.Module):
+    r"""A change of variables $y = x / m(t)$ and of time $s = s(t)$, both smooth, $s$ strictly monotone."""
+
+    def scale(self, t: Any) -> jax.Array:
+        """$m(t)$, a number that is never zero."""
+        raise NotImplementedError
+
+    def clock(self, t: Any) -> jax.Array:
+        """$s(t)$."""
+        raise NotImplementedError
+
+    def time(self, s: Any) -> jax.Array:
+        """$t(s)$, the inverse of the clock."""
+        raise NotImplementedError
+
+    def noise_clock(self, s: Any) -> jax.Array:
+        r"""$\tau(s)$, strictly monotone: the time of the Brownian motion, for an SDE."""
+        raise NotImplementedError
+
+
+class SemilinearTerm(diffrax.AbstractTerm):
+    r"""The equation $\mathrm d(x / m) = f(t, x)\,\mathrm ds$, for an SDE $+\,\mathrm dW_\tau$: written out,
+
+    $$\mathrm dx = \Bigl(\frac{m'(t)}{m(t)}\,x + m(t)\,s'(t)\,f(t, x)\Bigr)\mathrm dt
+    \;\bigl(+\; m(t)\,\mathrm dW_{\tau(s(t))}\bigr).$$
+
+    Its linear part is known, and [`nde.Rex`][] solves it exactly. Other solvers get it written out. The noise does not
+    depend on the state, so that Itô's solution and Stratonovich's are one.
+
+    **Arguments:** `field`: $f$, called `field(t, x, args)`, of the structure of `x`; `variables`: $m$, $s$, its inverse
+    and $\tau$, an [`nde.solvers.AbstractVariables`][]; `path`: for an SDE the Brownian motion $W$, with the shape of
+    `x`, known for all $\tau$ from one end of the solve to the other, from the lesser to the greater.
+
+    **Raises:** `ValueError` for a path that is no Brownian motion.
+
+    **Limits:** a Brownian motion has no derivative by time: for an SDE neither the times of the steps nor what the
+    clocks depend on can be differentiated; nde's paths refuse it.
+    """
+
+    field: Callable
+    variables: AbstractVariables
+    path: diffrax.AbstractBrownianPath | None = None
+
+    def __check_init__(self):
+        if not (self.path is None or isinstance(self.path, diffrax.AbstractBrownianPath)):
+            raise ValueError(
+                "SemilinearTerm: path must be a Brownian motion, as nde.VirtualBrownianTree, or None for an ODE, but "
+                f"got {type(self.path).__name__}."
+            )
+
+    def vf(self, t, y, args):
+        """The drift, and for an SDE with it the $m(t)$ of the noise."""
+        t = jnp.asarray(t)
+        (m, s), (dm, ds) = jax.jvp(
+            lambda t: (self.variables.scale(t), self.variables.clock(t)), (t,), (jnp.ones_like(t),)
+        )
+        del s
+        f = self.field(t, y, args)
+        drift = jax.tree.map(lambda x, f: (dm / m * x + m * ds * f).astype(x.dtype), y, f)
+        return drift if self.path is None else (drift, m)
+
+    def contr(self, t0, t1, **kwargs):
+        r"""The length of a step, and for an SDE with it $W_{\tau_1} - W_{\tau_0}$."""
+        del kwargs
+        if self.path is None:
+            return t1 - t0
+        return t1 - t0, self.noise(self.variables.clock(t0), self.variables.clock(t1))
+
+    def prod(self, vf, control):
+        """The drift times the length, and the noise's factor times the noise."""
+        if self.path is None:
+            return scaled(control, vf)
+        return jax.tree.map(jnp.add, scaled(control[0], vf[0]), scaled(vf[1], control[1]))
+
+    def noise(self, s0, s1) -> Any:
+        r"""$W_{\tau(s_1)} - W_{\tau(s_0)}$, in either order."""
+        assert self.path is not None
+        tau0, tau1 = self.variables.noise_clock(s0), self.variables.noise_clock(s1)
+        w = self.path.evaluate(jnp.minimum(tau0, tau1), jnp.maximum(tau0, tau1))
+        return jax.tree.map(lambda w: jnp.where(tau1 < tau0, -w, w), w)
+
+    def transformed(self) -> diffrax.AbstractTerm:
+        r"""The equation $\mathrm dy = f(t(s), m y)\,\mathrm ds\;(+\,\mathrm dW_\tau)$ in the new variables."""
+
+        def drift(s, y, args):
+            t = self.variables.time(s)
+            return self.field(t, scaled(self.variables.scale(t), y), args)
+
+        if self.path is None:
+            return diffrax.ODETerm(drift)
+        return diffrax.MultiTerm(diffrax.ODETerm(drift), _Noise(self))
+
+
+class _Noise(diffrax.AbstractTerm):
+    """Noise that is added as it is."""
+
+    term: SemilinearTerm
+
+    def vf(self, t, y, args):
+        del t, args
+        return jax.tree.map(jnp.ones_like, y)
+
+    def contr(self, t0, t1, **kwargs):
+        del kwargs
+        return self.term.noise(t0, t1)
+
+    def prod(self, vf, control):
+        return jax.tree.map(lambda one, w: (one * w).astype(one.dtype), vf, control)
+
+
+class Schedule(Protocol):
+    r"""Of the noise of a diffusion model, $x_t = \alpha_t x_0 + \sigma_t \varepsilon$ with a normal $\varepsilon$."""
+
+    def alpha(self, t: Any) -> jax.Array:
+        r"""$\alpha_t$."""
+        ...
+
+    def sigma(self, t: Any) -> jax.Array:
+        r"""$\sigma_t$."""
+        ...
+
+    def time(self, gamma: Any) -> jax.Array:
+        r"""The time at which $\alpha_t / \sigma_t$, which falls in $t$, is `gamma`."""
+        ...
+
+
+class VariancePreserving(eqx.Module):
+    r"""The schedule $\alpha_t = e^{-L_t / 2}$, $\sigma_t^2 = 1 - \alpha_t^2$,
+    $L_t = \beta_0 t + \tfrac12 (\beta_1 - \beta_0)\,t^2$ for $t$ from 0 to 1.
+
+    **Arguments:** `beta0`, `beta1`: positive numbers. **Limits:** at $t = 0$ nothing is noise and
+    $\alpha_t / \sigma_t$ infinite: solves must end before. **Source:** Song et al., *Score-based generative modeling
+    through stochastic differential equations*, 2021, arXiv 2011.13456, appendix B.
+    """
+
+    beta0: Any = 0.1
+    beta1: Any = 20.0
+
+    def _log(self, t):
+        return self.beta0 * t + (self.beta1 - self.beta0) * t**2 / 2
+
+    def alpha(self, t):
+        """See [`nde.solvers.Schedule`][]."""
+        return jnp.exp(-self._log(t) / 2)
+
+    def sigma(self, t):
+        """See [`nde.solvers.Schedule`][]."""
+        return jnp.sqrt(-jnp.expm1(-self._log(t)))
+
+    def time(self, gamma):
+        """See [`nde.solvers.Schedule`][]."""
+        log = jnp.log1p(1 / gamma**2)
+        return 2 * log / (self.beta0 + jnp.sqrt(self.beta0**2 + 2 * (self.beta1 - self.beta0) * log))
+
+
+def diffusion_model_term(prediction: Callable, schedule: Schedule, predicts: str = "data", path: Any = None):
+    r"""The equation that samples from a diffusion model, solved from late times to early ones; of
+    $\gamma = \alpha_t / \sigma_t$:
+
+    | | probability-flow ODE | reverse-time SDE |
+    |---|---|---|
+    | data $\hat x_0(t, x)$ | $\mathrm d(x / \sigma) = \hat x_0\,\mathrm d\gamma$ | $\mathrm d(\alpha x / \sigma^2) = \hat x_0\,\mathrm d\gamma^2 + \mathrm dW_{\gamma^2}$ |
+    | noise $\hat\varepsilon(t, x)$ | $\mathrm d(x / \alpha) = \hat\varepsilon\,\mathrm d\gamma^{-1}$ | $\mathrm d(x / \alpha) = 2\hat\varepsilon\,\mathrm d\gamma^{-1} + \mathrm dW_{\gamma^{-2}}$ |
+
+    The two predictions, of $x = \alpha \hat x_0 + \sigma \hat\varepsilon$, give one equation. The score is
+    $-\hat\varepsilon / \sigma$.
+
+    **Arguments:** `prediction`: called `prediction(t, x, args)`; `schedule`: $\alpha$, $\sigma$ and the time of a
+    $\gamma$, as [`nde.solvers.VariancePreserving`][]; `predicts`: `"data"` or `"noise"`; `path`: for the SDE a Brownian
+    motion in the time $\gamma^2$ for data, $\gamma^{-2}$ for noise, from its least value to its greatest.
+
+    **Returns:** an [`nde.solvers.SemilinearTerm`][]. **Raises:** `ValueError` for another `predicts` or path.
+
+    **Source:** Blasingame & Liu, 2025, arXiv 2502.08834; Song et al., 2021, arXiv 2011.13456, equations 6 and 13.
+    """  # noqa: E501
+    if predicts not in ("data", "noise"):
+        raise ValueError(f'diffusion_model_term: predicts must be "data" or "noise", but got {predicts!r}.')
+    return SemilinearTerm(prediction, _DiffusionVariables(schedule, predicts == "data", path is not None), path)
+
+
+class _DiffusionVariables(AbstractVariables):
+    schedule: Any
+    data: bool = eqx.field(static=True)
+    noisy: bool = eqx.field(static=True)
+
+    def _gamma(self, t):
+        return self.schedule.alpha(t) / self.schedule.sigma(t)
+
+    def scale(self, t):
+        if not self.data:
+            return self.schedule.alpha(t)
+        return self.schedule.sigma(t) / (self._gamma(t) if self.noisy else 1)
+
+    def clock(self, t):
+        if self.data:
+            return self._gamma(t) ** (2 if self.noisy else 1)
+        return (2 if self.noisy else 1) / self._gamma(t)
+
+    def time(self, s):
+        if self.data:
+            return self.schedule.time(jnp.sqrt(s) if self.noisy else s)
+        return self.schedule.time((2 if self.noisy else 1) / s)
+
+    def noise_clock(self, s):
+        return s if self.data else (s / 2) ** 2
+
+
+def scaled(factor: Any, tree: Any) -> Any:
+    """A tree times a number, in the tree's dtypes."""
+    return jax.tree.map(lambda x: (factor * x).astype(jnp.result_type(x)), tree)
