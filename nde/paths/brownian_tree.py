@@ -18,6 +18,7 @@ from nde.paths.legendre import (
     increment,
     ORDERS,
     overlap,
+    small_product,
     split,
     structure,
 )
@@ -179,7 +180,7 @@ class VirtualBrownianTree(diffrax.AbstractBrownianPath):
             safe = jnp.where(theta > 0, theta, 1)
             a, b = jnp.clip((begin - start) / safe, 0, 1), jnp.clip((end - start) / safe, 0, 1)
             factor = jnp.sqrt(theta / length)[..., None, None]
-            return factor * overlap(order, theta / length, (start - low) / length, a, b) @ noise
+            return factor * small_product(overlap(order, theta / length, (start - low) / length, a, b), noise)
 
         flip = -((-1.0) ** np.add.outer(np.arange(order), np.arange(order)))
         eye, flip = (jnp.asarray(x, zero.dtype)[None, None] for x in (np.eye(order), flip))

@@ -37,6 +37,11 @@ def polynomials(x: Array, order: int) -> Array:
     return jnp.stack(values[:order], -1)
 
 
+def small_product(a: Float[Array, "*shape k n"], b: Float[Array, "*shape n j"]) -> Float[Array, "*shape k j"]:
+    """A product of many tiny matrices, written out: as a reduction it is no part of the kernels around it."""
+    return sum((a[..., :, n, None] * b[..., n, None, :] for n in range(a.shape[-1])), start=jnp.zeros((), a.dtype))
+
+
 def overlap(order: int, scale: Array, start: Array, a: Array, b: Array) -> Float[Array, "*shape k j"]:
     r"""The integrals $\int_a^b \phi_k(s + c y)\,\phi_j(y)\,dy$, `scale` being $c$ and `start` $s$, all of one shape."""
     nodes, weights = np.polynomial.legendre.leggauss(order)  # exact: the degree is at most 2 (order - 1)
@@ -44,7 +49,7 @@ def overlap(order: int, scale: Array, start: Array, a: Array, b: Array) -> Float
     y = a[..., None] + (b - a)[..., None] * (0.5 + 0.5 * nodes)
     outer = polynomials(start[..., None] + scale[..., None] * y, order)
     inner = polynomials(y, order) * (0.5 * (b - a)[..., None] * weights)[..., None]
-    return jnp.sum(outer[..., :, None] * inner[..., None, :], -3)
+    return small_product(jnp.swapaxes(outer, -1, -2), inner)
 
 
 def split(order: int, theta: Array) -> Float[Array, "*shape i j"]:

@@ -66,7 +66,6 @@ def main() -> None:
     functions = {
         "nde": lambda: gradient(row.parameters),
         "odeint": lambda: torch_gradient(torchdiffeq.odeint),
-        "odeint_adjoint": lambda: torch_gradient(torchdiffeq.odeint_adjoint),
     }
     losses = {"nde": float(functions["nde"]()[0]), "odeint": functions["odeint"]()}
     times = dict(zip(functions, medians(list(functions.values()), options.rounds), strict=True))
