@@ -199,6 +199,18 @@ def test_noise_that_is_seen_tried_or_declared_to_commute_is_solved():
     assert_trees_all_close(declared, tried, rtol=1e-12)
 
 
+def test_a_diffusion_may_be_any_operator():
+    like = jax.ShapeDtypeStruct((3,), Y.dtype)
+
+    def operator(t, y, args):
+        return lx.FunctionLinearOperator(lambda dw: jnp.sin(y) * dw, like)
+
+    path = nde.BrownianGrid(0.0, 1.0, 8, (3,), jr.key(0))
+    found = solve(matrix_noise(path, operator), nde.Heun()).ys
+    same = solve(sde(jnp.sin, path, lambda t, y, a: -y), nde.Heun()).ys
+    assert_trees_all_close(found, same, rtol=1e-12)
+
+
 @pytest.mark.parametrize("key", [0, None, jnp.zeros(2), jr.split(jr.key(0), 2)], ids=str)
 def test_a_key_that_is_no_key(key):
     with pytest.raises(ValueError, match="A Brownian path needs one JAX random key"):

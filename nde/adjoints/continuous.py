@@ -111,7 +111,9 @@ class _WayBack:
         self.options, self.solver = options, adjoint.solver or options["solver"]
         self.controller, self.slack = adjoint.controller, adjoint.slack
         forward = options["stepsize_controller"]
-        if self.controller is None and problem.controls_error:
+        if self.controller is not None:  # its times are the user's, which a solve backward in time turns
+            self.controller = self.controller.wrap(_direction(options["terms"]))
+        elif problem.controls_error:
             self.controller = forward
         self.grid = forward.ts if isinstance(forward, diffrax.StepTo) and self.controller is None else None
         brownian = jax.tree.leaves(options["terms"], is_leaf=_is_brownian)
@@ -169,6 +171,12 @@ class _WayBack:
         grid = self.grid
         if grid is not None:
             self.below = hoist(lambda t: jnp.max(jnp.where(grid < t, grid, -jnp.inf)), place.t)
+
+
+def _direction(terms: Any) -> Any:
+    """The sign that diffrax's entry has given time."""
+    wrapped = jax.tree.leaves(terms, is_leaf=lambda x: hasattr(x, "direction"))
+    return next((x.direction for x in wrapped if hasattr(x, "direction")), 1)
 
 
 def _is_brownian(x: Any) -> bool:

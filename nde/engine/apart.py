@@ -40,8 +40,11 @@ def _has_products(jaxpr: Any) -> bool:
 
 
 def apart(truth: jax.Array | None, function: Callable, *operands: Any) -> Any:
-    """`function(*operands)`, computed on its own. `truth`: true, but not known to be so by the compiler; or `None`."""
-    if truth is None:
+    """`function(*operands)`, computed on its own. `truth`: true, but not known to be so by the compiler; or `None`.
+
+    Not so inside of `jax.shard_map`, where both sides of a branch would have to vary alike over the mesh.
+    """
+    if truth is None or jax.sharding.get_abstract_mesh().manual_axes:
         return function(*operands)
     shapes = jax.eval_shape(function, *operands)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import ArrayLike, Shaped
 
 
@@ -27,7 +28,7 @@ def map_in_buckets(function: Callable, cost: Shaped[ArrayLike, " batch"], *batch
     **Raises:** `ValueError` where `cost` or any array is not as long as the batch, or `buckets` is no positive integer.
     """
     cost = jnp.asarray(cost)
-    if not isinstance(buckets, int) or buckets < 1:
+    if not isinstance(buckets, int | np.integer) or buckets < 1:
         raise ValueError(f"map_in_buckets: buckets must be a positive integer, not {buckets!r}.")
     if cost.ndim != 1 or any(jnp.shape(x)[:1] != cost.shape for x in jax.tree.leaves(batched)):
         shapes = [jnp.shape(x) for x in jax.tree.leaves(batched)]

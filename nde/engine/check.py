@@ -227,4 +227,5 @@ def _may_commute(term: Any, t: Any, state: PyTree[Any], args: Any) -> bool:
             return True
         apart = sum(float(jnp.sum(jnp.abs(a - b))) for a, b in pairs)
         size = sum(float(jnp.sum(jnp.abs(a) + jnp.abs(b))) for a, b in pairs)
-    return not apart > 1e-3 * size
+        rounding = max((float(jnp.finfo(a.dtype).eps) for a, _ in pairs), default=0.0)
+    return not apart > max(1e-3, 32 * rounding) * size

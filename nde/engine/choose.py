@@ -3,6 +3,7 @@
 from typing import Any
 
 import diffrax
+import equinox as eqx
 
 from nde.engine.apart import is_cheap
 from nde.engine.kernel import AbstractKernel, ExplicitKernel, SolverKernel
@@ -16,7 +17,7 @@ def make_kernel(solver, terms, args, t0, t1, y0) -> AbstractKernel:
     if isinstance(solver, diffrax.AbstractERK) and isinstance(terms, diffrax.AbstractTerm):
         tableau: Any = solver.tableau
         fsal = tableau.fsal and not terms.is_vf_expensive(t0, t1, y0, args)
-        cheap = is_cheap(lambda t, y: terms.vf(t, y, args), t0, y0)
+        cheap = is_cheap(lambda t, y: eqx.filter(terms.vf(t, y, args), eqx.is_array), t0, y0)  # it may be an operator
         return ExplicitKernel(tableau, terms, args, fsal, cheap)
     if isinstance(solver, diffrax.AbstractSRK):
         return StochasticKernel(solver, terms, args)

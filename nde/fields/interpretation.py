@@ -68,7 +68,7 @@ def interpretation_of(terms: PyTree[Any]) -> Interpretation | None:
     """The reading that the drift of `MultiTerm(ODETerm(drift), ...)` declares, if it does."""
     drift = terms.terms[0] if isinstance(terms, diffrax.MultiTerm) and terms.terms else None
     declared = getattr(getattr(drift, "vector_field", None), "interpretation", None)
-    return None if declared is None else Interpretation(declared)
+    return Interpretation(declared) if declared in tuple(Interpretation) else None
 
 
 def _converted(terms: Any, to: Interpretation, name: str) -> diffrax.MultiTerm:
