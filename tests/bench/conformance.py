@@ -276,7 +276,7 @@ def compare(options: dict[str, Any]) -> dict[str, Any]:
     mine, theirs = outcome(nde.diffeqsolve, options), outcome(diffrax.diffeqsolve, options)
     errors = [x if isinstance(x, Exception) else None for x in (mine, theirs)]
     if any(errors):
-        names = [None if x is None else f"{type(x).__name__}: {str(x).split(": Traceback")[0][:300]}" for x in errors]
+        names = [None if x is None else f"{type(x).__name__}: {str(x).split(': Traceback')[0][:300]}" for x in errors]
         return {"errors": names, "same_error": type(errors[0]) is type(errors[1])}
     (values, rest, gradient), (their_values, their_rest, their_gradient) = mine, theirs
     same = jax.tree.structure((values, rest)) == jax.tree.structure((their_values, their_rest))
