@@ -124,7 +124,10 @@ def test_an_adaptive_solve_tries_again_on_the_same_path(end):
     # over some paths: on one of them, rounding may turn a rejection, and with it the grid and its error
     def error(key, tol):
         path = nde.VirtualBrownianTree(0.0, 1.0, 2.0**-16, (), key, AREA)
-        exact = lambda t: jnp.exp(0.4 * t + 0.6 * path.evaluate(0.0, t))  # noqa: E731
+
+        def exact(t):
+            return jnp.exp(0.4 * t + 0.6 * path.evaluate(0.0, t))
+
         controller = PIDController(rtol=tol, atol=tol, pcoeff=0.1, icoeff=0.3, dtmin=2.0**-14)
         solution = nde.diffeqsolve(
             gbm(path), diffrax.SPaRK(), 1 - end, end, None, exact(1 - end), stepsize_controller=controller,

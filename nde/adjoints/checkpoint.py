@@ -66,20 +66,26 @@ class CheckpointAdjoint(AbstractAdjoint):
                 "a bound. Give max_steps, however large; memory hardly depends on it."
             )
 
-        @jax.custom_vjp
-        def run(inputs):
-            return march.run(inputs)[0]
+        return swept(march, inputs, perturbed, Sweep)
 
-        def forward(inputs):
-            outcome, record = march.run(inputs)
-            return outcome, (inputs, outcome, record)
 
-        def backward(residual, cotangents):
-            inputs, outcome, record = residual
-            return (Sweep(march, perturbed, inputs, outcome, record, cotangents).run(),)
+def swept(march: Any, inputs: Any, perturbed: Any, sweep: Any) -> Any:
+    """The march's outcome, whose cotangents go back by a `sweep`."""
 
-        run.defvjp(forward, backward)
-        return run(inputs)
+    @jax.custom_vjp
+    def run(inputs):
+        return march.run(inputs)[0]
+
+    def forward(inputs):
+        outcome, record = march.run(inputs)
+        return outcome, (inputs, outcome, record)
+
+    def backward(residual, cotangents):
+        inputs, outcome, record = residual
+        return (sweep(march, perturbed, inputs, outcome, record, cotangents).run(),)
+
+    run.defvjp(forward, backward)
+    return run(inputs)
 
 
 class _Carry(NamedTuple):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from nde.adjoints.base import AbstractAdjoint
-from nde.adjoints.checkpoint import Pulled, Sweep
+from nde.adjoints.checkpoint import Pulled, Sweep, swept
 from nde.solvers import find_way_back
 from nde.solvers.way_back import AbstractWayBack
 
@@ -83,20 +83,7 @@ class ReversibleAdjoint(AbstractAdjoint):
                 "a bound. Give max_steps, however large."
             )
 
-        @jax.custom_vjp
-        def run(inputs):
-            return march.run(inputs)[0]
-
-        def forward(inputs):
-            outcome, record = march.run(inputs)
-            return outcome, (inputs, outcome, record)
-
-        def backward(residual, cotangents):
-            inputs, outcome, record = residual
-            return (_ReversibleSweep(march, perturbed, inputs, outcome, record, cotangents).run(),)
-
-        run.defvjp(forward, backward)
-        return run(inputs)
+        return swept(march, inputs, perturbed, _ReversibleSweep)
 
 
 class _Traced:

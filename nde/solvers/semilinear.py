@@ -183,7 +183,7 @@ def diffusion_model_term(prediction: Callable, schedule: Schedule, predicts: str
     **Returns:** an [`nde.solvers.SemilinearTerm`][]. **Raises:** `ValueError` for another `predicts` or path.
 
     **Source:** Blasingame & Liu, 2025, arXiv 2502.08834; Song et al., 2021, arXiv 2011.13456, equations 6 and 13.
-    """  # noqa: E501
+    """  # noqa: E501  (a row of a table can not be broken)
     if predicts not in ("data", "noise"):
         raise ValueError(f'diffusion_model_term: predicts must be "data" or "noise", but got {predicts!r}.')
     return SemilinearTerm(prediction, _DiffusionVariables(schedule, predicts == "data", path is not None), path)

@@ -160,7 +160,7 @@ def jax_gradient(row: Row, diffeqsolve: Callable, adjoint: Any) -> Callable:
 def torch_gradient(row: Row) -> Callable:
     """The gradient of problem A by torchdiffeq's `odeint_adjoint`, with dopri5, the whole batch one state."""
     import torch  # noqa: PLC0415  (of the `bench` extra)
-    from torchdiffeq import odeint_adjoint  # noqa: PLC0415
+    from torchdiffeq import odeint_adjoint  # noqa: PLC0415  (of the `bench` extra)
 
     leaves = [torch.tensor(np.asarray(x)) for x in jax.tree.leaves(row.parameters)]
     parameters = [torch.nn.Parameter(x) for x in leaves]
