@@ -71,7 +71,12 @@ from nde.adjoints import (
     ContinuousAdjoint as ContinuousAdjoint,
     ReversibleAdjoint as ReversibleAdjoint,
 )
-from nde.engine import diffeqsolve as diffeqsolve, map_in_buckets as map_in_buckets
+from nde.engine import (
+    diffeqsolve as diffeqsolve,
+    Heuristics as Heuristics,
+    map_in_buckets as map_in_buckets,
+    Measure as Measure,
+)
 from nde.fields import (
     AugmentedField as AugmentedField,
     CDEField as CDEField,

@@ -282,7 +282,7 @@ class Sweep:
     def _pull(self, carry: _Carry, t0, t1, y1, dense, pull, number, live) -> _Carry:
         """Meet what was saved in and at the end of step `number`, and pull all through it."""
         is_last = live & (number + 1 == self.steps)
-        y_ct, state_ct = self._masked(live, carry.y), self._masked(live, carry.solver_state)
+        y_ct, state_ct = self._masked(live, carry.y), self._with_last(self._masked(live, carry.solver_state), number, live)
         met = _Met(y_ct, self._dense_ct(dense, number, live, is_last), carry, jnp.zeros_like(t0), jnp.zeros_like(t0))
         for k in range(len(carry.filled)):
             met = self._meet_saves(k, met, t0, t1, y1, dense, number, live)
@@ -304,6 +304,15 @@ class Sweep:
 
     def _masked(self, live, tree):
         return self.batch.where(live, tree, jax.tree.map(jnp.zeros_like, tree))
+
+    def _with_last(self, state_ct, number, live):
+        """The cotangent of the solver's state with that of the step's own heuristics, its last leaf, if they are out."""
+        history = self.ct.history
+        if history is None or history.shape[-1] == 2:
+            return state_ct
+        axis = len(self.batch.shape)
+        row = jax.lax.dynamic_index_in_dim(history, number, axis, keepdims=False)[..., 2:]
+        return [*state_ct[:-1], state_ct[-1] + self._masked(live, row)]
 
     def _dense_ct(self, dense, number, live, is_last):
         """The cotangent of a step's dense output, as far as it was put out itself."""

@@ -62,7 +62,7 @@ class ReversibleAdjoint(AbstractAdjoint):
                 f"ReversibleAdjoint can not take {name} back over a jump of the field, of which the step-size "
                 "controller may report some: use nde.Reversible(diffrax.Heun()), or nde.CheckpointAdjoint."
             )
-        problem.way_back = _Traced(way_back, problem, place)
+        problem.way_back = _Traced(problem.kernel.watch_back(way_back), problem, place)
 
     def recorded(self, place: Any) -> Any:
         """See [`nde.adjoints.AbstractAdjoint`][]."""

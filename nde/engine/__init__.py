@@ -4,6 +4,7 @@ solve.py     the entry: which loop, which adjoint
 check.py     do solver, noise, path and times of an SDE fit
 given.py     the times of a solve that shall have no host callback
 kernel.py    one step of a solver; explicit Runge-Kutta methods unrolled; apart.py keeps stages from being fused
+heuristics.py the solver's own estimates of error and stiffness, as outputs
 srk.py       stochastic Runge-Kutta methods, unrolled
 choose.py    which kernel a solver gets
 problem.py   a solve as functions of one example; hoist.py draws out what they close over
@@ -15,4 +16,5 @@ buckets.py   batches whose examples cost unlike much
 """
 
 from nde.engine.buckets import map_in_buckets as map_in_buckets
+from nde.engine.heuristics import Heuristics as Heuristics, Measure as Measure, Quantity as Quantity
 from nde.engine.solve import diffeqsolve as diffeqsolve

@@ -1,6 +1,7 @@
 """From the outcome of a march to the final state that diffrax's entry makes a `Solution` of."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import diffrax
@@ -10,13 +11,22 @@ import jax.numpy as jnp
 import optimistix
 from diffrax import is_okay, RESULTS
 
+from nde.engine.heuristics import make_heuristics
 from nde.engine.kernel import any_nonfinite
 from nde.engine.march import Outcome, Saved
 from nde.engine.problem import EventPlace, Problem
 
 
 def finish(
-    outcome: Outcome, problem: Problem, start: Any, entered: Any, options: dict[str, Any], apart: bool, throw: bool
+    outcome: Outcome,
+    problem: Problem,
+    start: Any,
+    entered: Any,
+    options: dict[str, Any],
+    *,
+    apart: bool,
+    throw: bool,
+    heuristics: Sequence[str],
 ) -> tuple[Any, dict]:
     """The final state, in the form of `start`, and the statistics.
 
@@ -39,8 +49,9 @@ def finish(
         result = RESULTS.where(
             (result == RESULTS.successful) & any_nonfinite(y), RESULTS.promote(optimistix.RESULTS.nonfinite), result
         )
+    history = outcome.history
     if throw:
-        place, saved = _guarded(result, place, saved)
+        place, saved, history = _guarded(result, place, saved, history)
     structure = jax.tree.structure(start.save_state, is_leaf=is_save_state)
     save_states = [
         dataclasses.replace(
@@ -72,7 +83,10 @@ def finish(
         state = dataclasses.replace(
             state, dense_ts=outcome.dense.ts, dense_infos=outcome.dense.infos, dense_save_index=counts.accepted
         )
-    return state, {"num_field_evaluations": problem.kernel.count_evaluations(counts.tried.astype(int))}
+    stats = {"num_field_evaluations": problem.kernel.count_evaluations(counts.tried.astype(int))}
+    if heuristics:
+        stats["heuristics"] = make_heuristics(heuristics, problem.kernel.sums(place.solver_state), history)
+    return state, stats
 
 
 def _guarded(result: Any, *trees: Any) -> Any:

@@ -49,12 +49,14 @@ def scan_grid(
     plans: Sequence[SavePlan],
     rows: int | None,
     guard: bool,
+    history: bool,
 ) -> Outcome:
     """Take `steps` steps, as far as `max_steps` allows.
 
     `rows`: how many states the way back may keep; with more steps it keeps those between stretches of steps, and walks
     each stretch again. `guard`: whether a solve that fails shall leave no NaN in the gradient of a loss that masks it.
     Then its steps are counted in a walk of their own first, and those that fail are replaced by the first one.
+    `history`: whether every step's times and heuristics are kept.
     """
     limit = options["max_steps"]
     taken = steps if limit is None else min(steps, limit)
@@ -71,7 +73,8 @@ def scan_grid(
         step = kernel.step(ends[0], ends[1], carry[0], carry[1], None, hide(number >= 0))
         names.update(step.dense)
         dense = {k: v for k, v in step.dense.items() if k not in ("y0", "y1")} if inside else None
-        return (step.y, step.solver_state), (step.y, dense) if along else None
+        out = (step.y, dense) if along else None
+        return (step.y, step.solver_state), (out, kernel.last(step.solver_state) if history else None)
 
     start, ends = (place.y, place.solver_state), (grid[:-1], grid[1:])
     turn, xs, good = body, (jnp.arange(taken), ends), None
@@ -79,7 +82,7 @@ def scan_grid(
         good = _good(kernel, start, ends)
         turn, xs = _guarded(body, start, ends, good), (good, *xs)
     carry, out = _scan(turn, start, xs, rows)
-    ys, dense = out if along else (None, None)
+    (ys, dense), lasts = out[0] or (None, None), out[1]
     counts = Counts(jnp.int32(taken), jnp.int32(taken))
     y, state = carry
     if good is not None:
@@ -93,7 +96,13 @@ def scan_grid(
         for sub, plan in zip(subs, plans, strict=True)
     ]
     dense = _pad(grid, infos, max(limit or 0, taken)) if saveat.dense else None
-    return Outcome(last, counts, saved, dense)
+    kept = None
+    if history:
+        kept = jax.lax.stop_gradient(jnp.stack([grid[1:], jnp.diff(grid)], axis=-1))
+        kept = kept if lasts is None else jnp.concatenate([kept, lasts], axis=-1)
+        rest = jnp.zeros((max(limit or 0, taken) - taken, kept.shape[-1]), kept.dtype).at[:, 0].set(jnp.inf)
+        kept = jnp.concatenate([kept, rest])
+    return Outcome(last, counts, saved, dense, kept)
 
 
 def _grid(place: Place, options: dict[str, Any], steps: int) -> jax.Array:

@@ -60,6 +60,20 @@ class AbstractKernel(abc.ABC):
         """Evaluations of the field (of an SDE, the drift) in so many steps; `None` where the method does not fix it."""
         del steps
 
+    # What only a kernel with heuristics has: see [`nde.engine.heuristics`][].
+
+    def sums(self, solver_state) -> Any:
+        """The sums of the heuristics, `None` where there are none."""
+        del solver_state
+
+    def last(self, solver_state) -> Any:
+        """The heuristics of the last step, of one example or a batch; `None` where there are none."""
+        del solver_state
+
+    def watch_back(self, way_back: Any) -> Any:
+        """A reversible method's way back, with the heuristics."""
+        return way_back
+
 
 class SolverKernel(AbstractKernel):
     """Any solver by its own `step`."""

@@ -57,12 +57,16 @@ class Dense(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a march has come to."""
+    """What a march has come to.
+
+    `history`: of every accepted step its end, its length and its heuristics, `(batch, max_steps, …)`, or `None`.
+    """
 
     place: Place
     counts: Counts
     saved: list[Saved]
     dense: Dense | None
+    history: jax.Array | None
 
 
 class Record(NamedTuple):
@@ -92,7 +96,7 @@ class March:
     """The loop of one problem over some levels of `vmap`.
 
     **Arguments:** `problem`; `levels`; `max_steps`: or `None`; `plans`: what each sub saves; `dense`: whether every
-    step's inside is kept; `rows`: how many places a record keeps, and `recorded`: what of a place. The record is
+    step's inside is kept; `history`: whether its times and heuristics are; `rows`: how many places a record keeps, and `recorded`: what of a place. The record is
     thinned to every second, fourth … place when it is full, outside the loop of steps, so that these never copy it. The
     way back goes through it in windows of `spare` rows, 0 where it can hold every place.
     """
@@ -105,10 +109,12 @@ class March:
         plans: Sequence[SavePlan],
         *,
         dense: bool = False,
+        history: bool = False,
         rows: int | None = None,
         recorded: Callable[[Place], Any] = _all_of,
     ):
         self.problem, self.max_steps, self.plans, self.dense = problem, max_steps, plans, dense
+        self.history = history
         self.every = [plan.every for plan in plans]
         self.batch = Batch(levels)
         self.rows: Any = rows
@@ -195,9 +201,14 @@ class March:
         kept = outcome.dense
         if kept is not None:
             kept = self._keep_dense(kept, place, dense, accepted, counts)
+        history = outcome.history
+        if history is not None:
+            row = jnp.where(accepted, counts.accepted - 1, history.shape[-2])
+            step = history_row(self.problem.kernel, place.t, old.tnext - old.t, place.solver_state)
+            history = self.batch.put(history, row, step, rows_first=False)
         if record is not None:
             record = self._keep_place(record, place, accepted, counts)
-        return tries + 1, Outcome(place, counts, saved, kept), record
+        return tries + 1, Outcome(place, counts, saved, kept, history), record
 
     def _begin(self, place: Place) -> Outcome:
         """No step done, nothing saved: rows of infinities, as diffrax leaves them."""
@@ -219,7 +230,13 @@ class March:
             ts = jnp.full((*shape, self.max_steps + 1), jnp.inf, dtype)
             infos = jax.tree.map(ft.partial(empty, self.max_steps), self.problem.dense)
             dense = Dense(ts.at[..., 0].set(place.t), infos)
-        return Outcome(place, Counts(zero, zero), saved, dense)
+        history = None
+        if self.history:
+            assert self.max_steps is not None
+            row = history_row(self.problem.kernel, jnp.full_like(place.t, jnp.inf), place.t * 0, place.solver_state)
+            row = row.at[..., 1:].set(0)
+            history = jnp.broadcast_to(row[..., None, :], (*shape, self.max_steps, row.shape[-1]))
+        return Outcome(place, Counts(zero, zero), saved, dense, history)
 
     def _new_record(self, start: Place) -> Record | None:
         if self.rows is None:
@@ -290,6 +307,13 @@ class March:
             return self.batch.put(buffer, row, x, rows_first=False)
 
         return Saved(saved.ts_index, saved.filled + due, put(saved.ts, t), jax.tree.map(put, saved.ys, y))
+
+
+def history_row(kernel: Any, t: jax.Array, length: jax.Array, solver_state: Any) -> jax.Array:
+    """A step's end and length, constants, and its heuristics, `(…, 2 + quantities)`."""
+    times = jax.lax.stop_gradient(jnp.stack([t, length], axis=-1))
+    last = kernel.last(solver_state)
+    return times if last is None else jnp.concatenate([times, last], axis=-1)
 
 
 def _is_inexact(x) -> bool:

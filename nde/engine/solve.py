@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
@@ -16,6 +17,7 @@ from nde.engine.collect import Batch, collect, Levels
 from nde.engine.finish import finish, is_save_state
 from nde.engine.fixed import count_steps, scan_grid
 from nde.engine.given import Given, save_times
+from nde.engine.heuristics import check_heuristics, Measure, STEPS, WatchedKernel
 from nde.engine.kernel import AbstractKernel
 from nde.engine.march import Inputs, March, Outcome, SavePlan
 from nde.engine.problem import EventPlace, Place, Problem
@@ -31,6 +33,7 @@ def diffeqsolve(
     args: PyTree[Any] = None,
     *,
     adjoint: diffrax.AbstractAdjoint = CheckpointAdjoint(),  # noqa: B008  (immutable)
+    heuristics: str | Sequence[str] | Measure = (),
     **options: Any,
 ) -> diffrax.Solution:
     r"""Solve $dy = f(t, y)\,dx(t)$ from `t0` to `t1`: `diffrax.diffeqsolve` 0.7.2, with a loop and a gradient of ours.
@@ -44,15 +47,17 @@ def diffeqsolve(
     **Arguments:** `terms`, `solver`, `t0`, `t1`, `dt0`, `y0`, `args` and the keywords of `diffrax.diffeqsolve`:
     `saveat`, `stepsize_controller`, `event`, `max_steps`, `throw`, `progress_meter`, `solver_state`,
     `controller_state`, `made_jump`. `adjoint`: one of [`nde.adjoints`][]; one of diffrax's own hands the call to
-    diffrax.
+    diffrax. `heuristics`: which of the solver's own estimates to return, of `"error"`, `"unscaled_error"` and
+    `"stiffness"`; with `"steps"` each step's, too, and its time and length, in arrays of `max_steps`; or a [`nde.Measure`][].
 
     **Returns:** a `diffrax.Solution`. Its `stats` hold, of each example, `num_steps`, `num_accepted_steps`,
     `num_rejected_steps` and `num_field_evaluations`, which is `None` where the method does not fix their number;
-    of an SDE these are the drift's.
+    of an SDE these are the drift's. With `heuristics` they hold `heuristics`, a [`nde.Heuristics`][].
 
     **Raises:** what diffrax raises. For an SDE, `ValueError` too where solver, path, diffusion and times do not fit one
     another, as [`nde.engine.check.check_sde`][] says: diffrax gives a Milstein method any noise, and a solver of
-    additive noise a diffusion that depends on the state.
+    additive noise a diffusion that depends on the state. `ValueError` for heuristics that the solver or the controller
+    can not give.
 
     With `throw=True` a failed solve is an error, and so is its gradient, under `jit` too. With `throw=False` the
     failure is in `result`, and an example whose outputs the loss masks adds nothing to the gradient, NaN or not. Nor
@@ -76,14 +81,30 @@ def diffeqsolve(
     dtype = _time_dtype([t0, t1, *jax.tree.leaves(dt0), *save_times(saveat)])
     steps = count_steps(controller, t0, t1, dt0, dtype)
     check_sde(terms, solver, Times(t0, t1, dt0, controller, steps, dtype), y0, args)
+    measure = check_heuristics(heuristics)
+    names = measure.names
+    if names and not isinstance(adjoint, AbstractAdjoint):
+        raise ValueError(
+            f"nde.diffeqsolve has heuristics by its own adjoints alone, but got {type(adjoint).__name__}: take "
+            "nde.CheckpointAdjoint."
+        )
+    if STEPS in names and options.get("max_steps", 4096) is None:
+        raise ValueError("nde.diffeqsolve with heuristics='steps' needs a bound of their number: give max_steps.")
     if isinstance(adjoint, AbstractAdjoint):
         given = None
         if not options.get("throw", True):
             grid = controller.ts if isinstance(controller, diffrax.StepTo) else None
             given = Given(t0, t1, dt0, save_times(saveat), grid)
             given.check(dtype)
-        adjoint = _Engine(adjoint, _are_apart(t0, t1), steps, given)
-    return diffrax.diffeqsolve(terms, solver, t0, t1, dt0, y0, args, adjoint=adjoint, **options)
+        adjoint = _Engine(adjoint, _are_apart(t0, t1), steps, given, measure)
+    solution = diffrax.diffeqsolve(terms, solver, t0, t1, dt0, y0, args, adjoint=adjoint, **options)
+    return _turned(solution) if STEPS in names else solution
+
+
+def _turned(solution: diffrax.Solution) -> diffrax.Solution:
+    """The solution with the times of its steps as the user counts them."""
+    sign = jnp.where(solution.t0 <= solution.t1, 1, -1)
+    return eqx.tree_at(lambda s: s.stats["heuristics"].ts, solution, replace_fn=lambda ts: ts * sign)
 
 
 def _are_apart(t0: Any, t1: Any) -> bool:
@@ -102,13 +123,14 @@ class _Engine(diffrax.AbstractAdjoint):
     """The engine, in the place where diffrax asks for a loop: its own entry has checked and prepared everything.
 
     `apart`: whether `t0` and `t1` are known to differ; `steps`: how many steps there are, where that is known; `given`:
-    the times to take instead of those that hang on a check, if any.
+    the times to take instead of those that hang on a check, if any; `measure`: the heuristics wanted.
     """
 
     adjoint: AbstractAdjoint
     apart: bool
     steps: int | None
     given: Given | None
+    measure: Measure
 
     def loop(self, *, init_state, throw, passed_solver_state, passed_controller_state, **options):
         """The final state and the statistics of a solve."""
@@ -117,6 +139,10 @@ class _Engine(diffrax.AbstractAdjoint):
             options = self.given.restore(options)
             state = self.given.start(state, options, passed_solver_state, passed_controller_state)
         kernel = make_kernel(options["solver"], options["terms"], options["args"], state.tprev, state.tnext, state.y)
+        names, controller = self.measure.names, self.measure.controller or options["stepsize_controller"]
+        if set(names) - {STEPS}:
+            is_sde = _has_noise(options["terms"])
+            kernel = WatchedKernel(kernel, names, options["solver"], controller, is_sde)
         place, entered = _begin(kernel, state, options)
         subs = jax.tree.leaves(options["saveat"].subs, is_leaf=_is_sub)
         plans = [
@@ -124,23 +150,27 @@ class _Engine(diffrax.AbstractAdjoint):
         ]
         problem = Problem(kernel, options, subs)
         self.adjoint.prepare(problem, place)
+        history = STEPS in names
         plain = place.result is None and place.made_jump is None and place.meter is None and not passed_controller_state
         if self.steps is not None and plain and self.adjoint.scans:
             rows = self.adjoint.rows(_bytes((place.y, place.solver_state)), max_steps, most=self.steps)
-            outcome = scan_grid(kernel, place, options, self.steps, plans, rows, guard=not throw)
+            outcome = scan_grid(kernel, place, options, self.steps, plans, rows, guard=not throw, history=history)
         else:
             rows = self.adjoint.rows(_bytes(place), max_steps)
-            core = _Core(problem.trace(place), self.adjoint, plans, max_steps, options["saveat"].dense, rows)
+            wanted = {"dense": options["saveat"].dense, "history": history}
+            core = _Core(problem.trace(place), self.adjoint, plans, max_steps, wanted, rows)
             outcome = core(Inputs(problem.inputs, place, options["t1"], [sub.ts for sub in subs]))
-        return finish(outcome, problem, state, entered, options, self.apart, throw)
+        return finish(
+            outcome, problem, state, entered, options, apart=self.apart, throw=throw, heuristics=names
+        )
 
 
 class _Core:
     """A march with its adjoint, over flat lists of arrays: what [`nde.engine.collect.collect`][] runs."""
 
-    def __init__(self, problem: Problem, adjoint: AbstractAdjoint, plans, max_steps, dense, rows):
+    def __init__(self, problem: Problem, adjoint: AbstractAdjoint, plans, max_steps, wanted, rows):
         self.problem, self.adjoint = problem, adjoint
-        self.plans, self.max_steps, self.dense, self.rows = plans, max_steps, dense, rows
+        self.plans, self.max_steps, self.wanted, self.rows = plans, max_steps, wanted, rows
 
     def __call__(self, inputs: Inputs) -> Outcome:
         flat, self.structure = jax.tree.flatten(inputs)
@@ -149,7 +179,7 @@ class _Core:
 
     def _march(self, levels: Levels, rows: int | None) -> March:
         recorded = self.adjoint.recorded
-        return March(self.problem, levels, self.max_steps, self.plans, dense=self.dense, rows=rows, recorded=recorded)
+        return March(self.problem, levels, self.max_steps, self.plans, **self.wanted, rows=rows, recorded=recorded)
 
     def run(self, levels: Levels, inputs: Sequence[jax.Array]) -> list[jax.Array]:
         """See [`nde.engine.collect.Core`][]."""
@@ -172,6 +202,12 @@ class _Core:
     def _flat(self, batch: Batch, outcome: Outcome) -> list[jax.Array]:
         flat, self.result = jax.tree.flatten(outcome)
         return [batch.unflatten(x) for x in flat]
+
+
+def _has_noise(terms: Any) -> bool:
+    """Whether any term is driven by Brownian motion."""
+    leaves = jax.tree.leaves(terms, is_leaf=lambda x: isinstance(x, diffrax.AbstractBrownianPath))
+    return any(isinstance(x, diffrax.AbstractBrownianPath) for x in leaves)
 
 
 def _bytes(tree: Any) -> int:

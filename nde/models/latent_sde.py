@@ -1,6 +1,8 @@
 """The latent SDE of Li et al. (2020) for one irregular, partly observed series."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -17,6 +19,7 @@ from nde.fields.linear_mlp import silence_last_layer
 from nde.models.encoder import BackwardEncoder, Context
 from nde.objectives import AbstractLikelihood, StudentTLikelihood
 from nde.paths import BrownianGrid
+from nde.regularise import AbstractRegulariser, solve as regularise
 
 
 class LatentPath(eqx.Module):
@@ -26,11 +29,13 @@ class LatentPath(eqx.Module):
     - `kl_initial`: KL divergence of the initial state's posterior from its prior, in nats.
     - `kl_path`: KL divergence of the path's posterior from its prior along this sample, up to the last of the times
       asked for, in nats.
+    - `penalty`: what a regulariser makes of the solve; zero without one.
     """
 
     zs: Float[Array, "asked state"]
     kl_initial: Float[Array, ""]
     kl_path: Float[Array, ""]
+    penalty: Float[Array, ""]
 
 
 class LatentSDE(eqx.Module):
@@ -137,11 +142,14 @@ class LatentSDE(eqx.Module):
         ts: Float[Array, " asked"],
         *,
         key: PRNGKeyArray,
+        regulariser: AbstractRegulariser | None = None,
     ) -> LatentPath:
         """One sample of the latent path given the observed entries.
 
         **Arguments:** `times`, `values`, `mask`: the series; `ts`: sorted times at which the state is wanted, between
-        the first row and `horizon` after it; after the last observation the path follows the prior; `key`: the sample.
+        the first row and `horizon` after it; after the last observation the path follows the prior; `key`: the sample;
+        `regulariser`: of the solve, see [`nde.regularise`][]: one that does not ask for an estimate of the error, which
+        this solver has not, nor for other times.
 
         **Returns:** a [`nde.models.LatentPath`][].
         """
@@ -151,16 +159,17 @@ class LatentSDE(eqx.Module):
         mean, log_std = self.initial_mean + mean, self.initial_log_std + log_std
         z0 = mean + jnp.exp(log_std) * jax.random.normal(start_key, mean.shape, mean.dtype)
         kl_initial = normal_kl(mean, log_std, self.initial_mean, self.initial_log_std)
-        zs, kl_path = self._solve(z0, lambda t, z: self._control(context, t, z), ts - times[0], noise_key)
-        return LatentPath(zs, kl_initial, kl_path)
+        zs, kl_path, penalty = self._solve(
+            z0, lambda t, z: self._control(context, t, z), ts - times[0], noise_key, regulariser
+        )
+        return LatentPath(zs, kl_initial, kl_path, penalty)
 
     def prior(self, ts: Float[Array, " asked"], *, key: PRNGKeyArray) -> Float[Array, "asked state"]:
         """One sample of the latent path given nothing, at sorted times `ts` after the start; shape `(asked, state)`."""
         start_key, noise_key = jax.random.split(key)
         noise = jax.random.normal(start_key, self.initial_mean.shape, self.initial_mean.dtype)
         z0 = self.initial_mean + jnp.exp(self.initial_log_std) * noise
-        zs, _ = self._solve(z0, lambda t, z: jnp.zeros_like(z), ts, noise_key)
-        return zs
+        return self._solve(z0, lambda t, z: jnp.zeros_like(z), ts, noise_key)[0]
 
     def decode(self, zs: Float[Array, "asked state"]) -> Float[Array, "asked channels"]:
         """The location of the observed values at each state."""
@@ -171,34 +180,32 @@ class LatentSDE(eqx.Module):
         u = self.control(jnp.concatenate([z, outlook.features, outlook.wait[None]]))
         return jnp.where(outlook.active, u, 0.0)
 
-    def _solve(self, z0, control, ts, key):
-        """The states at `ts` and the path KL, whose integral is a part of the one solve."""
+    def _solve(self, z0, control, ts, key, regulariser=None):
+        """The states at `ts`, the path KL, whose integral is a part of the one solve, and a regulariser's penalty."""
         grid = np.linspace(0.0, self.horizon, self.num_steps + 1, dtype=ts.dtype)
         if self.diffusion is None:
-            terms = diffrax.ODETerm(lambda t, state, args: (self.drift(t, state[0]), jnp.zeros_like(state[1])))
+            terms = diffrax.ODETerm(_Drift(lambda t, z: (self.drift(t, z), jnp.zeros((), z.dtype))))
         else:
             terms = self._noisy_terms(self.diffusion, z0, control, key)
-        solution = diffeqsolve(
-            terms,
-            self.solver,
-            t0=grid[0],
-            t1=grid[-1],
-            dt0=None,
-            y0=(z0, jnp.zeros((), z0.dtype)),
-            saveat=diffrax.SaveAt(ts=jnp.where(ts < grid[-1] * (1 + 1e-6), jnp.minimum(ts, grid[-1]), ts)),
-            stepsize_controller=diffrax.StepTo(ts=grid),
-            adjoint=self.adjoint,
-            max_steps=self.num_steps,
-        )
+        where = (terms, self.solver, grid[0], grid[-1], None, (z0, jnp.zeros((), z0.dtype)))
+        options = {
+            "saveat": diffrax.SaveAt(ts=jnp.where(ts < grid[-1] * (1 + 1e-6), jnp.minimum(ts, grid[-1]), ts)),
+            "stepsize_controller": diffrax.StepTo(ts=grid),
+            "adjoint": self.adjoint,
+            "max_steps": self.num_steps,
+        }
+        if regulariser is None:
+            solution, penalty = diffeqsolve(*where, **options), jnp.zeros(())
+        else:
+            solution, penalty = regularise(regulariser, *where, key=jax.random.fold_in(key, 1), **options)
         assert solution.ys is not None
         zs, kl = solution.ys
-        return zs, kl[-1]
+        return zs, kl[-1], penalty
 
     def _noisy_terms(self, diffusion: DiagonalDiffusion, z0, control, key) -> diffrax.MultiTerm:
         shape = jax.ShapeDtypeStruct(z0.shape, z0.dtype)
 
-        def drift(t, state, args):
-            z, _ = state
+        def drift(t, z):
             u = control(t, z)
             return self.drift(t, z) + diffusion(t, z) * u, 0.5 * jnp.sum(u**2)
 
@@ -208,7 +215,20 @@ class LatentSDE(eqx.Module):
             return lx.FunctionLinearOperator(lambda dw: (sigma * dw, jnp.zeros_like(kl)), shape)
 
         path = BrownianGrid(0.0, self.horizon, self.num_steps, shape, key)
-        return diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(factor, path))
+        return diffrax.MultiTerm(diffrax.ODETerm(_Drift(drift)), diffrax.ControlTerm(factor, path))
+
+
+class _Drift(eqx.Module):
+    """The drift of a latent state and the rate of the path KL beside it, of which a regulariser sees the first."""
+
+    field: Callable[..., Any]
+
+    def seen(self, state):
+        """See [`nde.regularise.solve`][]."""
+        return lambda t, z, args: self.field(t, z)[0], state[0]
+
+    def __call__(self, t, state, args):
+        return self.field(t, state[0])
 
 
 def normal_kl(mean, log_std, prior_mean, prior_log_std) -> Float[Array, ""]:

@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree
 from nde.adjoints import CheckpointAdjoint
 from nde.models.checks import check_times, refuse
 from nde.models.numerics import solve
+from nde.regularise import AbstractRegulariser
 
 
 class NeuralCDE(eqx.Module):
@@ -32,7 +33,8 @@ class NeuralCDE(eqx.Module):
 
     **Call:** `model(ts, values, mask=None)` with `ts` of shape `(rows,)`, values and mask of shape `(rows, channels)`;
     returns the readout of the last state. `key` is accepted, so that all models are called alike, and not used.
-    `model.trajectory(ts, values, mask)` returns the readouts at all `ts`, with a leading axis of rows.
+    `model.trajectory(ts, values, mask)` returns the readouts at all `ts`, with a leading axis of rows;
+    `model.penalised(regulariser, ts, values, mask, key=key)` the call's output and a penalty.
 
     What the mask hides is never read. NaN is missing, with a mask or without one. Times increase strictly, but for
     padding: rows without observations that repeat the last time, which change nothing. A later row without observations
@@ -69,8 +71,22 @@ class NeuralCDE(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> PyTree[Array]:
-        ys = self._states(ts, values, mask, args, diffrax.SaveAt(t1=True))
+        ys, _ = self._states(ts, values, mask, args, diffrax.SaveAt(t1=True))
         return self.readout(ys[0])
+
+    def penalised(
+        self,
+        regulariser: AbstractRegulariser,
+        ts: ArrayLike,
+        values: ArrayLike,
+        mask: ArrayLike | None = None,
+        args: PyTree[Any] = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[PyTree[Array], Float[Array, ""]]:
+        """The readout of the last state, and what the regulariser makes of the solve: see [`nde.regularise`][]."""
+        ys, penalty = self._states(ts, values, mask, args, diffrax.SaveAt(t1=True), regulariser, key)
+        return self.readout(ys[0]), penalty
 
     def trajectory(
         self,
@@ -82,16 +98,17 @@ class NeuralCDE(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> PyTree[Array]:
         """The outputs at all `ts`, with a leading axis of rows; arguments and errors as those of the call."""
-        ys = self._states(ts, values, mask, args, diffrax.SaveAt(ts=check_times("NeuralCDE", ts)))
+        ys, _ = self._states(ts, values, mask, args, diffrax.SaveAt(ts=check_times("NeuralCDE", ts)))
         return jax.vmap(self.readout)(ys)
 
-    def _states(self, ts, values, mask, args, saveat: diffrax.SaveAt) -> Float[Array, "saved state"]:
+    def _states(self, ts, values, mask, args, saveat: diffrax.SaveAt, regulariser=None, key=None):
         path = series_path(ts, values, mask)
         first = path.evaluate(path.t0)
         y0 = self.initial(first)
         _check_matrix(y0, first, eqx.filter_eval_shape(self.field, path.t0, y0, args))
         term = diffrax.ControlTerm(self.field, path).to_ode()
-        return solve(self, term, y0, args, t0=path.t0, t1=path.t1, dt0=self.dt0, saveat=saveat)
+        ends = {"t0": path.t0, "t1": path.t1, "dt0": self.dt0}
+        return solve(self, term, y0, args, **ends, saveat=saveat, regulariser=regulariser, key=key)
 
 
 def series_path(ts: ArrayLike, values: ArrayLike, mask: ArrayLike | None = None) -> diffrax.CubicInterpolation:

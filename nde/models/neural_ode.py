@@ -7,12 +7,13 @@ from typing import Any
 import diffrax
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from nde.adjoints import CheckpointAdjoint
 from nde.fields import check_field
 from nde.models.checks import check_times, promote_state
 from nde.models.numerics import solve
+from nde.regularise import AbstractRegulariser
 
 
 class NeuralODE(eqx.Module):
@@ -35,7 +36,8 @@ class NeuralODE(eqx.Module):
     **Call:** `model(ts, y0, args=None)` with `ts` of shape `(times,)`, sorted, upwards or downwards; repeated times are
     allowed. `y0` is the state at `ts[0]`, any pytree of arrays; where its type is narrower than that of the times it is
     promoted to theirs. Returns the states at `ts`, the first among them: `y0`'s structure with a leading axis of times.
-    `key` is accepted, so that all models are called alike, and not used.
+    `key` is accepted, so that all models are called alike, and not used. `model.penalised(regulariser, ts, y0, args,
+    key=key)` gives the states and a penalty, for which the regulariser may draw.
 
     **Raises:** `ValueError` if `ts` holds fewer than two times, or if the field's output is not what `y0` is; an error
     at run time if `ts` is not sorted or the solve fails.
@@ -58,9 +60,27 @@ class NeuralODE(eqx.Module):
     def __call__(
         self, ts: ArrayLike, y0: PyTree[ArrayLike], args: PyTree[Any] = None, *, key: PRNGKeyArray | None = None
     ) -> PyTree[Array]:
+        return self._solve(ts, y0, args)[0]
+
+    def penalised(
+        self,
+        regulariser: AbstractRegulariser,
+        ts: ArrayLike,
+        y0: PyTree[ArrayLike],
+        args: PyTree[Any] = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[PyTree[Array], Float[Array, ""]]:
+        """The states at `ts`, and what the regulariser makes of the solve: see [`nde.regularise`][]."""
+        return self._solve(ts, y0, args, regulariser, key)
+
+    def _solve(self, ts, y0, args, regulariser=None, key=None):
         ts = check_times("NeuralODE", ts)
         y0 = promote_state(y0, ts)
         check_field(self.field, ts[0], y0, args)
         dt0 = None if self.dt0 is None else jnp.where(ts[0] <= ts[-1], self.dt0, -self.dt0)
         term = diffrax.ODETerm(self.field)
-        return solve(self, term, y0, args, t0=ts[0], t1=ts[-1], dt0=dt0, saveat=diffrax.SaveAt(ts=ts))
+        saveat = diffrax.SaveAt(ts=ts)
+        return solve(
+            self, term, y0, args, t0=ts[0], t1=ts[-1], dt0=dt0, saveat=saveat, regulariser=regulariser, key=key
+        )

@@ -7,13 +7,14 @@ from typing import Any
 import diffrax
 import equinox as eqx
 import jax
-from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from nde.adjoints import CheckpointAdjoint
 from nde.fields import check_field, check_noise, diffusion_term
 from nde.models.checks import check_times, promote_state, refuse
 from nde.models.numerics import solve
 from nde.paths import VirtualBrownianTree
+from nde.regularise import AbstractRegulariser
 
 
 class NeuralSDE(eqx.Module):
@@ -42,6 +43,7 @@ class NeuralSDE(eqx.Module):
 
     **Call:** `model(ts, y0, args=None, key=key)` with `ts` of shape `(times,)`, sorted upwards, `y0` the state at
     `ts[0]`. Returns the states at `ts`, the first among them: `y0`'s structure with a leading axis of times.
+    `model.penalised(regulariser, ts, y0, args, key=key)` gives these states, of the same sample, and a penalty.
 
     **Raises:** `ValueError` without a key, if `ts` holds fewer than two times, if the drift or the diffusion does not
     fit `y0`, or if the solver is not made for SDEs or not for the kind of noise that the diffusion declares
@@ -70,6 +72,21 @@ class NeuralSDE(eqx.Module):
     def __call__(
         self, ts: ArrayLike, y0: PyTree[ArrayLike], args: PyTree[Any] = None, *, key: PRNGKeyArray | None = None
     ) -> PyTree[Array]:
+        return self._solve(ts, y0, args, key)[0]
+
+    def penalised(
+        self,
+        regulariser: AbstractRegulariser,
+        ts: ArrayLike,
+        y0: PyTree[ArrayLike],
+        args: PyTree[Any] = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[PyTree[Array], Float[Array, ""]]:
+        """The sample at `ts`, and what the regulariser makes of the solve: see [`nde.regularise`][]."""
+        return self._solve(ts, y0, args, key, regulariser)
+
+    def _solve(self, ts, y0, args, key, regulariser=None):
         if key is None:
             raise ValueError(
                 "NeuralSDE draws noise and needs a key, but got key=None: call model(ts, y0, key=jax.random.key(0))."
@@ -84,7 +101,10 @@ class NeuralSDE(eqx.Module):
         path = VirtualBrownianTree(ts[0], ts[-1], tol, noise, key, _levy_area(self.solver))
         noise_term = diffusion_term(self.diffusion, path, diagonal=diagonal)
         terms = diffrax.MultiTerm(diffrax.ODETerm(self.drift), noise_term)
-        return solve(self, terms, y0, args, t0=ts[0], t1=ts[-1], dt0=self.dt0, saveat=diffrax.SaveAt(ts=ts))
+        saveat, other = diffrax.SaveAt(ts=ts), jax.random.fold_in(key, 1)
+        return solve(
+            self, terms, y0, args, t0=ts[0], t1=ts[-1], dt0=self.dt0, saveat=saveat, regulariser=regulariser, key=other
+        )
 
 
 def _noise_like(y: PyTree[Array], sigma: PyTree[Any]) -> tuple[bool, PyTree[jax.ShapeDtypeStruct]]:

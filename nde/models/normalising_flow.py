@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 from nde.adjoints import CheckpointAdjoint
 from nde.fields import check_field
 from nde.models.numerics import solve
+from nde.regularise import AbstractRegulariser
 
 
 def position_norm(state: PyTree[Array]) -> Array:
@@ -51,7 +52,7 @@ class ContinuousNormalizingFlow(eqx.Module):
       needs, whatever the probes.
     - `adjoint`, `dt0`, `max_steps`: as for [`nde.models.NeuralODE`][].
 
-    **Methods:** `log_prob(x, key=None)`, `sample(key=key)`, and the maps between the base and the data, `forward(z)`
+    **Methods:** `log_prob(x, key=None)`, `penalised(regulariser, x, key=key)`, `sample(key=key)`, and the maps between the base and the data, `forward(z)`
     and `inverse(x)`.
 
     **Raises:** `ValueError` if `probes` is not positive, if a point is not of shape `(size,)`, if the field's output is
@@ -82,11 +83,29 @@ class ContinuousNormalizingFlow(eqx.Module):
 
     def log_prob(self, x: ArrayLike, args: PyTree[Any] = None, *, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
         """The log-density at a point of shape `(size,)`, in nats; exact, or an unbiased estimate that `key` draws."""
+        return self._log_prob(x, args, key)[0]
+
+    def penalised(
+        self,
+        regulariser: AbstractRegulariser,
+        x: ArrayLike,
+        args: PyTree[Any] = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The log-density at a point, and what the regulariser makes of its solve: see [`nde.regularise`][].
+
+        What is integrated along the solution is of the position alone.
+        """
+        return self._log_prob(x, args, key, regulariser)
+
+    def _log_prob(self, x, args, key, regulariser=None):
         x = self._check_point(x)
         check_field(self.field, jnp.zeros((), x.dtype), x, args)
-        directions = self._directions(x.dtype, key)
-        z, change = self._solve(_WithDensity(self.field, directions), x, args, backward=True)
-        return -0.5 * jnp.sum(z**2) - 0.5 * self.size * math.log(2 * math.pi) + change
+        field = _WithDensity(self.field, self._directions(x.dtype, key))
+        other = None if key is None else jax.random.fold_in(key, 1)
+        (z, change), penalty = self._solve(field, x, args, backward=True, regulariser=regulariser, key=other)
+        return -0.5 * jnp.sum(z**2) - 0.5 * self.size * math.log(2 * math.pi) + change, penalty
 
     def sample(self, args: PyTree[Any] = None, *, key: PRNGKeyArray) -> Float[Array, " size"]:
         """A point drawn from the density, of the type of the field's parameters."""
@@ -96,11 +115,11 @@ class ContinuousNormalizingFlow(eqx.Module):
 
     def forward(self, z: ArrayLike, args: PyTree[Any] = None) -> Float[Array, " size"]:
         """The point of the data to which the flow carries `z` of the base."""
-        return self._solve(_Position(self.field), self._check_point(z), args, backward=False)[0]
+        return self._solve(_Position(self.field), self._check_point(z), args, backward=False)[0][0]
 
     def inverse(self, x: ArrayLike, args: PyTree[Any] = None) -> Float[Array, " size"]:
         """The point of the base that the flow carries to `x`: the inverse of `forward`, up to the solver's error."""
-        return self._solve(_Position(self.field), self._check_point(x), args, backward=True)[0]
+        return self._solve(_Position(self.field), self._check_point(x), args, backward=True)[0][0]
 
     def _check_point(self, x: ArrayLike) -> Float[Array, " size"]:
         x = jnp.asarray(x)
@@ -122,14 +141,15 @@ class ContinuousNormalizingFlow(eqx.Module):
             )
         return jax.random.rademacher(key, (self.probes, self.size), dtype) / math.sqrt(self.probes)
 
-    def _solve(self, field, position, args, *, backward: bool) -> tuple[Array, Array]:
+    def _solve(self, field, position, args, *, backward: bool, regulariser=None, key=None):
         dtype = position.dtype
         start, end = jnp.zeros((), dtype), jnp.asarray(self.t1, dtype)
         dt0 = None if self.dt0 is None else jnp.asarray(-self.dt0 if backward else self.dt0, dtype)
         y0, term, saveat = (position, jnp.zeros((), dtype)), diffrax.ODETerm(field), diffrax.SaveAt(t1=True)
         t0, t1 = (end, start) if backward else (start, end)
-        position, change = solve(self, term, y0, args, t0=t0, t1=t1, dt0=dt0, saveat=saveat)
-        return position[0], change[0]
+        ends = {"t0": t0, "t1": t1, "dt0": dt0}
+        ys, penalty = solve(self, term, y0, args, **ends, saveat=saveat, regulariser=regulariser, key=key)
+        return (ys[0][0], ys[1][0]), penalty
 
 
 class _Position(eqx.Module):
@@ -147,6 +167,10 @@ class _WithDensity(eqx.Module):
 
     field: Callable[..., Any]
     directions: Float[Array, "directions size"]
+
+    def seen(self, state):
+        """What a regulariser integrates along the solution: the position's own field, and the position."""
+        return self.field, state[0]
 
     def __call__(self, t, state, args):
         position, _ = state

@@ -3,8 +3,10 @@
 from typing import Any, Protocol
 
 import diffrax
-from jaxtyping import Array, PyTree
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from nde import regularise
 from nde.engine import diffeqsolve
 
 
@@ -42,23 +44,23 @@ def solve(
     t1: Array,
     dt0: Any,
     saveat: diffrax.SaveAt,
-) -> Any:
-    """The states that `saveat` asks for, of terms solved from `t0` to `t1` with a model's own numerics.
+    regulariser: regularise.AbstractRegulariser | None = None,
+    key: PRNGKeyArray | None = None,
+) -> tuple[Any, Float[Array, ""]]:
+    """The states that `saveat` asks for, of terms solved from `t0` to `t1` with a model's own numerics; and a penalty.
 
     **Raises:** an error at run time if the solve fails.
     """
-    solution = diffeqsolve(
-        terms,
-        model.solver,
-        t0=t0,
-        t1=t1,
-        dt0=dt0,
-        y0=y0,
-        args=args,
-        saveat=saveat,
-        stepsize_controller=model.controller,
-        adjoint=model.adjoint,
-        max_steps=model.max_steps,
-    )
+    options = {
+        "saveat": saveat,
+        "stepsize_controller": model.controller,
+        "adjoint": model.adjoint,
+        "max_steps": model.max_steps,
+    }
+    where = (terms, model.solver, t0, t1, dt0, y0, args)
+    if regulariser is None:
+        solution, penalty = diffeqsolve(*where, **options), jnp.zeros(())
+    else:
+        solution, penalty = regularise.solve(regulariser, *where, key=key, **options)
     assert solution.ys is not None
-    return solution.ys
+    return solution.ys, penalty

@@ -136,6 +136,10 @@ class Reversible(diffrax.AbstractWrappedSolver):
         tableau: Any = explicit_tableau(self.solver)
         return increment(tableau, run_stages(tableau, terms, args, t1, t0, y, dx).ks)
 
+    def inner_stages(self, dense):
+        """The stages of $\Psi_h(t_n, z_n)$ in a step's dense output."""
+        return dense["inner"]["k"]
+
     def way_back(self, terms, args) -> AbstractWayBack:
         """How its steps are taken back."""
         return _ReversibleWayBack(self, terms, args)
@@ -195,7 +199,7 @@ class _ReversibleWayBack(AbstractWayBack):
             t0_last, t1_last = pull_dx(jax.tree.map(jnp.subtract, dx_more, dx_ct))
             return t0_ct + t0_more + t0_last, t1_ct + t1_more + t1_last, y0_ct, z0_ct
 
-        return BackStep(y1, dense, (y0, z0), pull)
+        return BackStep(y1, dense, (y0, z0), pull, (y0, z0))
 
 
 class Shifted(eqx.Module):

@@ -65,7 +65,8 @@ class ReversibleHeunWayBack(AbstractWayBack):
         half0 = _less(y1, 0.5, product1)
         f0 = call("field", t0, t0, yhat0)[0]
         product0, pull_product0 = call("product", t0, t1, f0, dx)
-        dense = {"y0": _less(half0, 0.5, product0), "y1": y1} if inside else None
+        y0 = _less(half0, 0.5, product0)
+        dense = {"y0": y0, "y1": y1} if inside else None
 
         def pull(y1_ct, state_ct, dense_ct):
             yhat1_ct, f1_ct = state_ct
@@ -81,7 +82,7 @@ class ReversibleHeunWayBack(AbstractWayBack):
                 y0_ct = add(y0_ct, dense_ct["y0"])
             return t0_ct, t1_ct + t1_more, y0_ct, (jax.tree.map(jnp.negative, yhat1_ct), f0_ct)
 
-        return BackStep(y1, dense, (half0, yhat0, dx), pull)
+        return BackStep(y1, dense, (half0, yhat0, dx), pull, (y0, (yhat0, f0)))
 
 
 def _less(tree, factor, more):

@@ -205,7 +205,7 @@ class _RexWayBack(AbstractWayBack):
             start_ct, begin_ct, x0_ct = pull_in(y0_ct)
             return t0_ct + t0_step + start_ct + begin_ct, t1_ct + t1_step + end_ct + more_ct, x0_ct, z0_ct
 
-        return BackStep(x1, {"points": points} if inside else None, (x0, z0), pull)
+        return BackStep(x1, {"points": points} if inside else None, (x0, z0), pull, (x0, z0))
 
 
 PLACES = (1 - np.cos(np.pi * np.arange(6) / 5)) / 2  # Chebyshev's extrema

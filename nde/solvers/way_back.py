@@ -31,12 +31,14 @@ class BackStep(NamedTuple):
     - `tail`: what is known of its start.
     - `pull`: from the cotangents of `y1`, of the solver's state there and of `dense` (or `None`) to those of
       `t0`, `t1`, of the state and of the solver's state at `t0`.
+    - `start`: the state and the solver's state at its start.
     """
 
     y1: Any
     dense: Any
     tail: Any
     pull: Callable[[Any, Any, Any], tuple[Any, Any, Any, Any]]
+    start: tuple[Any, Any]
 
 
 class AbstractWayBack(abc.ABC):

@@ -1,0 +1,147 @@
+"""What a regulariser is: what it asks of a solve, and the number that it makes of the answer."""
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from nde.engine import Heuristics
+
+
+class Call(NamedTuple):
+    """A call of `nde.diffeqsolve`, as yet not made: its arguments, and its keywords in `options`."""
+
+    terms: Any
+    solver: diffrax.AbstractSolver
+    t0: Any
+    t1: Any
+    dt0: Any
+    y0: Any
+    args: Any
+    options: dict[str, Any]
+
+
+class Seen(NamedTuple):
+    """What a regulariser gets to see of a solve.
+
+    - `call`: the one that was made.
+    - `solution`: as the caller gets it; its `stats` have everything.
+    - `heuristics`: a [`nde.Heuristics`][], `None` if nobody asked for any.
+    - `integrals`: of its own `rates`.
+    - `saved`: what its own `subs` saved, a pair `(ts, ys)` each.
+    """
+
+    call: Call
+    solution: diffrax.Solution
+    heuristics: Heuristics | None
+    integrals: list[Float[Array, ""]]
+    saved: list[tuple[Any, Any]]
+
+
+class Plan(NamedTuple):
+    """What a regulariser asks of a solve.
+
+    - `call`: the call to be made, which it may have changed (its times, say).
+    - `penalty`: from a [`nde.regularise.Seen`][] to a number.
+    - `heuristics`: names, as `nde.diffeqsolve` takes them.
+    - `rates`: functions `rate(field, t, y, args)` to be integrated along the solution, with `field(t, y, args)` the
+      drift.
+    - `subs`: what more shall be saved.
+    """
+
+    call: Call
+    penalty: Callable[[Seen], Any]
+    heuristics: Sequence[str] = ()
+    rates: Sequence[Callable[..., Any]] = ()
+    subs: Sequence[diffrax.SubSaveAt] = ()
+
+
+class AbstractRegulariser(eqx.Module):
+    """A number beside a solution, small where the equation is easy to solve."""
+
+    @abc.abstractmethod
+    def plan(self, call: Call, key: PRNGKeyArray | None) -> Plan:
+        """What it asks of a solve. `key` is `None` where the caller gave none."""
+
+
+class Together(AbstractRegulariser):
+    r"""Several regularisers in one solve: $\sum_i w_i R_i$.
+
+    **Arguments:** `regularisers`, in the order in which they may change the call; `weights`: as many numbers, ones if
+    `None`. A regulariser that draws gets a key of its own.
+
+    **Raises:** `ValueError` if there are not as many weights.
+    """
+
+    regularisers: Sequence[AbstractRegulariser]
+    weights: Sequence[Any] | None = None
+
+    def __check_init__(self):
+        if self.weights is not None and len(self.weights) != len(self.regularisers):
+            raise ValueError(
+                f"Together needs a weight for each of its {len(self.regularisers)} regularisers, but got "
+                f"{len(self.weights)}."
+            )
+
+    def plan(self, call: Call, key: PRNGKeyArray | None) -> Plan:
+        """See [`nde.regularise.AbstractRegulariser`][]."""
+        count = len(self.regularisers)
+        keys = [None] * count if key is None else list(jax.random.split(key, max(count, 1)))
+        plans: list[Plan] = []
+        for regulariser, each in zip(self.regularisers, keys, strict=False):
+            plans.append(regulariser.plan(call, each))
+            call = plans[-1].call
+        weights = [1.0] * count if self.weights is None else self.weights
+
+        def penalty(seen: Seen):
+            rates, subs, total = iter(seen.integrals), iter(seen.saved), jnp.zeros(())
+            for plan, weight in zip(plans, weights, strict=True):
+                own = seen._replace(integrals=[next(rates) for _ in plan.rates], saved=[next(subs) for _ in plan.subs])
+                total = total + weight * plan.penalty(own)
+            return total
+
+        return Plan(
+            call,
+            penalty,
+            [name for plan in plans for name in plan.heuristics],
+            [rate for plan in plans for rate in plan.rates],
+            [sub for plan in plans for sub in plan.subs],
+        )
+
+
+def need_key(name: str, key: PRNGKeyArray | None) -> PRNGKeyArray:
+    """The key of a regulariser that draws.
+
+    **Raises:** `ValueError` if there is none.
+    """
+    if key is None:
+        raise ValueError(f"{name} draws at random and needs a key, but got key=None: give key=jax.random.key(0).")
+    return key
+
+
+def weight_schedule(start: float, end: float | None = None, steps: int = 0) -> optax.Schedule:
+    r"""The weight of a penalty at each step of training: constant, or falling from `start` to `end` as
+
+    $$w_n = w_0\,(w_1 / w_0)^{n / N}, \qquad n \le N = \texttt{steps},$$
+
+    and constant after that: the annealing of Pal et al. 2021, section 4 (from 100 to 10 on MNIST).
+
+    **Returns:** a function of the step's number, one of `optax`.
+
+    **Raises:** `ValueError` if `start` is negative, or, with an `end`, one of the two or `steps` is not positive.
+    """
+    if end is None:
+        if start < 0:
+            raise ValueError(f"weight_schedule needs a weight of zero or more, but got start={start}.")
+        return optax.constant_schedule(start)
+    if start <= 0 or end <= 0 or steps < 1:
+        raise ValueError(
+            f"weight_schedule needs start, end and steps above zero, but got start={start}, end={end}, steps={steps}."
+        )
+    return optax.exponential_decay(start, steps, end / start, end_value=end)

@@ -1,0 +1,84 @@
+"""The solver's estimate of its error at one random step."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from nde.engine import diffeqsolve, Measure
+from nde.regularise.base import AbstractRegulariser, Call, need_key, Plan, Seen
+
+
+class LocalErrorEstimate(AbstractRegulariser):
+    r"""The error that the solver estimates for one step more, from one saved state $y(t)$,
+
+    $$R = (t_1 - t_0)\,E(t, h) \quad\text{(unbiased)}, \qquad R = n\,E(t_j, h_j)\,|h_j| \quad\text{(biased)}.$$
+
+    Unbiased: $t$ is uniform over the solve, $h$ the length of the accepted step that holds it (less at the end).
+    Biased, towards where the steps are many: $(t_j, h_j)$ is one of the $n$ accepted steps, all alike. Both estimate
+    the sum of [`nde.regularise.ErrorEstimate`][]; the second is that in expectation. Times and lengths are constants.
+
+    **Arguments:** `biased`; `detached`: whether $y(t)$ is a constant too, so that the gradient is the field's in that
+    step alone.
+
+    **Raises:** in a solve, `ValueError` without a key, as [`nde.regularise.ErrorEstimate`][] does, and for a
+    `nde.BrownianGrid`, which is known at the solve's own times only.
+
+    **Limits:** any adjoint will do. The biased one keeps every accepted state: memory of `max_steps` of them.
+
+    **Source:** Pal, Edelman, Rackauckas, *Locally regularized neural differential equations: some black boxes were
+    meant to remain closed!*, ICML 2023, arXiv 2303.02262, section 3. There $h$ is the one that a solver started afresh
+    at $t$ would choose, the penalty is $E\,|h|$ without the factor, and the state is a constant.
+    """
+
+    biased: bool = eqx.field(default=False, static=True)
+    detached: bool = eqx.field(default=False, static=True)
+
+    def plan(self, call: Call, key) -> Plan:
+        """See [`nde.regularise.AbstractRegulariser`][]."""
+        key = need_key("LocalErrorEstimate", key)
+        t0, t1 = call.t0, call.t1
+        share = jax.random.uniform(key, (), jnp.result_type(float))
+        t = jnp.clip(t0 + share * (t1 - t0), min=jnp.minimum(t0, t1), max=jnp.maximum(t0, t1))
+        sub = diffrax.SubSaveAt(t0=True, steps=True) if self.biased else diffrax.SubSaveAt(ts=t[None])
+
+        def penalty(seen: Seen):
+            steps, count = seen.heuristics, seen.solution.stats["num_accepted_steps"]
+            assert steps is not None and steps.ts is not None and steps.lengths is not None
+            sign = jnp.where(t0 <= t1, 1, -1)
+            ts, ys = seen.saved[0]
+            if self.biased:
+                number = jnp.minimum((share * count).astype(jnp.int32), jnp.maximum(count - 1, 0))
+                start, length, factor = ts[number], steps.lengths[number], count * steps.lengths[number]
+            else:
+                number = jnp.sum((steps.ts * sign < t * sign) & (steps.lengths > 0))
+                number = jnp.minimum(number, jnp.maximum(count - 1, 0))
+                start, length, factor = t, steps.lengths[number], jnp.abs(t1 - t0)
+            start = jax.lax.stop_gradient(start)
+            end = start + sign * jnp.minimum(length, jnp.abs(t1 - start))
+            y = jax.tree.map(lambda x: x[number if self.biased else 0], ys)
+            y = jax.lax.stop_gradient(y) if self.detached else y
+            return jax.lax.stop_gradient(factor) * _error(seen.call, start, jax.lax.stop_gradient(end), y)
+
+        return Plan(call, penalty, heuristics=("steps",), subs=(sub,))
+
+
+def _error(call: Call, start, end, y):
+    """The estimate of the error of one step; zero over no time."""
+    nothing = start == end
+    controller = call.options.get("stepsize_controller", diffrax.ConstantStepSize())
+    end = jnp.where(nothing, start + 1e-3 * (call.t1 - call.t0), end)
+    solution = diffeqsolve(
+        call.terms,
+        call.solver,
+        start,
+        end,
+        None,
+        y,
+        call.args,
+        stepsize_controller=diffrax.StepTo(ts=jnp.stack([start, end])),
+        heuristics=Measure(("error",), controller),
+        max_steps=1,
+        throw=False,
+    )
+    return jnp.where(nothing, 0, solution.stats["heuristics"].error.total)
