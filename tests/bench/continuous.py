@@ -37,7 +37,7 @@ import nde
 RESULTS = Path(__file__).parent / "results"
 TOLERANCES = [1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10]
 STEPS = [16, 32, 64, 128, 256, 512]
-TS = jnp.linspace(0.0, 3.0, 6)
+TS = np.linspace(0.0, 3.0, 6)  # not of jax, which would make them single before it is told of doubles
 
 
 def ode_term(parameters: tuple[jax.Array, jax.Array]) -> diffrax.AbstractTerm:
@@ -62,7 +62,7 @@ def gradient(make_term: Callable, adjoint: Any, tol: float) -> jax.Array:
     def loss(inputs):
         parameters, y0 = inputs
         ys = nde.diffeqsolve(
-            make_term(parameters), diffrax.Tsit5(), 0.0, 3.0, None, y0, saveat=diffrax.SaveAt(ts=TS),
+            make_term(parameters), diffrax.Tsit5(), 0.0, 3.0, None, y0, saveat=diffrax.SaveAt(ts=jnp.asarray(TS)),
             stepsize_controller=diffrax.PIDController(rtol=tol, atol=tol), adjoint=adjoint, max_steps=20_000,
         ).ys  # fmt: skip
         return jnp.sum(jnp.sin(ys))
