@@ -130,6 +130,9 @@ def plot(found: dict[str, dict[str, list[float]]], path: Path) -> None:
         for label, values in rows.items():
             axis.loglog(xs, values, marker="o", markersize=3, label=label)
         axis.set(title=name, xlabel="steps" if name == "SDE" else "rtol = atol", ylabel="relative distance")
+        if name == "SDE":
+            axis.set_xticks(STEPS, [str(n) for n in STEPS], minor=False)
+            axis.set_xticks([], minor=True)
         axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 

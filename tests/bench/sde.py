@@ -11,6 +11,8 @@ euler           1000 steps of Euler-Maruyama
 euler-tree      the same, both with their own trees
 adaptive        SPaRK, rtol = atol = 1e-3, each with its tree (W and H)
 inside          nde's adaptive loop with its tree against diffrax's with its own, Heun with an error estimate, forward
+euler-plain     as euler, with a field that costs next to nothing, sin(w y), so that noise and loop are what is timed
+inside-plain    as inside, with that field
 """
 
 import argparse
@@ -34,8 +36,19 @@ import nde
 BATCH, SIZE, WIDTH = 256, 4, 32
 
 
-def parameters() -> Any:
-    """Weights of drift and diffusion."""
+class Sine(eqx.Module):
+    """A field of one operation an entry."""
+
+    weight: jax.Array
+
+    def __call__(self, y):
+        return jnp.sin(self.weight * y)
+
+
+def parameters(name: str) -> Any:
+    """Drift and diffusion of a row."""
+    if name.endswith("plain"):
+        return [Sine(jnp.linspace(-1.0, 1.0, SIZE)), Sine(jnp.linspace(0.5, 1.0, SIZE))]
     return [eqx.nn.MLP(SIZE, SIZE, WIDTH, 1, activation=jnp.tanh, key=key) for key in jr.split(jr.key(0))]
 
 
@@ -93,7 +106,7 @@ def variants(name: str) -> dict[str, dict[str, Any]]:
         "euler-tree": lambda: fixed(diffrax.Euler(), 1000, partial(tree, ours, 0.5 / 1000, W)),
         "adaptive": lambda: adaptive(diffrax.SPaRK(), WH),
         "inside": lambda: adaptive(diffrax.Heun(), W),
-    }[name]()
+    }[name.removesuffix("-plain")]()
 
 
 def torch_functions(name: str, weights: list[Any]) -> dict[str, Callable]:
@@ -153,7 +166,7 @@ def torch_functions(name: str, weights: list[Any]) -> dict[str, Callable]:
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
     """One row."""
-    networks, keys = parameters(), jr.split(jr.key(1), BATCH)
+    networks, keys = parameters(name), jr.split(jr.key(1), BATCH)
     weights, rest = eqx.partition(networks, eqx.is_array)
     runs: dict[str, dict[str, Callable]] = {"forward": {}, "gradient": {}}
     memory = {}
@@ -174,7 +187,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     return result
 
 
-ROWS = ("heun", "reversible", "euler", "euler-tree", "adaptive", "inside")
+ROWS = ("heun", "reversible", "euler", "euler-tree", "adaptive", "inside", "euler-plain", "inside-plain")
 
 
 def main() -> None:
