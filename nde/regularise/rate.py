@@ -93,7 +93,9 @@ class TaylorDerivative(AbstractRegulariser):
         def rate(field, t, y, args):
             flat, unflat = ravel_pytree(y)
             t = jnp.asarray(t, jnp.finfo(flat.dtype).dtype)
-            return _square(derivatives(lambda t, x: ravel_pytree(field(t, unflat(x), args))[0], t, flat, self.order)[-1])
+            return _square(
+                derivatives(lambda t, x: ravel_pytree(field(t, unflat(x), args))[0], t, flat, self.order)[-1]
+            )
 
         return Plan(call, _integral, rates=(rate,))
 
