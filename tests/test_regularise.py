@@ -213,16 +213,13 @@ def test_a_neural_ode_has_the_penalty_of_its_solve():
     assert found == pytest.approx(integral_of_derivative(1), rel=1e-4)
 
 
-def test_a_neural_sde_has_the_sum_of_its_drift_at_each_step():
-    model = nde.NeuralSDE(lambda t, y, a: a @ y, lambda t, y, a: 0.3 * jnp.cos(y), solver=diffrax.Euler(), dt0=0.25)
+@pytest.mark.parametrize(("solver", "tolerance"), [(diffrax.Euler(), 1e-9), (diffrax.SPaRK(), 0.5)])
+def test_a_neural_sde_has_the_sum_of_its_drift_at_each_step(solver, tolerance):
+    model = nde.NeuralSDE(lambda t, y, a: a @ y, lambda t, y, a: 0.3 * jnp.cos(y), solver=solver, dt0=0.25)
     ts = jnp.linspace(0.0, 1.0, 5)
     ys, found = model.penalised(KineticEnergy(), ts, Y0, A, key=KEY)
     assert_trees_all_close(ys, model(ts, Y0, A, key=KEY), rtol=1e-12)
-    assert found == pytest.approx(float(0.25 * jnp.sum((ys[:-1] @ A.T) ** 2)), rel=1e-9)
-    spark = nde.NeuralSDE(model.drift, model.diffusion, solver=diffrax.SPaRK(), dt0=0.25)
-    ys, found = spark.penalised(KineticEnergy(), ts, Y0, A, key=KEY)
-    assert_trees_all_close(ys, spark(ts, Y0, A, key=KEY), rtol=1e-12)
-    assert found == pytest.approx(float(0.25 * jnp.sum((ys[:-1] @ A.T) ** 2)), rel=0.5)
+    assert found == pytest.approx(float(0.25 * jnp.sum((ys[:-1] @ A.T) ** 2)), rel=tolerance)
 
 
 def test_a_neural_cde_has_the_sum_of_its_drift_at_each_step():
@@ -266,10 +263,6 @@ def test_a_latent_sde_regularises_its_state_alone():
     def paths(model):
         return [model.posterior(times, values, mask, asked, key=KEY, regulariser=r) for r in (None, KineticEnergy())]
 
-    model = nde.LatentSDE(1, 2, horizon=1.0, dt0=0.25, diffusion_scale=None, key=KEY)
-    plain, path = paths(model)
-    assert_trees_all_close((path.zs, path.kl_path), (plain.zs, plain.kl_path), rtol=1e-9)
-    assert path.penalty == pytest.approx(float(jnp.sum(jnp.diff(path.zs, axis=0) ** 2)) / 0.25, rel=1e-6)
     noisy = nde.LatentSDE(1, 2, horizon=1.0, dt0=0.25, key=KEY)
     plain, path = paths(noisy)
     assert_trees_all_close((path.zs, path.kl_path), (plain.zs, plain.kl_path), rtol=1e-9)
