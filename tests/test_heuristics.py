@@ -224,7 +224,8 @@ def test_ends_that_move_a_step_have_gradients_in_an_adaptive_solve():
         return found.stats["heuristics"].error.integral, found.stats
 
     ends = jnp.array([0.1, 0.25])
-    (_, stats), gradient = (pulled := jax.jit(jax.value_and_grad(one_step, has_aux=True)))(ends)
+    pulled = jax.jit(jax.value_and_grad(one_step, has_aux=True))
+    (_, stats), gradient = pulled(ends)
     assert stats["num_accepted_steps"] == 1
     moved = [(pulled(ends + 1e-5 * e)[0][0] - pulled(ends - 1e-5 * e)[0][0]) / 2e-5 for e in np.eye(2)]
     assert_trees_all_close(gradient, jnp.stack(moved), rtol=1e-6)
@@ -349,9 +350,7 @@ def test_an_sde_has_errors():
     times = jnp.concatenate([jnp.zeros(1), stats["heuristics"].ts[: int(stats["num_accepted_steps"])]])
     loop = Pulled(lambda x: (over_steps(noisy, diffrax.SPaRK(), times, *x, ("error",), controller)[:3], None))
     assert_trees_all_close(values, loop((W, Y0))[0], rtol=1e-9)
-    exact = loop.gradients((W, Y0), range(3))
-    assert_columns_close(mine.gradients((W, Y0), range(3)), exact, 1e-8)
-    assert_columns_close(loop.differences((W, Y0)), exact, 1e-5)
+    assert_columns_close(mine.gradients((W, Y0), range(3)), loop.gradients((W, Y0), range(3)), 1e-8)
 
 
 @pytest.mark.parametrize(

@@ -54,12 +54,13 @@ def integral_of_derivative(order):
 
 def test_integrals_along_a_linear_equation():
     rates = (KineticEnergy(), TaylorDerivative(1), TaylorDerivative(2), TaylorDerivative(3))
-    each = jax.jit(jax.vmap(lambda weights: penalty(Together(rates, list(weights)), A)))(jnp.eye(4))
+    options = {"dt0": 0.02, "solver": diffrax.Bosh3()}
+    each = jax.jit(jax.vmap(lambda weights: penalty(Together(rates, list(weights)), A, **options)))(jnp.eye(4))
     exact = [integral_of_derivative(order) for order in (1, 1, 2, 3)]
-    assert_trees_all_close(each, jnp.array(exact), rtol=1e-7)
+    assert_trees_all_close(each, jnp.array(exact), rtol=1e-5)
     # Backward along the same solution it is the same.
     end = jax.scipy.linalg.expm(2 * A) @ Y0
-    assert penalty(rates[2], A, end, 2.0, 0.0, -0.05) == pytest.approx(exact[2], rel=1e-7)
+    assert penalty(rates[0], A, end, 2.0, 0.0, -0.02, solver=diffrax.Bosh3()) == pytest.approx(exact[0], rel=1e-5)
 
 
 def test_time_counts_in_a_taylor_derivative():
@@ -69,19 +70,23 @@ def test_time_counts_in_a_taylor_derivative():
 
 
 def test_the_jacobian_norm_is_frobenius_in_the_mean():
+    # Of a linear equation it is the same everywhere, and no solver errs.
+    def found(regulariser, a, key=KEY):
+        return penalty(regulariser, a, dt0=1.0, solver=diffrax.Euler(), key=key)
+
     diagonal = jnp.diag(jnp.array([1.0, -2.0]))  # of which every probe gives all
-    assert penalty(JacobianNorm(), diagonal) == pytest.approx(2 * 5.0, rel=1e-9)
-    each = jax.vmap(lambda key: penalty(JacobianNorm(), A, dt0=1.0, key=key))(jr.split(KEY, 400))
+    assert found(JacobianNorm(), diagonal) == pytest.approx(2 * 5.0, rel=1e-9)
+    each = jax.vmap(lambda key: found(JacobianNorm(), A, key))(jr.split(KEY, 400))
     exact = 2.0 * float(jnp.sum(A**2))
     assert abs(each.mean() - exact) < 3 * each.std() / 20
-    assert penalty(JacobianNorm(4000), A, dt0=1.0) == pytest.approx(exact, rel=0.05)
+    assert found(JacobianNorm(4000), A) == pytest.approx(exact, rel=0.05)
 
 
 def test_local_estimates_have_the_sum_for_a_mean():
     def both(key):
         regularisers = (ErrorEstimate(), LocalErrorEstimate(biased=True), LocalErrorEstimate())
-        pick = [penalty(r, A, term=BENT, dt0=0.1, key=key, stepsize_controller=PID, max_steps=64) for r in regularisers]
-        return jnp.stack(pick)
+        options = {"dt0": 0.1, "solver": diffrax.Heun(), "stepsize_controller": PID, "max_steps": 128}
+        return jnp.stack([penalty(r, A, term=BENT, key=key, **options) for r in regularisers])
 
     total, biased, unbiased = jax.jit(jax.vmap(both))(jr.split(KEY, 400)).T
     assert jnp.all(total == total[0])
@@ -170,8 +175,8 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_solution_is_that_of_the_solve_alone(name):
     controller, options = CASES[name]
-    options = {"stepsize_controller": controller, "max_steps": 64} | options
-    where = (BENT, diffrax.Bosh3(), 0.0, 2.0, 0.1, Y0, A)
+    options = {"stepsize_controller": controller, "max_steps": 128} | options
+    where = (BENT, diffrax.Heun(), 0.0, 2.0, 0.1, Y0, A)
     alone = nde.diffeqsolve(*where, **options)
     beside, found = solve(ALL, *where, key=KEY, **options)
     assert found > 0
