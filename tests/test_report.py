@@ -563,7 +563,7 @@ class Line(eqx.Module):
     likelihood: AbstractLikelihood
     level: Float[Array, ""]
 
-    def posterior(self, times, values, mask, ts, *, key):
+    def posterior(self, times, values, mask, ts, *, key, regulariser=None):
         traced.append(ts.shape)
         seen = jnp.where(mask, values, 0.0)
         mean = jnp.sum(seen, 0) / jnp.maximum(jnp.sum(mask, 0), 1)

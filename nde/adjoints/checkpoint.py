@@ -282,7 +282,10 @@ class Sweep:
     def _pull(self, carry: _Carry, t0, t1, y1, dense, pull, number, live) -> _Carry:
         """Meet what was saved in and at the end of step `number`, and pull all through it."""
         is_last = live & (number + 1 == self.steps)
-        y_ct, state_ct = self._masked(live, carry.y), self._with_last(self._masked(live, carry.solver_state), number, live)
+        y_ct, state_ct = (
+            self._masked(live, carry.y),
+            self._with_last(self._masked(live, carry.solver_state), number, live),
+        )
         met = _Met(y_ct, self._dense_ct(dense, number, live, is_last), carry, jnp.zeros_like(t0), jnp.zeros_like(t0))
         for k in range(len(carry.filled)):
             met = self._meet_saves(k, met, t0, t1, y1, dense, number, live)
@@ -306,7 +309,7 @@ class Sweep:
         return self.batch.where(live, tree, jax.tree.map(jnp.zeros_like, tree))
 
     def _with_last(self, state_ct, number, live):
-        """The cotangent of the solver's state with that of the step's own heuristics, its last leaf, if they are out."""
+        """The cotangent of the solver's state, and in its last leaf of the step's own heuristics, if they are out."""
         history = self.ct.history
         if history is None or history.shape[-1] == 2:
             return state_ct

@@ -126,7 +126,9 @@ class _WayBack:
             "a solve with an event": options["event"] is not None,
             "dense output": saveat.dense,
             "a saved state of the solver": saveat.solver_state,
-            "the heuristics of the solver, which are of the discrete solve": self.problem.kernel.sums(self.place.solver_state)
+            "the heuristics of the solver, which are of the discrete solve": self.problem.kernel.sums(
+                self.place.solver_state
+            )
             is not None,
             "terms that are not one term": not isinstance(options["terms"], diffrax.AbstractTerm),
             f"a solve by {type(solver).__name__}, which takes more of a term than its product with the control (give "

@@ -28,6 +28,11 @@ from nde.config.parse import (
     parse_config as parse_config,
     save_config as save_config,
 )
+from nde.config.regularise import (
+    build_regulariser as build_regulariser,
+    build_share as build_share,
+    RegulariseConfig as RegulariseConfig,
+)
 from nde.config.sections import (
     build_optimiser as build_optimiser,
     build_schedule as build_schedule,

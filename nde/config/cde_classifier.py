@@ -5,9 +5,11 @@ from typing import Literal
 import diffrax
 import equinox as eqx
 import jax
+import pydantic
 from jaxtyping import PRNGKeyArray
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from nde.config.regularise import FIXED_STEPS, RegulariseConfig
 from nde.config.sections import RunConfig, Section
 from nde.fields import CDEField, PathScaledField
 from nde.models import GRUDeltaT, NeuralCDE
@@ -55,11 +57,22 @@ class ClassifierModelConfig(Section):
 
 
 class CDEClassifierConfig(RunConfig):
-    """A whole run of the classifiers: `train.members` of each sort. What is left out has its default."""
+    """A whole run of the classifiers: `train.members` of each sort. What is left out has its default.
+
+    `[regularise]` is for the neural CDE alone.
+    """
 
     kind: Literal["cde_classifier"] = "cde_classifier"
     data: MotionsDataConfig = MotionsDataConfig()
     model: ClassifierModelConfig = ClassifierModelConfig()
+    regularise: RegulariseConfig = RegulariseConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "CDEClassifierConfig":
+        solver = self.model.solver
+        served = (*FIXED_STEPS, "stiffness") if solver == "tsit5" else FIXED_STEPS
+        self.regularise.check(served, f"fixed steps of model.solver = '{solver}'", moves_end=True)
+        return self
 
 
 SOLVERS = {"euler": diffrax.Euler, "heun": diffrax.Heun, "tsit5": diffrax.Tsit5}

@@ -4,12 +4,15 @@ from typing import Literal
 
 import diffrax
 import jax.numpy as jnp
+import pydantic
 from jaxtyping import PRNGKeyArray
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from nde.config.regularise import FIXED_STEPS, RegulariseConfig
 from nde.config.sections import RunConfig, Section
 from nde.fields import ConcatSquashField
 from nde.models import ContinuousNormalizingFlow
+from nde.regularise import LearnedEndTime
 
 
 class PlaneDataConfig(Section):
@@ -47,12 +50,23 @@ class CNFConfig(RunConfig):
     data: PlaneDataConfig = PlaneDataConfig()
     model: FlowModelConfig = FlowModelConfig()
     evaluate: FlowEvaluateConfig = FlowEvaluateConfig()
+    regularise: RegulariseConfig = RegulariseConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "CNFConfig":
+        served = (*FIXED_STEPS, "taylor", "stiffness", "end_time")
+        self.regularise.check(served, "the fixed steps of a flow's training", moves_end=True)
+        return self
 
 
-def build_flow(config: FlowModelConfig, *, key: PRNGKeyArray) -> ContinuousNormalizingFlow:
-    """The flow of a config: exact trace, tanh between the layers, Tsit5 at fixed steps."""
+def build_flow(config: FlowModelConfig, *, learned_end: bool = False, key: PRNGKeyArray) -> ContinuousNormalizingFlow:
+    """The flow of a config: exact trace, tanh between the layers, Tsit5 at fixed steps.
+
+    `learned_end`: whether its field is a [`nde.regularise.LearnedEndTime`][].
+    """
+    field = ConcatSquashField(2, config.width, config.depth, activation=jnp.tanh, key=key)
     return ContinuousNormalizingFlow(
-        ConcatSquashField(2, config.width, config.depth, activation=jnp.tanh, key=key),
+        LearnedEndTime(field) if learned_end else field,
         2,
         controller=diffrax.ConstantStepSize(),
         dt0=config.dt0,

@@ -7,6 +7,7 @@ import jax
 import pydantic
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from nde.config.regularise import FIXED_STEPS, RegulariseConfig
 from nde.config.sections import RunConfig, Section, TrainConfig
 from nde.data import pbc_path, TableFormat
 from nde.models import LatentSDE
@@ -121,12 +122,14 @@ class LatentSDEConfig(RunConfig):
     objective: ObjectiveConfig = ObjectiveConfig()
     train: LatentSDETrainConfig = LatentSDETrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    regularise: RegulariseConfig = RegulariseConfig()
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "LatentSDEConfig":
         if self.evaluate.samples < self.train.members:
             members, samples = self.train.members, self.evaluate.samples
             raise ValueError(f"evaluate.samples must be at least train.members = {members}, but is {samples}")
+        self.regularise.check(FIXED_STEPS, "the fixed steps of a latent SDE", moves_end=False)
         return self
 
 

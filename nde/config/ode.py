@@ -11,6 +11,7 @@ import pydantic
 from jaxtyping import PRNGKeyArray
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from nde.config.regularise import PENALTIES, RegulariseConfig
 from nde.config.sections import RunConfig, Section, TrainConfig
 from nde.data import lynx_hare_path, TableFormat
 from nde.fields import Hybrid, KnownField, LogField, MLPField, StandardField, SYSTEMS
@@ -174,6 +175,7 @@ class ODEConfig(RunConfig):
     fit: FitConfig = FitConfig()
     train: ODETrainConfig = ODETrainConfig()
     evaluate: ODEEvaluateConfig = ODEEvaluateConfig()
+    regularise: RegulariseConfig = RegulariseConfig()
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "ODEConfig":
@@ -181,6 +183,10 @@ class ODEConfig(RunConfig):
             raise ValueError("fit.shooting = 'multiple' learns starts, but model.start is 'first_row'")
         if self.model.start == "learned" and self.data.test_after is None:
             raise ValueError("model.start = 'learned' forecasts the series that it is fitted to: set data.test_after")
+        served = [name for name in PENALTIES if name != "end_time"]
+        self.regularise.check(served, "an ODE of data", moves_end=True)
+        if self.fit.shooting != "single" and not self.regularise.is_empty:
+            raise ValueError(f"[regularise] needs fit.shooting = 'single', but it is '{self.fit.shooting}'")
         return self
 
 

@@ -1,7 +1,7 @@
 """What a solver knows of its own steps: estimates of their errors and of stiffness, as outputs of a solve.
 
-They are computed where the step is, and their sums ride in the solver's state: a replayed step gives them again, so that
-every adjoint that replays steps differentiates them with no rule of their own.
+They are computed where the step is, and their sums ride in the solver's state: a replayed step gives them again, so
+that every adjoint that replays steps differentiates them with no rule of their own.
 """
 
 from collections.abc import Callable, Sequence
@@ -72,11 +72,13 @@ class Measure(eqx.Module):
     """What `nde.diffeqsolve` is asked for by `heuristics`, where a sequence of names does not say all of it.
 
     `names`: of heuristics; `controller`: the step-size controller whose tolerances and norm are the measure of errors,
-    the solve's own if `None`: so a solve on a fixed grid has errors too.
+    the solve's own if `None`: so a solve on a fixed grid has errors too; `norm`: that of the unscaled error and of
+    stiffness where no controller has one, the root mean square if `None`.
     """
 
     names: Sequence[str] = eqx.field(static=True)
     controller: diffrax.AbstractStepSizeController | None = None
+    norm: Callable[[Any], Any] | None = None
 
 
 def check_heuristics(asked: Any) -> Measure:
@@ -91,7 +93,7 @@ def check_heuristics(asked: Any) -> Measure:
             raise ValueError(
                 f"nde.diffeqsolve has no heuristics {name!r}: give some of {', '.join((*QUANTITIES, STEPS))}."
             )
-    return Measure(tuple(name for name in (*QUANTITIES, STEPS) if name in names), asked.controller)
+    return Measure(tuple(name for name in (*QUANTITIES, STEPS) if name in names), asked.controller, asked.norm)
 
 
 class Watched(NamedTuple):
@@ -109,16 +111,17 @@ class Watched(NamedTuple):
 class WatchedKernel(AbstractKernel):
     """A kernel whose steps leave their heuristics in the solver's state.
 
-    **Arguments:** `kernel`; `names`: what is wanted; `solver`, `controller`, `is_sde`: of the solve.
+    **Arguments:** `kernel`; `measure`: what is wanted; `solver`, `controller`, `is_sde`: of the solve.
 
     **Raises:** `ValueError` where the solver has no such estimate, or the controller no tolerance.
     """
 
-    def __init__(self, kernel: AbstractKernel, names: Sequence[str], solver: Any, controller: Any, is_sde: bool):
-        self.kernel = kernel
+    def __init__(self, kernel: AbstractKernel, measure: Measure, solver: Any, controller: Any, is_sde: bool):
+        self.kernel, names = kernel, measure.names
         self.steps = STEPS in names
+        controller = measure.controller or controller
         scale = _tolerances(controller)
-        norm = optimistix.rms_norm if scale is None else scale.norm
+        norm = scale.norm if scale is not None else measure.norm or optimistix.rms_norm
         measures: dict[str, Callable] = {"unscaled_error": lambda step, y, h: safe_norm(norm, step.error)}
         if scale is not None:
             measures["error"] = lambda step, y, h: safe_norm(norm, _over(scale, y, step.y, step.error))
@@ -145,7 +148,9 @@ class WatchedKernel(AbstractKernel):
         """See [`nde.engine.kernel.AbstractKernel`][]."""
         step = self.kernel.step(t0, t1, y, solver_state.inner, made_jump, truth)
         values = self._values(step, t0, t1, y)
-        state = Watched(step.solver_state, solver_state.sums + _summands(values, t0, t1), values if self.steps else None)
+        state = Watched(
+            step.solver_state, solver_state.sums + _summands(values, t0, t1), values if self.steps else None
+        )
         return step._replace(solver_state=state)
 
     def measure(self, t0, t1, y, solver_state) -> jax.Array:
@@ -232,7 +237,8 @@ def make_heuristics(names: Sequence[str], sums: Any, history: Any) -> Heuristics
     wanted = [name for name in QUANTITIES if name in names]
     found: dict[str, Any] = dict.fromkeys((*QUANTITIES, "ts", "lengths"))
     for k, name in enumerate(wanted):
-        found[name] = Quantity(*sums[:, k], None if history is None else history[:, 2 + k])
+        total, integral, squares = sums[:, k]
+        found[name] = Quantity(total, integral, squares, None if history is None else history[:, 2 + k])
     if history is not None:
         found |= {"ts": history[:, 0], "lengths": history[:, 1]}
     return Heuristics(**found)
@@ -271,22 +277,29 @@ def _stiff_rows(solver: Any, is_sde: bool) -> tuple[int, int, np.ndarray]:
     """The last two stages of a method with equal abscissa, and by which of the stages' values they differ."""
     name = type(solver).__name__
     solver = solver.solver if hasattr(solver, "inner_stages") else solver
-    tableau, found = explicit_tableau(solver), None
-    if tableau is not None and isinstance(solver, diffrax.AbstractERK):
-        stages = tableau.num_stages
-        times = [0.0 if tableau.c1 is None else float(tableau.c1), *map(float, tableau.c)]
-        rows = np.zeros((stages, stages))
-        for i, row in enumerate(tableau.a_lower):
-            rows[i + 1, : len(row)] = row
-        pairs = [(i, j) for j in range(stages) for i in range(j) if times[i] == times[j] and any(rows[i] != rows[j])]
-        found = max(pairs, key=lambda pair: (pair[1], pair[0]), default=None)
-    if found is None or is_sde:
+    found = None if is_sde else _equal_abscissas(explicit_tableau(solver))
+    if found is None:
         why = "SDEs have none" if is_sde else f"{name} has none"
         raise ValueError(
             "nde.diffeqsolve with heuristics='stiffness' needs an explicit Runge-Kutta method for ODEs that has two "
             f"stages with equal abscissa, but {why}: take nde.Tsit5, nde.Dopri5 or nde.Dopri8."
         )
-    i, j = found
+    return found
+
+
+def _equal_abscissas(tableau: Any) -> tuple[int, int, np.ndarray] | None:
+    """The last two stages of a tableau with equal abscissa that are not the same, and their rows' difference."""
+    if tableau is None or tableau.num_stages < 2:
+        return None
+    stages = tableau.num_stages
+    times = [0.0 if tableau.c1 is None else float(tableau.c1), *map(float, tableau.c)]
+    rows = np.zeros((stages, stages))
+    for i, row in enumerate(tableau.a_lower):
+        rows[i + 1, : len(row)] = row
+    pairs = [(j, i) for j in range(stages) for i in range(j) if times[i] == times[j] and any(rows[i] != rows[j])]
+    if not pairs:
+        return None
+    j, i = max(pairs)
     return i, j, rows[j] - rows[i]
 
 

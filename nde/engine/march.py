@@ -96,9 +96,10 @@ class March:
     """The loop of one problem over some levels of `vmap`.
 
     **Arguments:** `problem`; `levels`; `max_steps`: or `None`; `plans`: what each sub saves; `dense`: whether every
-    step's inside is kept; `history`: whether its times and heuristics are; `rows`: how many places a record keeps, and `recorded`: what of a place. The record is
-    thinned to every second, fourth … place when it is full, outside the loop of steps, so that these never copy it. The
-    way back goes through it in windows of `spare` rows, 0 where it can hold every place.
+    step's inside is kept; `history`: whether its times and heuristics are; `rows`: how many places a record keeps, and
+    `recorded`: what of a place. The record is thinned to every second, fourth … place when it is full, outside the loop
+    of steps, so that these never copy it. The way back goes through it in windows of `spare` rows, 0 where it can hold
+    every place.
     """
 
     def __init__(

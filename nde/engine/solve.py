@@ -48,7 +48,8 @@ def diffeqsolve(
     `saveat`, `stepsize_controller`, `event`, `max_steps`, `throw`, `progress_meter`, `solver_state`,
     `controller_state`, `made_jump`. `adjoint`: one of [`nde.adjoints`][]; one of diffrax's own hands the call to
     diffrax. `heuristics`: which of the solver's own estimates to return, of `"error"`, `"unscaled_error"` and
-    `"stiffness"`; with `"steps"` each step's, too, and its time and length, in arrays of `max_steps`; or a [`nde.Measure`][].
+    `"stiffness"`; with `"steps"` each step's, too, and its time and length, in arrays of `max_steps`; or a
+    [`nde.Measure`][].
 
     **Returns:** a `diffrax.Solution`. Its `stats` hold, of each example, `num_steps`, `num_accepted_steps`,
     `num_rejected_steps` and `num_field_evaluations`, which is `None` where the method does not fix their number;
@@ -139,10 +140,10 @@ class _Engine(diffrax.AbstractAdjoint):
             options = self.given.restore(options)
             state = self.given.start(state, options, passed_solver_state, passed_controller_state)
         kernel = make_kernel(options["solver"], options["terms"], options["args"], state.tprev, state.tnext, state.y)
-        names, controller = self.measure.names, self.measure.controller or options["stepsize_controller"]
+        names, controller = self.measure.names, options["stepsize_controller"]
         if set(names) - {STEPS}:
             is_sde = _has_noise(options["terms"])
-            kernel = WatchedKernel(kernel, names, options["solver"], controller, is_sde)
+            kernel = WatchedKernel(kernel, self.measure, options["solver"], controller, is_sde)
         place, entered = _begin(kernel, state, options)
         subs = jax.tree.leaves(options["saveat"].subs, is_leaf=_is_sub)
         plans = [
@@ -160,9 +161,7 @@ class _Engine(diffrax.AbstractAdjoint):
             wanted = {"dense": options["saveat"].dense, "history": history}
             core = _Core(problem.trace(place), self.adjoint, plans, max_steps, wanted, rows)
             outcome = core(Inputs(problem.inputs, place, options["t1"], [sub.ts for sub in subs]))
-        return finish(
-            outcome, problem, state, entered, options, apart=self.apart, throw=throw, heuristics=names
-        )
+        return finish(outcome, problem, state, entered, options, apart=self.apart, throw=throw, heuristics=names)
 
 
 class _Core:

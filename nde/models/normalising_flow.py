@@ -52,8 +52,8 @@ class ContinuousNormalizingFlow(eqx.Module):
       needs, whatever the probes.
     - `adjoint`, `dt0`, `max_steps`: as for [`nde.models.NeuralODE`][].
 
-    **Methods:** `log_prob(x, key=None)`, `penalised(regulariser, x, key=key)`, `sample(key=key)`, and the maps between the base and the data, `forward(z)`
-    and `inverse(x)`.
+    **Methods:** `log_prob(x, key=None)`, `penalised(regulariser, x, key=key)`, `sample(key=key)`, and the maps between
+    the base and the data, `forward(z)` and `inverse(x)`.
 
     **Raises:** `ValueError` if `probes` is not positive, if a point is not of shape `(size,)`, if the field's output is
     not what the point is, or if probes are to be drawn and there is no key; an error at run time if a solve fails.

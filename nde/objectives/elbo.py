@@ -9,6 +9,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from nde.objectives.likelihoods import AbstractLikelihood
+from nde.regularise import AbstractRegulariser
 
 
 class _Path(Protocol):
@@ -18,6 +19,8 @@ class _Path(Protocol):
     def kl_initial(self) -> Array: ...
     @property
     def kl_path(self) -> Array: ...
+    @property
+    def penalty(self) -> Array: ...
 
 
 class LatentPathModel(Protocol):
@@ -28,8 +31,17 @@ class LatentPathModel(Protocol):
         """The law of the values around their location."""
         ...
 
-    def posterior(self, times: Array, values: Array, mask: Array, ts: Array, *, key: PRNGKeyArray) -> _Path:
-        """A sample of the path given the observed entries, with its KL divergences."""
+    def posterior(
+        self,
+        times: Array,
+        values: Array,
+        mask: Array,
+        ts: Array,
+        *,
+        key: PRNGKeyArray,
+        regulariser: AbstractRegulariser | None = None,
+    ) -> _Path:
+        """A sample of the path given the observed entries, with its KL divergences and what a regulariser says."""
         ...
 
     def decode(self, zs: Array) -> Array:
@@ -43,12 +55,14 @@ class ELBOTerms(eqx.Module):
     - `log_likelihood`: expected log density of the observed values.
     - `kl_path`, `kl_initial`: divergence of the posterior from the prior, of the path and of its start.
     - `count`: the number of observed values.
+    - `penalty`: what a regulariser makes of the solves, their mean; zero without one, and no part of the bound.
     """
 
     log_likelihood: Float[Array, ""]
     kl_path: Float[Array, ""]
     kl_initial: Float[Array, ""]
     count: Float[Array, ""]
+    penalty: Float[Array, ""]
 
     def loss(self, kl_weight: Float[Array, ""] | float = 1.0) -> Float[Array, ""]:
         """The bound, negative, with the divergences weighted."""
@@ -70,7 +84,7 @@ class ELBO(eqx.Module):
       marginal is what a forecast is judged by; at 0 the objective is the ELBO, above it is a bound no more.
 
     **Call:** `elbo(model, times, values, mask, context, key=key)` for one series, with `context` a part of `mask`;
-    returns [`nde.objectives.ELBOTerms`][].
+    returns [`nde.objectives.ELBOTerms`][]. `regulariser=` gives these their penalty.
 
     **Source:** Li et al. 2020, arXiv 2001.01328, equation 9.
     """
@@ -92,22 +106,24 @@ class ELBO(eqx.Module):
         context: Bool[Array, "rows channels"],
         *,
         key: PRNGKeyArray,
+        regulariser: AbstractRegulariser | None = None,
     ) -> ELBOTerms:
         # A hidden entry may hold anything, and a NaN times a weight of zero would still be one in the gradient.
         values = jnp.where(mask, values, 0.0)
 
         def sample(key):
-            path = model.posterior(times, values, context, times, key=key)
-            return model.likelihood.log_prob(values, model.decode(path.zs)), path.kl_path, path.kl_initial
+            path = model.posterior(times, values, context, times, key=key, regulariser=regulariser)
+            density = model.likelihood.log_prob(values, model.decode(path.zs))
+            return density, path.kl_path, path.kl_initial, path.penalty
 
-        density, kl_path, kl_initial = jax.vmap(sample)(jax.random.split(key, self.samples))
+        density, kl_path, kl_initial, penalty = jax.vmap(sample)(jax.random.split(key, self.samples))
         score = jnp.mean(density, 0)
         if self.predictive > 0:
             marginal = logsumexp(density, 0) - jnp.log(self.samples)
             weight = jnp.where(context, 0.0, self.predictive)
             score = score + weight * (marginal - score)
         log_likelihood = jnp.sum(jnp.where(mask, score, 0.0))
-        return ELBOTerms(log_likelihood, jnp.mean(kl_path), jnp.mean(kl_initial), jnp.sum(mask))
+        return ELBOTerms(log_likelihood, jnp.mean(kl_path), jnp.mean(kl_initial), jnp.sum(mask), jnp.mean(penalty))
 
 
 def hide_future(

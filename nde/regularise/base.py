@@ -2,12 +2,11 @@
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -63,7 +62,12 @@ class Plan(NamedTuple):
 
 
 class AbstractRegulariser(eqx.Module):
-    """A number beside a solution, small where the equation is easy to solve."""
+    """A number beside a solution, small where the equation is easy to solve.
+
+    `changes_call`: whether it may change the call; such a one plans before others.
+    """
+
+    changes_call: ClassVar[bool] = False
 
     @abc.abstractmethod
     def plan(self, call: Call, key: PRNGKeyArray | None) -> Plan:
@@ -73,8 +77,8 @@ class AbstractRegulariser(eqx.Module):
 class Together(AbstractRegulariser):
     r"""Several regularisers in one solve: $\sum_i w_i R_i$.
 
-    **Arguments:** `regularisers`, in the order in which they may change the call; `weights`: as many numbers, ones if
-    `None`. A regulariser that draws gets a key of its own.
+    **Arguments:** `regularisers`: in any order, those that move times are asked first; `weights`: as many numbers, ones
+    if `None`. A regulariser that draws gets a key of its own.
 
     **Raises:** `ValueError` if there are not as many weights.
     """
@@ -93,17 +97,18 @@ class Together(AbstractRegulariser):
         """See [`nde.regularise.AbstractRegulariser`][]."""
         count = len(self.regularisers)
         keys = [None] * count if key is None else list(jax.random.split(key, max(count, 1)))
-        plans: list[Plan] = []
-        for regulariser, each in zip(self.regularisers, keys, strict=False):
-            plans.append(regulariser.plan(call, each))
-            call = plans[-1].call
         weights = [1.0] * count if self.weights is None else self.weights
+        plans: list[Plan] = []
+        order = sorted(range(count), key=lambda i: not self.regularisers[i].changes_call)
+        for i in order:
+            plans.append(self.regularisers[i].plan(call, keys[i]))
+            call = plans[-1].call
 
         def penalty(seen: Seen):
-            rates, subs, total = iter(seen.integrals), iter(seen.saved), jnp.zeros(())
-            for plan, weight in zip(plans, weights, strict=True):
+            rates, subs, total = iter(seen.integrals), iter(seen.saved), 0.0
+            for plan, i in zip(plans, order, strict=True):
                 own = seen._replace(integrals=[next(rates) for _ in plan.rates], saved=[next(subs) for _ in plan.subs])
-                total = total + weight * plan.penalty(own)
+                total = total + weights[i] * plan.penalty(own)
             return total
 
         return Plan(

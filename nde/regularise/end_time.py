@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -16,14 +16,15 @@ from nde.regularise.base import AbstractRegulariser, Call, need_key, Plan
 class RandomEndTime(AbstractRegulariser):
     r"""STEER: solve to a random end instead, $t_1 + b\,u$ with $u$ uniform on $(-1, 1)$. The penalty is zero.
 
-    With $b = \texttt{spread}\,(t_1 - t_0)$ where `SaveAt` asks for no times. Where it does, each of `ts` moves alike, in
+    With $b = \texttt{spread}\,(t_1 - t_0)$ where `SaveAt` asks for no times. Where it does, each of `ts` moves so, in
     units of the way to the nearer of its neighbours, `t0` counting as one; a time at `t0`, or one that stands twice,
     stays. The end moves with the last of them, and the solution's `ts` say where the states were taken: a loss compares
     them with the data of the times asked for.
 
     **Arguments:** `spread`, in (0, 1/2]: with it all times keep their order.
 
-    **Raises:** `ValueError` for another spread; in a solve, without a key.
+    **Raises:** `ValueError` for another spread; in a solve, without a key, and for `diffrax.StepTo`, whose times would
+    have to move too.
 
     **Limits:** where the terms have a path, none moves past `t1`, to which the path may end.
 
@@ -32,6 +33,7 @@ class RandomEndTime(AbstractRegulariser):
     """
 
     spread: float = 0.5
+    changes_call: ClassVar[bool] = True
 
     def __check_init__(self):
         if not 0 < self.spread <= 0.5:
@@ -40,7 +42,13 @@ class RandomEndTime(AbstractRegulariser):
     def plan(self, call: Call, key) -> Plan:
         """See [`nde.regularise.AbstractRegulariser`][]."""
         key = need_key("RandomEndTime", key)
-        t0, t1 = jnp.asarray(call.t0, jnp.result_type(float)), jnp.asarray(call.t1, jnp.result_type(float))
+        if isinstance(call.options.get("stepsize_controller"), diffrax.StepTo):
+            raise ValueError(
+                "RandomEndTime moves the end of time, but got StepTo, whose times are given: take "
+                "nde.ConstantStepSize() or an adaptive controller."
+            )
+        dtype = jnp.result_type(call.t0, call.t1, float)
+        t0, t1 = jnp.asarray(call.t0, dtype), jnp.asarray(call.t1, dtype)
         saveat = call.options.get("saveat") or diffrax.SaveAt(t1=True)
         has_path = any(isinstance(x, diffrax.AbstractPath) for x in jax.tree.leaves(call.terms, is_leaf=_is_path))
 
@@ -54,7 +62,7 @@ class RandomEndTime(AbstractRegulariser):
             if not _is_sub(sub) or sub.ts is None:
                 return sub
             ts = jnp.asarray(sub.ts, t0.dtype)
-            return eqx.tree_at(lambda s: s.ts, sub, clip(ts + self.spread * _room(ts, t0) * _draw(key, ts.shape)))
+            return eqx.tree_at(lambda s: s.ts, sub, clip(ts + self.spread * _room(ts, t0) * _draw(key, ts)))
 
         subs = jax.tree.map(moved, saveat.subs, is_leaf=_is_sub)
         asked, times = _save_times(saveat.subs), _save_times(subs)
@@ -63,17 +71,17 @@ class RandomEndTime(AbstractRegulariser):
             # If nothing was asked for at t1 itself, it stays where it is, or gives way to the last time.
             end = jnp.where(last == t1, end, latest(end, t1))
         else:
-            end = clip(t1 + self.spread * (t1 - t0) * _draw(key, ()))
+            end = clip(t1 + self.spread * (t1 - t0) * _draw(key, t1))
         options = call.options | {"saveat": eqx.tree_at(lambda s: s.subs, saveat, subs)}
-        return Plan(call._replace(t1=end, options=options), lambda seen: jnp.zeros(()))
+        return Plan(call._replace(t1=end, options=options), lambda seen: 0.0)
 
 
 def _save_times(subs: Any) -> list[Any]:
     return [sub.ts for sub in jax.tree.leaves(subs, is_leaf=_is_sub) if sub.ts is not None and len(sub.ts)]
 
 
-def _draw(key, shape) -> Any:
-    return jax.random.uniform(key, shape, jnp.result_type(float), -1.0, 1.0)
+def _draw(key, ts) -> Any:
+    return jax.random.uniform(key, ts.shape, ts.dtype, -1.0, 1.0)
 
 
 def _room(ts, t0) -> Any:
@@ -123,7 +131,8 @@ class LearnedEndTime(eqx.Module):
 
     def __call__(self, t, y, args):
         """The field in the time that the solver sees."""
-        inner = self.field(self.t0 + self.span * (t - self.t0), y, args)
+        t = jnp.asarray(t)
+        inner = self.field(self.t0 + self.span.astype(t.dtype) * (t - self.t0), y, args)
         return jax.tree.map(lambda x: self.span.astype(x.dtype) * x, inner)
 
 

@@ -21,8 +21,9 @@ class LocalErrorEstimate(AbstractRegulariser):
     **Arguments:** `biased`; `detached`: whether $y(t)$ is a constant too, so that the gradient is the field's in that
     step alone.
 
-    **Raises:** in a solve, `ValueError` without a key, as [`nde.regularise.ErrorEstimate`][] does, and for a
-    `nde.BrownianGrid`, which is known at the solve's own times only.
+    **Raises:** in a solve, `ValueError` without a key, as [`nde.regularise.ErrorEstimate`][] does, for a
+    `nde.BrownianGrid`, which is known at the solve's own times only, and, unbiased, for an event, before which no
+    uniform time can be drawn.
 
     **Limits:** any adjoint will do. The biased one keeps every accepted state: memory of `max_steps` of them.
 
@@ -37,9 +38,14 @@ class LocalErrorEstimate(AbstractRegulariser):
     def plan(self, call: Call, key) -> Plan:
         """See [`nde.regularise.AbstractRegulariser`][]."""
         key = need_key("LocalErrorEstimate", key)
+        if call.options.get("event") is not None and not self.biased:
+            raise ValueError(
+                "LocalErrorEstimate draws a time before the end, but with an event this is not known: give biased=True."
+            )
         t0, t1 = call.t0, call.t1
-        share = jax.random.uniform(key, (), jnp.result_type(float))
+        share = jax.random.uniform(key, (), jnp.result_type(t0, t1, float))
         t = jnp.clip(t0 + share * (t1 - t0), min=jnp.minimum(t0, t1), max=jnp.maximum(t0, t1))
+        t = jax.lax.stop_gradient(t)
         sub = diffrax.SubSaveAt(t0=True, steps=True) if self.biased else diffrax.SubSaveAt(ts=t[None])
 
         def penalty(seen: Seen):

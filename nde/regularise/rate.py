@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.experimental import jet
+from jax.extend.core import Primitive
 from jax.flatten_util import ravel_pytree
 
 from nde.regularise.base import AbstractRegulariser, Call, need_key, Plan, Seen
@@ -71,7 +72,7 @@ class TaylorDerivative(AbstractRegulariser):
     **Arguments:** `order`: $K \ge 1$. The paper takes 2 or 3: the order of the solver, or one less.
 
     **Raises:** `ValueError` for an order below 1; in a solve, as [`nde.regularise.solve`][], and for a field with an
-    operation that `jax.experimental.jet` has no rule for.
+    operation that `jax.experimental.jet` has no rule for: a loop, say, as in the search of a path for a time.
 
     **Limits:** time grows with $K^2$ evaluations of the field's Taylor polynomial, in the way back too. Of an SDE it is
     that of the drift alone.
@@ -93,7 +94,9 @@ class TaylorDerivative(AbstractRegulariser):
         def rate(field, t, y, args):
             flat, unflat = ravel_pytree(y)
             t = jnp.asarray(t, jnp.finfo(flat.dtype).dtype)
-            return _square(derivatives(lambda t, x: ravel_pytree(field(t, unflat(x), args))[0], t, flat, self.order)[-1])
+            return _square(
+                derivatives(lambda t, x: ravel_pytree(field(t, unflat(x), args))[0], t, flat, self.order)[-1]
+            )
 
         return Plan(call, _integral, rates=(rate,))
 
@@ -108,7 +111,9 @@ def derivatives(field: Any, t: Any, y: Any, order: int) -> list[Any]:
         clock = [jnp.ones_like(t)] + [jnp.zeros_like(t)] * (count - 1)
         try:
             _, series = jet.jet(field, (t, y), (clock, list(found)))
-        except NotImplementedError as error:
+        except (NotImplementedError, KeyError) as error:
+            if isinstance(error, KeyError) and not isinstance(error.args[0], Primitive):
+                raise  # not jet's own, which is the operation without a rule
             raise ValueError(
                 "TaylorDerivative needs a field all of whose operations jax.experimental.jet knows, but: "
                 f"{error}. Write the field without it, or take another regulariser."

@@ -8,9 +8,11 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optimistix
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from nde.engine import diffeqsolve
+from nde.engine.heuristics import check_heuristics
 from nde.regularise.base import AbstractRegulariser, Call, Plan, Seen
 
 
@@ -45,8 +47,8 @@ def solve(
 def _run(plan: Plan) -> tuple[diffrax.Solution, Any]:
     call = plan.call
     options = dict(call.options)
-    asked = options.get("heuristics") or ()
-    names = [*((asked,) if isinstance(asked, str) else asked), *plan.heuristics]
+    measure = check_heuristics(options.get("heuristics", ()))
+    measure = dataclasses.replace(measure, names=(*measure.names, *plan.heuristics))
     given = options.get("saveat") or diffrax.SaveAt(t1=True)
     saveat, terms, y0 = given, call.terms, call.y0
     subs = list(plan.subs)
@@ -55,13 +57,16 @@ def _run(plan: Plan) -> tuple[diffrax.Solution, Any]:
         y0 = (y0, [jnp.zeros((), _real_dtype(y0))] * len(plan.rates))
         terms = _terms_with(terms, plan.rates)
         subs = [_of_state(sub) for sub in subs] + [diffrax.SubSaveAt(t1=True, fn=lambda t, z, args: z[1])]
-        saveat = eqx.tree_at(lambda s: s.subs, given, jax.tree.map(_of_state, given.subs, is_leaf=_is_sub))
+        saveat = _with_subs(given, jax.tree.map(_of_state, given.subs, is_leaf=_is_sub))
+        measure = dataclasses.replace(
+            measure,
+            controller=measure.controller and _with_norm_of_state(measure.controller),
+            norm=_NormOfState(measure.norm or optimistix.rms_norm),
+        )
         options = _options_of_state(options)
     if subs:
-        saveat = eqx.tree_at(lambda s: s.subs, saveat, (saveat.subs, subs))
-    if names:
-        options["heuristics"] = tuple(dict.fromkeys(names))
-    options["saveat"] = saveat
+        saveat = _with_subs(saveat, (saveat.subs, subs))
+    options |= {"saveat": saveat, "heuristics": measure}
     solution = diffeqsolve(terms, call.solver, call.t0, call.t1, call.dt0, y0, call.args, **options)
     saved, integrals = [], []
     if subs:
@@ -116,7 +121,8 @@ class _WithRates(eqx.Module):
 
     def __call__(self, t, z, args):
         y, integrals = z
-        field, seen = self.field.seen(y) if hasattr(self.field, "seen") else (self.field, y)
+        seen_by = getattr(self.field, "seen", lambda y: (self.field, y))
+        field, seen = seen_by(y)
         rates = [rate(field, t, seen, args) for rate in self.rates]
         return self.field(t, y, args), [jnp.asarray(r, x.dtype) for r, x in zip(rates, integrals, strict=True)]
 
@@ -143,6 +149,10 @@ def _refuse(saveat: diffrax.SaveAt, options: dict[str, Any]) -> None:
             )
 
 
+def _with_subs(saveat: diffrax.SaveAt, subs: Any) -> diffrax.SaveAt:
+    return eqx.tree_at(lambda s: s.subs, saveat, subs, is_leaf=lambda x: x is None)
+
+
 def _of_state(sub: diffrax.SubSaveAt) -> diffrax.SubSaveAt:
     """The same of a state that has something beside it."""
     return dataclasses.replace(sub, fn=lambda t, z, args, fn=sub.fn: fn(t, z[0], args))
@@ -161,17 +171,50 @@ def _options_of_state(options: dict[str, Any]) -> dict[str, Any]:
     if event is not None:
 
         def of_state(condition):
-            return lambda t, z, args, **kwargs: condition(t, z[0], args, **kwargs)
+            def bare(t, z, args, *, terms, stepsize_controller, **rest):
+                terms, stepsize_controller = Alone(terms, z[1]), controller or stepsize_controller
+                return condition(t, z[0], args, terms=terms, stepsize_controller=stepsize_controller, **rest)
+
+            return bare
 
         options["event"] = dataclasses.replace(event, cond_fn=jax.tree.map(of_state, event.cond_fn, is_leaf=callable))
     return options
 
 
+class Alone(diffrax.AbstractTerm):
+    """A drift on a state that has something beside it, as one on the state alone: what an event's condition may ask."""
+
+    term: diffrax.AbstractTerm
+    beside: Any
+
+    def vf(self, t, y, args):
+        """See `diffrax.AbstractTerm`."""
+        return self.term.vf(t, (y, self.beside), args)[0]
+
+    def contr(self, t0, t1, **kwargs):
+        """See `diffrax.AbstractTerm`."""
+        return self.term.contr(t0, t1, **kwargs)
+
+    def prod(self, vf, control):
+        """See `diffrax.AbstractTerm`."""
+        return self.term.prod((vf, self.beside), control)[0]
+
+
+class _NormOfState(eqx.Module):
+    """A norm of the state alone."""
+
+    norm: Callable[[Any], Any]
+
+    def __call__(self, z):
+        return self.norm(z[0])
+
+
 def _with_norm_of_state(controller: Any) -> Any:
-    if hasattr(controller, "norm"):
-        return dataclasses.replace(controller, norm=lambda z, norm=controller.norm: norm(z[0]))
+    """A controller whose norm, or that of the one it wraps, is of the state alone."""
+    if "norm" in {field.name for field in dataclasses.fields(controller)}:
+        return eqx.tree_at(lambda c: c.norm, controller, _NormOfState(controller.norm))
     if hasattr(controller, "controller"):
-        return dataclasses.replace(controller, controller=_with_norm_of_state(controller.controller))
+        return eqx.tree_at(lambda c: c.controller, controller, _with_norm_of_state(controller.controller))
     return controller
 
 

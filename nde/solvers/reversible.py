@@ -137,7 +137,7 @@ class Reversible(diffrax.AbstractWrappedSolver):
         return increment(tableau, run_stages(tableau, terms, args, t1, t0, y, dx).ks)
 
     def inner_stages(self, dense):
-        """The stages of $\Psi_h(t_n, z_n)$ in a step's dense output."""
+        r"""The stages of $\Psi_h(t_n, z_n)$ in a step's dense output."""
         return dense["inner"]["k"]
 
     def way_back(self, terms, args) -> AbstractWayBack:

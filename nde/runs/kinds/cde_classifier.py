@@ -14,6 +14,7 @@ import polars as pl
 from jaxtyping import PRNGKeyArray, PyTree
 from matplotlib.figure import Figure
 
+from nde.config import build_regulariser, build_share
 from nde.config.cde_classifier import build_cde_classifier, build_gru_classifier, CDEClassifierConfig, steps_needed
 from nde.data import (
     LabelledPanel,
@@ -40,6 +41,7 @@ from nde.report import (
 )
 from nde.runs.interface import AbstractKind, Examples, OpenedRun, Prediction, RunError, TableEvaluation
 from nde.runs.kinds.normaliser_file import read_normaliser, write_normaliser
+from nde.runs.kinds.penalty import with_penalty
 from nde.train import BatchLoss, LossFunction, read_metrics
 
 SORTS = ("neural CDE", "GRU-Δt")
@@ -121,12 +123,20 @@ class CDEClassifierKind(AbstractKind):
         return Examples(problem.arrays(series), [problem.panel.ids[i] for i in series])
 
     def loss(self, config: CDEClassifierConfig, problem: MotionsProblem) -> LossFunction:
+        regulariser, share = build_regulariser(config.regularise), build_share(config.regularise, config.train)
+
         def loss(model: PyTree, batch: PyTree, step: jax.Array, key: jax.Array) -> BatchLoss:
             times, values, mask, labels = batch
-            logits = jax.vmap(model)(times, values, mask)
+            if regulariser is None or not hasattr(model, "penalised"):  # the GRU has no equation
+                logits, penalties = jax.vmap(model)(times, values, mask), None
+            else:
+                keys = jax.random.split(key, len(times))
+                penalised = jax.vmap(lambda *series, key: model.penalised(regulariser, *series, key=key))
+                logits, penalties = penalised(times, values, mask, key=keys)
             losses = jax.vmap(cross_entropy)(logits, labels)
             accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=losses.dtype)
-            return BatchLoss(jnp.mean(losses), {"accuracy": accuracy}, losses)
+            result = BatchLoss(jnp.mean(losses), {"accuracy": accuracy}, losses)
+            return result if penalties is None else with_penalty(result, penalties, share(step))
 
         return loss
 

@@ -13,12 +13,14 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 from matplotlib.figure import Figure
 
+from nde.config import build_regulariser, build_share
 from nde.config.cnf import build_flow, CNFConfig
 from nde.data import DENSITIES, sample_density
 from nde.models import ContinuousNormalizingFlow, position_norm
 from nde.objectives import negative_log_likelihood
 from nde.report import density_rows, fit_gaussian, fit_kde, PlaneGrid, plot_plane, plot_training
 from nde.runs.interface import AbstractKind, Examples, member_key, OpenedRun, TableEvaluation
+from nde.runs.kinds.penalty import with_penalty
 from nde.train import BatchLoss, LossFunction, read_metrics
 
 
@@ -52,7 +54,7 @@ class CNFKind(AbstractKind):
     def new_model(
         self, config: CNFConfig, member: int, *, key: PRNGKeyArray, horizon: float = 0.0
     ) -> ContinuousNormalizingFlow:
-        return build_flow(config.model, key=key)
+        return build_flow(config.model, learned_end="end_time" in config.regularise.penalties, key=key)
 
     def examples(self, config: CNFConfig, problem: PlanePoints, member: int) -> Examples:
         return Examples(problem.train, [f"point {i}" for i in range(len(problem.train))])
@@ -62,7 +64,17 @@ class CNFKind(AbstractKind):
             losses = jax.vmap(lambda point: negative_log_likelihood(model, point))(batch)
             return BatchLoss(jnp.mean(losses), {}, losses)
 
-        return loss
+        regulariser, share = build_regulariser(config.regularise), build_share(config.regularise, config.train)
+
+        def regularised(model: PyTree, batch: jax.Array, step: jax.Array, key: jax.Array) -> BatchLoss:
+            def penalised(point, key):
+                return model.penalised(regulariser, point, key=key)
+
+            log_probs, penalties = jax.vmap(penalised)(batch, jax.random.split(key, len(batch)))
+            result = BatchLoss(-jnp.mean(log_probs), {}, -log_probs)
+            return with_penalty(result, penalties, share(step))
+
+        return loss if regulariser is None else regularised
 
     def validation(self, config: CNFConfig, problem: PlanePoints) -> Callable[[Any], float]:
         return lambda model: -float(_log_prob(model, problem.validation).mean())

@@ -13,6 +13,7 @@ from nde.objectives import annealed, hide_future
 from nde.report import sample_forecast
 from nde.runs.interface import member_key
 from nde.runs.kinds.latent_sde.problem import Problem
+from nde.runs.kinds.penalty import with_penalty
 from nde.train import BatchLoss
 
 
@@ -20,12 +21,14 @@ def batch_loss(config: LatentSDEConfig) -> Callable[..., BatchLoss]:
     """The loss of a batch: the objective of each series in a random context, per observed value."""
     settings = config.objective
     objective = configs.build_objective(settings)
+    regulariser = configs.build_regulariser(config.regularise)
+    share = configs.build_share(config.regularise, config.train)
 
     def loss(model: PyTree, batch: PyTree, step: jax.Array, key: jax.Array) -> BatchLoss:
         def series(times, values, mask, key):
             context_key, path_key = jax.random.split(key)
             context = hide_future(times, mask, whole=settings.whole, key=context_key)
-            return objective(model, times, values, mask, context, key=path_key)
+            return objective(model, times, values, mask, context, key=path_key, regulariser=regulariser)
 
         times, values, mask = batch
         terms = jax.vmap(series)(times, values, mask, jax.random.split(key, len(times)))
@@ -36,7 +39,8 @@ def batch_loss(config: LatentSDEConfig) -> Callable[..., BatchLoss]:
             "kl_path": jnp.mean(terms.kl_path),
             "kl_initial": jnp.mean(terms.kl_initial),
         }
-        return BatchLoss(jnp.sum(losses) / jnp.sum(terms.count), parts, losses)
+        result = BatchLoss(jnp.sum(losses) / jnp.sum(terms.count), parts, losses)
+        return result if regulariser is None else with_penalty(result, terms.penalty, share(step))
 
     return loss
 

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nde.config import ODEConfig
+from nde.config import build_regulariser, build_share, ODEConfig
 from nde.models import ObservedODE
 from nde.objectives import growing_horizon, multiple_shooting, solve_within
 from nde.runs.interface import Examples, member_key
 from nde.runs.kinds.ode.problem import knots, ODEProblem, solved_values
+from nde.runs.kinds.penalty import with_penalty
 from nde.train import BatchLoss, LossFunction
 
 
@@ -48,16 +49,19 @@ def batch_loss(config: ODEConfig) -> LossFunction:
     fit = config.fit
     scale = jnp.asarray(config.model.scale, jnp.result_type(float))
     grow_steps = max(1, round(fit.grow * config.train.steps))
+    regulariser, share = build_regulariser(config.regularise), build_share(config.regularise, config.train)
 
     def penalty_weight(step: Array) -> Array:
         share = step / max(config.train.steps - 1, 1)
         return fit.continuity * (fit.continuity_end / fit.continuity) ** share
 
     def loss(model: ObservedODE, batch, step: Array, key: Array) -> BatchLoss:
-        def series(number, times, values, weights, knots, first):
+        def series(key, number, times, values, weights, knots, first):
             starts = first[None] if model.starts is None else model.starts[number]
-            gap = jnp.zeros((), times.dtype)
-            if fit.shooting == "multiple":
+            gap = penalty = jnp.zeros((), times.dtype)
+            if regulariser is not None:  # of single shooting
+                ys, penalty = model.ode.penalised(regulariser, times, starts[0], key=key)
+            elif fit.shooting == "multiple":
                 shots = multiple_shooting(model.ode, times, knots, starts)
                 ys, gap = shots.ys, jnp.sum((shots.gaps / scale[None]) ** 2)
             else:
@@ -68,16 +72,18 @@ def batch_loss(config: ODEConfig) -> LossFunction:
                 weights = weights * seen[:, None]
             density = model.likelihood.log_prob(values, model.locations(ys))
             missing = jnp.where(weights > 0, weights * density, 0.0)
-            return -jnp.sum(missing), jnp.sum(weights), gap, residual_size(model, times, ys, scale)
+            return -jnp.sum(missing), jnp.sum(weights), gap, residual_size(model, times, ys, scale), penalty
 
-        nll, count, gap, residual = jax.vmap(series)(*batch)
+        keys = jax.random.split(key, len(batch[0]))
+        nll, count, gap, residual, penalty = jax.vmap(series)(keys, *batch)
         total = jnp.sum(count)
         parts = {"nll": jnp.sum(nll) / total}
         extra = fit.residual_weight * jnp.mean(residual)
         if fit.shooting == "multiple":
             parts["gaps"] = jnp.mean(gap)
             extra = extra + penalty_weight(step) * jnp.sum(gap) / total
-        return BatchLoss(parts["nll"] + extra, parts, nll)
+        result = BatchLoss(parts["nll"] + extra, parts, nll)
+        return result if regulariser is None else with_penalty(result, penalty, share(step))
 
     return loss
 

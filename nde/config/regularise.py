@@ -1,0 +1,95 @@
+"""What is added to a training loss so that the equation becomes cheap to solve: `[regularise]`, in any kind of run."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pydantic
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from nde.config.sections import Section, TrainConfig
+from nde.regularise import (
+    AbstractRegulariser,
+    EndTime,
+    ErrorEstimate,
+    JacobianNorm,
+    KineticEnergy,
+    LocalErrorEstimate,
+    RandomEndTime,
+    StiffnessEstimate,
+    TaylorDerivative,
+    Together,
+    weight_schedule,
+)
+
+PENALTIES: dict[str, Callable[["RegulariseConfig"], AbstractRegulariser]] = {
+    "error": lambda config: ErrorEstimate(),
+    "error_squares": lambda config: ErrorEstimate("squares"),
+    "stiffness": lambda config: StiffnessEstimate(),
+    "local_error": lambda config: LocalErrorEstimate(),
+    "local_error_biased": lambda config: LocalErrorEstimate(biased=True),
+    "kinetic": lambda config: KineticEnergy(),
+    "jacobian": lambda config: JacobianNorm(),
+    "taylor": lambda config: TaylorDerivative(config.taylor_order),
+    "end_time": lambda config: EndTime(),
+}
+FIXED_STEPS = ("kinetic", "jacobian")
+"""Those that any solver and any field serves. (Taylor derivatives ask for a field without a search in a path.)"""
+
+
+class RegulariseConfig(Section):
+    """`[regularise]`: penalties of [`nde.regularise`][] in the training loss, and only there. Empty, there are none.
+
+    - `penalties`: from a name to its weight: `error`, `error_squares`, `stiffness`, `local_error`,
+      `local_error_biased`, `kinetic`, `jacobian`, `taylor`; of a flow `end_time`, which makes its end of time learned.
+      Not every kind's solver serves all of them.
+    - `taylor_order`: of the derivative that `taylor` penalises.
+    - `random_end_time`: the spread of a [`nde.regularise.RandomEndTime`][], in (0, 1/2].
+    - `anneal`: the share of the weights that is left at the last step of training, to which they fall exponentially.
+    """
+
+    penalties: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+    taylor_order: PositiveInt = 2
+    random_end_time: float | None = Field(default=None, gt=0, le=0.5)
+    anneal: float | None = Field(default=None, gt=0, le=1)
+
+    @pydantic.field_validator("penalties")
+    @classmethod
+    def _check_names(cls, penalties: dict[str, float]) -> dict[str, float]:
+        for name in penalties:
+            if name not in PENALTIES:
+                raise ValueError(f"there is no penalty '{name}'; the penalties are {', '.join(PENALTIES)}")
+        return penalties
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it asks for nothing."""
+        return not self.penalties and self.random_end_time is None
+
+    def check(self, served: Sequence[str], why: str, *, moves_end: bool) -> None:
+        """Refuse what a kind's solver can not serve.
+
+        **Arguments:** `served`: the penalties that it can; `why`: it can no other, in words; `moves_end`: whether its
+        end of time may move.
+
+        **Raises:** `ValueError`.
+        """
+        for name in self.penalties:
+            if name not in served:
+                known = ", ".join(served)
+                raise ValueError(f"regularise.penalties can not have '{name}' with {why}; it serves {known}")
+        if self.random_end_time is not None and not moves_end:
+            raise ValueError(f"regularise.random_end_time can not be had with {why}; leave it out")
+
+
+def build_regulariser(config: RegulariseConfig) -> AbstractRegulariser | None:
+    """The regulariser of a config, its penalties weighted; `None` if it is empty."""
+    if config.is_empty:
+        return None
+    ends = [] if config.random_end_time is None else [RandomEndTime(config.random_end_time)]
+    penalties = [PENALTIES[name](config) for name in config.penalties]
+    return Together([*ends, *penalties], [*[1.0] * len(ends), *config.penalties.values()])
+
+
+def build_share(config: RegulariseConfig, train: TrainConfig) -> Callable[[Any], Any]:
+    """The share of the weights that counts at a step of training: `step -> share`."""
+    return weight_schedule(1.0, config.anneal, max(train.steps - 1, 1))
