@@ -7,10 +7,10 @@
 `study` trains the model without a regulariser from three seeds; with each regulariser at five weights from the first
 seed, chooses by validation data the weight with the fewest evaluations whose loss is no worse than that of the plain
 model of the same seed, but for the standard deviation of that over seeds (or, where there is none, the one of the least
-loss), and trains that from three seeds. All have the
-same number of steps, on the same batches. Scores are of held-out data; evaluations are those of one example in the mean. It goes on
-where it was stopped: every trained model is a row of tests/bench/results/regularise_*.json. `--double` is one run of
-plain and ERNODE in double precision at a tolerance of 1.4e-8, as in the papers.
+loss), and trains that from three seeds. All have the same number of steps, on the same batches. Scores are of held-out
+data; evaluations are those of one example in the mean. It goes on where it was stopped: every trained model is a row of
+tests/bench/results/regularise_*.json. `--double` is one run of plain and ERNODE in double precision at a tolerance of
+1.4e-8, as in the papers.
 
 `time`, on an idle machine, trains the first seed's models again for the time of it, without compilation, and times
 predictions of the test data by all of them in turn, medians. `table` prints what is stored and draws it.
@@ -108,13 +108,12 @@ class Trainer:
         state = problem.optimiser.init(eqx.filter(model, eqx.is_inexact_array))
         generator, dtype = np.random.default_rng(seed), jnp.result_type(float)
         schedule = R.weight_schedule(weight, LEFT * weight, problem.steps) if weight else R.weight_schedule(0.0)
-        jax.block_until_ready(step(model, state, problem.draw(np.random.default_rng(0)), jr.key(0), jnp.zeros((), dtype)))
+        first = problem.draw(np.random.default_rng(0))
+        jax.block_until_ready(step(model, state, first, jr.key(0), jnp.zeros((), dtype)))
         start = time.perf_counter()
         for number in range(problem.steps):
             now = jnp.asarray(0.0 if name == "STEER" else schedule(number), dtype)
-            model, state, value = step(
-                model, state, problem.draw(generator), jr.fold_in(jr.key(seed), number), now
-            )
+            model, state, value = step(model, state, problem.draw(generator), jr.fold_in(jr.key(seed), number), now)
         jax.block_until_ready(value)
         return model, time.perf_counter() - start
 
