@@ -195,7 +195,7 @@ class LatentSDE(eqx.Module):
             "max_steps": self.num_steps,
         }
         if regulariser is None:
-            solution, penalty = diffeqsolve(*where, **options), jnp.zeros(())
+            solution, penalty = diffeqsolve(*where, **options), jnp.zeros((), z0.dtype)
         else:
             solution, penalty = regularise(regulariser, *where, key=jax.random.fold_in(key, 1), **options)
         assert solution.ys is not None

@@ -59,7 +59,7 @@ def solve(
     }
     where = (terms, model.solver, t0, t1, dt0, y0, args)
     if regulariser is None:
-        solution, penalty = diffeqsolve(*where, **options), jnp.zeros(())
+        solution, penalty = diffeqsolve(*where, **options), jnp.zeros((), t1.dtype)
     else:
         solution, penalty = regularise.solve(regulariser, *where, key=key, **options)
     assert solution.ys is not None
