@@ -392,3 +392,47 @@ def test_nothing_asked_is_nothing_carried():
     assert plain == [line.count("%iterArg") for line in text.splitlines() if "stablehlo.while" in line]
     assert len(plain) == len(asked) and sum(asked) > sum(plain)
     assert "heuristics" not in solve(W, Y0, Tsit5(), ()).stats
+
+
+def jumping(w, **options):
+    """A field that reads `w` after a jump only, solved in long steps to either side of it."""
+    term = ODETerm(lambda t, y, w: jnp.where(t < 0.5, jnp.sin(y + t), -3 * w * y))
+    loose = PIDController(rtol=1e2, atol=1e2)
+    controller = diffrax.ClipStepSizeController(loose, jump_ts=jnp.array([0.5]))
+    return nde.diffeqsolve(
+        term, options.pop("solver", Tsit5()), 0.0, 1.0, 0.5, jnp.ones(1), w, stepsize_controller=controller,
+        max_steps=8, **options,
+    )  # fmt: skip
+
+
+def test_what_lies_before_a_jump_knows_nothing_of_what_lies_after_it():
+    def before(w):
+        solution = jumping(w, heuristics=("unscaled_error", "steps"), saveat=diffrax.SaveAt(ts=jnp.array([0.4])))
+        return solution.stats["heuristics"].unscaled_error.steps[0] + solution.ys[0, 0]
+
+    assert jax.jit(jax.grad(before))(1.0) == 0.0
+
+
+def test_both_adjoints_agree_over_a_jump():
+    def after(w, adjoint):
+        solution = jumping(w, solver=nde.Reversible(Tsit5()), heuristics="unscaled_error", adjoint=adjoint)
+        return solution.stats["heuristics"].unscaled_error.total
+
+    checkpoint, reversible = (
+        jax.jit(jax.grad(lambda w, a=a: after(w, a)))(1.0) for a in (nde.CheckpointAdjoint(), nde.ReversibleAdjoint())
+    )
+    eps = 1e-6
+    moved = [after(1.0 + e, nde.CheckpointAdjoint()) for e in (eps, -eps)]  # the steps are as long as can be
+    assert_trees_all_close(checkpoint, (moved[0] - moved[1]) / (2 * eps), rtol=1e-6)
+    assert_trees_all_close(reversible, checkpoint, rtol=1e-9)
+
+
+def test_times_that_are_integers_leave_the_sums_whole():
+    def total(ts):
+        measure = nde.Measure(("error",), PID)
+        solution = nde.diffeqsolve(
+            TERM, Tsit5(), 0, 3, None, Y0, W, stepsize_controller=StepTo(ts=ts), heuristics=measure
+        )
+        return solution.stats["heuristics"].error.total
+
+    assert_trees_all_close(total(jnp.arange(4)), total(jnp.arange(4.0)), rtol=1e-12)

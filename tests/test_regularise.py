@@ -8,6 +8,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import jax.random as jr
+import lineax as lx
 import numpy as np
 import optimistix
 import pytest
@@ -388,3 +389,29 @@ def test_what_can_not_be_is_refused():
     refused("but got ControlTerm: for a smooth control take ControlTerm(...).to_ode()", KineticEnergy, control)
     unknown = ODETerm(lambda t, y, a: jax.scipy.special.gammaln(2 + y**2))
     refused("all of whose operations jax.experimental.jet knows, but", lambda: TaylorDerivative(2), unknown)
+
+
+def test_checks_of_the_equation_are_made_beside_an_integral_too():
+    path = nde.VirtualBrownianTree(0.0, 1.0, 1e-2, jax.ShapeDtypeStruct((2,), Y0.dtype), KEY)
+    noise = diffrax.ControlTerm(lambda t, y, args: lx.DiagonalLinearOperator(0.5 * y), path)
+    terms = nde.to_stratonovich(nde.MultiTerm(ODETerm(lambda t, y, args: -y), noise))
+    with pytest.raises(ValueError, match="right for the Stratonovich reading, but Euler"):
+        solve(KineticEnergy(), terms, nde.Euler(), 0.0, 1.0, 0.1, Y0)
+    terms = nde.MultiTerm(ODETerm(lambda t, y, args: -y), ODETerm(lambda t, y, args: y))
+    with pytest.raises(ValueError, match="the others must be noise, but got ODETerm"):
+        solve(KineticEnergy(), terms, nde.Tsit5(), 0.0, 1.0, 0.1, Y0)
+
+
+def test_one_that_moves_the_end_is_asked_first_wherever_it_is_nested():
+    inner = Together([RandomEndTime(0.5)])
+    assert inner.changes_call and Together([LocalErrorEstimate(), inner]).changes_call
+    assert not Together([LocalErrorEstimate()]).changes_call
+
+
+def test_a_local_estimate_of_a_solve_that_failed_is_no_number():
+    wild = ODETerm(lambda t, y, args: 50 * jnp.sin(50 * t) * y)
+    solution, found = solve(
+        LocalErrorEstimate(), wild, Tsit5(), 0.0, 10.0, 0.1, Y0, key=KEY, stepsize_controller=PID, max_steps=8,
+        throw=False,
+    )  # fmt: skip
+    assert solution.result != diffrax.RESULTS.successful and jnp.isnan(found)

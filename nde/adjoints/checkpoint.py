@@ -142,7 +142,9 @@ class Sweep:
             return jnp.where(jnp.isfinite(x), x, 0) if jnp.issubdtype(x.dtype, jnp.inexact) else x
 
         y, state = jax.tree.map(finite, (place.y, place.solver_state))
-        tnext = jnp.where(place.tnext > place.t, place.tnext, place.t + 1)
+        # The first step that was tried may have been far too long: a hundredth of it hardly moves.
+        short = place.t + 0.01 * (place.tnext - place.t)
+        tnext = jnp.where(short > place.t, short, place.t + 1)
         return place._replace(y=y, solver_state=state, tnext=tnext)
 
     def run(self):
@@ -236,7 +238,7 @@ class Sweep:
             solver_state=[c.astype(x.dtype) for c, x in zip(state_ct, state, strict=True)],
             shared={i: jnp.zeros_like(self.inputs.shared[i]) for i in self.shared_wanted},
             times=times,
-            end=place.t,
+            end=place.t if place.reached is None else place.reached,
             ts_index=[saved.ts_index for saved in self.outcome.saved],
             filled=[saved.filled for saved in self.outcome.saved],
         )
@@ -253,7 +255,8 @@ class Sweep:
         """Back through step `number`, from `place` to the carry's end, for the live examples."""
         t0, t1 = place.t, jnp.where(live, carry.end, place.tnext)
         y1, dense, pull = self._replayed(place, t0, t1, live)
-        return self._pull(carry, t0, t1, y1, dense, pull, number, live)
+        before = t0 if place.reached is None else place.reached
+        return self._pull(carry, t0, t1, y1, dense, pull, number, live, before)
 
     def _replayed(self, place, t0, t1, live):
         """The step from a place: the state at its end, its dense output, and how to pull cotangents through it."""
@@ -279,8 +282,11 @@ class Sweep:
 
         return y1, dense, pulled
 
-    def _pull(self, carry: _Carry, t0, t1, y1, dense, pull, number, live) -> _Carry:
-        """Meet what was saved in and at the end of step `number`, and pull all through it."""
+    def _pull(self, carry: _Carry, t0, t1, y1, dense, pull, number, live, before) -> _Carry:
+        """Meet what was saved in and at the end of step `number`, and pull all through it.
+
+        `before`: where the step before it ended: at `t0`, or on the other side of a jump there.
+        """
         is_last = live & (number + 1 == self.steps)
         y_ct, state_ct = (
             self._masked(live, carry.y),
@@ -296,7 +302,7 @@ class Sweep:
             y=self.batch.where(live, found.y, carry.y),
             solver_state=self.batch.where(live, found.solver_state, carry.solver_state),
             times=self._move_times(carry.times, t0, t1, t0_ct, t1_ct, number, live, is_last),
-            end=jnp.where(live, t0, carry.end),
+            end=jnp.where(live, before, carry.end),
         )
 
     @property

@@ -36,8 +36,9 @@ class ContinuousAdjoint(AbstractAdjoint):
     ten times the steps, and says nothing about the loss.
 
     **Raises:** when a solve is differentiated: `ValueError` for a solve of an Itô SDE, an event, dense output, a saved
-    state of the solver, a solver that takes more of a term than its product with the control, and for a gradient
-    in the times of an SDE. [`nde.CheckpointAdjoint`][] has all of these.
+    state of the solver, heuristics other than the steps' times (looked at or not), a solver that takes more of a term
+    than its product with the control, and for a gradient in the times of an SDE. [`nde.CheckpointAdjoint`][] has all of
+    these.
 
     **Limits:** reverse mode only, and once. Solving the state backward is unstable where the flow contracts strongly:
     errors grow by $e^{\int |\partial_y f|}$. A way back that does not come to its end in `max_steps` steps, and one

@@ -66,7 +66,7 @@ class ReversibleAdjoint(AbstractAdjoint):
 
     def recorded(self, place: Any) -> Any:
         """See [`nde.adjoints.AbstractAdjoint`][]."""
-        return place.t
+        return place.t if place.reached is None else (place.t, place.reached)
 
     def rows(self, row_bytes: int, max_steps: int | None, most: int = 512) -> int | None:
         """See [`nde.adjoints.AbstractAdjoint`][]."""
@@ -138,20 +138,23 @@ class _ReversibleSweep(Sweep):
             i, carry, tail = state
             i = i - 1
             live = (i < self.steps) & self.wanted
-            t0, t1 = self.batch.where(live, (self._time(i), carry.end), (start.t, start.tnext))
+            begin, before = self._times(i)
+            t0, t1 = self.batch.where(live, (begin, carry.end), (start.t, start.tnext))
             call = _Calls(self)
             step = way_back.back(call, t0, t1, self.batch.where(live, tail, safe), self.needs_dense)
-            carry = self._pull(carry, t0, t1, step.y1, step.dense, self._pulled(step, call), i, live)
+            carry = self._pull(carry, t0, t1, step.y1, step.dense, self._pulled(step, call), i, live, before)
             return i, self._grid_moved(carry, i), self.batch.where(live, step.tail, tail)
 
         most = self.batch.most(self.steps)
         return self._finish(jax.lax.while_loop(lambda s: s[0] > 0, back, (most, carry, tail))[1])
 
-    def _time(self, number):
-        """The times of the places with a number."""
+    def _times(self, number):
+        """The times of the places with a number, and where the steps to them ended."""
         if self.way_back.grid is None:
-            return self._unpacked(self.record.rows, number)
-        return self._grid_time(self.inputs.shared, number)
+            recorded = self._unpacked(self.record.rows, number)
+            return recorded if isinstance(recorded, tuple) else (recorded, recorded)
+        time = self._grid_time(self.inputs.shared, number)
+        return time, time
 
     def _grid_time(self, shared, number):
         numbers = jnp.broadcast_to(number, self.batch.shape)

@@ -110,7 +110,8 @@ def _grid(place: Place, options: dict[str, Any], steps: int) -> jax.Array:
     controller, t1 = options["stepsize_controller"], options["t1"]
     if isinstance(controller, diffrax.StepTo):
         # The same time; but diffrax's check that the grid meets both ends hangs on it, and must not be dropped.
-        return controller.ts.at[1].set(place.tnext.astype(controller.ts.dtype))
+        ts = controller.ts if _is_inexact(controller.ts) else controller.ts.astype(place.tnext.dtype)
+        return ts.at[1].set(place.tnext.astype(ts.dtype))
     share = jnp.arange(steps + 1).astype(t1.dtype) / steps
     return (place.t + (t1 - place.t) * share).at[1].set(place.tnext).at[steps].set(t1)
 

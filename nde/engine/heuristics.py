@@ -48,7 +48,7 @@ class Heuristics(eqx.Module):
       and zero. Constants, as all accepted times.
 
     They are differentiated like the state, with the accepted times held fixed. Where an estimate is exactly zero, so is
-    its derivative.
+    its derivative. With an event the step in which it lies counts whole.
 
     **Limits:** in single precision at tight tolerances `stiffness` is the ratio of two differences that rounding rules.
 
@@ -140,9 +140,9 @@ class WatchedKernel(AbstractKernel):
     def enter(self, t0, t1, y, solver_state, made_jump):
         """See [`nde.engine.kernel.AbstractKernel`][]."""
         count = len(self.measures)
-        last = jnp.zeros(count, jnp.asarray(t0).dtype) if self.steps else None
+        last = jnp.zeros(count, _float_like(t0)) if self.steps else None
         inner = self.kernel.enter(t0, t1, y, solver_state, made_jump)
-        return Watched(inner, jnp.zeros((3, count), jnp.asarray(t0).dtype), last)
+        return Watched(inner, jnp.zeros((3, count), _float_like(t0)), last)
 
     def step(self, t0, t1, y, solver_state, made_jump, truth=None):
         """See [`nde.engine.kernel.AbstractKernel`][]."""
@@ -164,7 +164,7 @@ class WatchedKernel(AbstractKernel):
                 "take an embedded method, as nde.Tsit5, or of SDEs diffrax.SPaRK."
             )
         values = [measure(step, y, t1 - t0) for measure in self.measures]
-        return jnp.stack([jnp.asarray(v, jnp.asarray(t0).dtype) for v in values])
+        return jnp.stack([jnp.asarray(v, _float_like(t0)) for v in values])
 
     def leave(self, solver_state, entered, moved):
         """See [`nde.engine.kernel.AbstractKernel`][]."""
@@ -242,6 +242,12 @@ def make_heuristics(names: Sequence[str], sums: Any, history: Any) -> Heuristics
     if history is not None:
         found |= {"ts": history[:, 0], "lengths": history[:, 1]}
     return Heuristics(**found)
+
+
+def _float_like(t: Any) -> Any:
+    """The dtype of a time; of an integer, as a grid of the user's may be, that of a number."""
+    dtype = jnp.asarray(t).dtype
+    return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
 
 
 def safe_norm(norm: Callable, tree: Any) -> jax.Array:

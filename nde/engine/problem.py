@@ -19,7 +19,8 @@ class Place(NamedTuple):
 
     - `t`, `tnext`: the time reached, and that at which the step to try next ends.
     - `y`, `solver_state`, `controller_state`: at `t`; the solver's state in its kernel's form.
-    - `made_jump`: whether the field jumps at `t`, `None` where the controller never says so.
+    - `made_jump`: whether the field jumps at `t`, `None` where the controller never says so; `reached`: then, where the
+      last accepted step ended, a little before `t` if there was a jump between.
     - `result`: a `diffrax.RESULTS`, `None` where nothing can fail or end but by its time.
     - `meter`: the progress meter's state.
     - `event`: `None`, or the [`nde.engine.problem.EventPlace`][].
@@ -31,6 +32,7 @@ class Place(NamedTuple):
     solver_state: Any
     controller_state: Any
     made_jump: jax.Array | None
+    reached: jax.Array | None
     result: RESULTS | None
     meter: Any
     event: "EventPlace | None"
@@ -151,6 +153,7 @@ class Problem:
             solver_state=kept(solver_state, place.solver_state),
             controller_state=controller_state,
             made_jump=None if place.made_jump is None else jnp.where(keep, made_jump, place.made_jump),
+            reached=None if place.reached is None else jnp.where(keep, place.tnext, place.reached),
             result=_next_result(place.result, keep, solver_result, result),
             meter=options["progress_meter"].step(place.meter, _share(options["t0"], t, t1)),
             event=None,

@@ -78,10 +78,8 @@ def diffeqsolve(
     **Source:** Kidger, *On Neural Differential Equations*, 2021 (diffrax); for the gradient see
     [`nde.adjoints.CheckpointAdjoint`][].
     """
-    controller, saveat = options.get("stepsize_controller", diffrax.ConstantStepSize()), options.get("saveat")
-    dtype = _time_dtype([t0, t1, *jax.tree.leaves(dt0), *save_times(saveat)])
-    steps = count_steps(controller, t0, t1, dt0, dtype)
-    check_sde(terms, solver, Times(t0, t1, dt0, controller, steps, dtype), y0, args)
+    times = check_call(terms, solver, t0, t1, dt0, y0, args, options)
+    controller, saveat = times.controller, options.get("saveat")
     measure = check_heuristics(heuristics)
     names = measure.names
     if names and not isinstance(adjoint, AbstractAdjoint):
@@ -96,16 +94,31 @@ def diffeqsolve(
         if not options.get("throw", True):
             grid = controller.ts if isinstance(controller, diffrax.StepTo) else None
             given = Given(t0, t1, dt0, save_times(saveat), grid)
-            given.check(dtype)
-        adjoint = _Engine(adjoint, _are_apart(t0, t1), steps, given, measure)
+            given.check(times.dtype)
+        adjoint = _Engine(adjoint, _are_apart(t0, t1), times.steps, given, measure)
     solution = diffrax.diffeqsolve(terms, solver, t0, t1, dt0, y0, args, adjoint=adjoint, **options)
     return _turned(solution) if STEPS in names else solution
+
+
+def check_call(
+    terms: Any, solver: Any, t0: Any, t1: Any, dt0: Any, y0: Any, args: Any, options: dict[str, Any]
+) -> Times:
+    """What nde checks of a call of `diffeqsolve` beside diffrax's own entry, and what is known of its times."""
+    controller = options.get("stepsize_controller", diffrax.ConstantStepSize())
+    dtype = _time_dtype([t0, t1, *jax.tree.leaves(dt0), *save_times(options.get("saveat"))])
+    times = Times(t0, t1, dt0, controller, count_steps(controller, t0, t1, dt0, dtype), dtype)
+    check_sde(terms, solver, times, y0, args)
+    return times
 
 
 def _turned(solution: diffrax.Solution) -> diffrax.Solution:
     """The solution with the times of its steps as the user counts them."""
     sign = jnp.where(solution.t0 <= solution.t1, 1, -1)
-    return eqx.tree_at(lambda s: s.stats["heuristics"].ts, solution, replace_fn=lambda ts: ts * sign)
+
+    def turn(ts):
+        return jnp.where(jnp.isinf(ts), ts, ts * sign)
+
+    return eqx.tree_at(lambda s: s.stats["heuristics"].ts, solution, replace_fn=turn)
 
 
 def _are_apart(t0: Any, t1: Any) -> bool:
@@ -234,6 +247,7 @@ def _begin(kernel: AbstractKernel, state: Any, options: dict[str, Any]) -> tuple
         solver_state=_strong(kernel.enter(state.tprev, state.tnext, state.y, solver_state, jump)),
         controller_state=_strong(state.controller_state),
         made_jump=jump,
+        reached=None if jump is None else _strong(state.tprev),
         result=_strong(state.result) if fails or event is not None else None,
         meter=_strong(state.progress_meter_state),
         event=event,

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -62,12 +62,12 @@ class Plan(NamedTuple):
 
 
 class AbstractRegulariser(eqx.Module):
-    """A number beside a solution, small where the equation is easy to solve.
+    """A number beside a solution, small where the equation is easy to solve."""
 
-    `changes_call`: whether it may change the call; such a one plans before others.
-    """
-
-    changes_call: ClassVar[bool] = False
+    @property
+    def changes_call(self) -> bool:
+        """Whether it may change the call; such a one plans before others."""
+        return False
 
     @abc.abstractmethod
     def plan(self, call: Call, key: PRNGKeyArray | None) -> Plan:
@@ -92,6 +92,11 @@ class Together(AbstractRegulariser):
                 f"Together needs a weight for each of its {len(self.regularisers)} regularisers, but got "
                 f"{len(self.weights)}."
             )
+
+    @property
+    def changes_call(self) -> bool:
+        """Whether one of them does."""
+        return any(each.changes_call for each in self.regularisers)
 
     def plan(self, call: Call, key: PRNGKeyArray | None) -> Plan:
         """See [`nde.regularise.AbstractRegulariser`][]."""

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -33,7 +33,11 @@ class RandomEndTime(AbstractRegulariser):
     """
 
     spread: float = 0.5
-    changes_call: ClassVar[bool] = True
+
+    @property
+    def changes_call(self) -> bool:
+        """Times."""
+        return True
 
     def __check_init__(self):
         if not 0 < self.spread <= 0.5:
@@ -138,6 +142,8 @@ class LearnedEndTime(eqx.Module):
 
 class EndTime(AbstractRegulariser):
     r"""The span of time $a\,|t_1 - t_0|$ of the [`nde.regularise.LearnedEndTime`][] in a solve's terms.
+
+    With several of them it is the sum, one that stands twice counted twice.
 
     **Raises:** in a solve, `ValueError` if there is none.
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from nde.engine import diffeqsolve, Measure
+from nde.engine.heuristics import check_heuristics
 from nde.regularise.base import AbstractRegulariser, Call, need_key, Plan, Seen
 
 
@@ -25,7 +26,7 @@ class LocalErrorEstimate(AbstractRegulariser):
     `nde.BrownianGrid`, which is known at the solve's own times only, and, unbiased, for an event, before which no
     uniform time can be drawn.
 
-    **Limits:** any adjoint will do. The biased one keeps every accepted state: memory of `max_steps` of them.
+    **Limits:** any adjoint of nde will do. The biased one keeps every accepted state: memory of `max_steps` of them.
 
     **Source:** Pal, Edelman, Rackauckas, *Locally regularized neural differential equations: some black boxes were
     meant to remain closed!*, ICML 2023, arXiv 2303.02262, section 3. There $h$ is the one that a solver started afresh
@@ -61,7 +62,7 @@ class LocalErrorEstimate(AbstractRegulariser):
                 number = jnp.minimum(number, jnp.maximum(count - 1, 0))
                 start, length, factor = t, steps.lengths[number], jnp.abs(t1 - t0)
             start = jax.lax.stop_gradient(start)
-            end = start + sign * jnp.minimum(length, jnp.abs(t1 - start))
+            end = jnp.where(length >= jnp.abs(t1 - start), t1, start + sign * length)
             y = jax.tree.map(lambda x: x[number if self.biased else 0], ys)
             y = jax.lax.stop_gradient(y) if self.detached else y
             return jax.lax.stop_gradient(factor) * _error(seen.call, start, jax.lax.stop_gradient(end), y)
@@ -70,10 +71,12 @@ class LocalErrorEstimate(AbstractRegulariser):
 
 
 def _error(call: Call, start, end, y):
-    """The estimate of the error of one step; zero over no time."""
+    """The estimate of the error of one step; zero over no time, NaN where the solve had failed before."""
     nothing = start == end
     controller = call.options.get("stepsize_controller", diffrax.ConstantStepSize())
-    end = jnp.where(nothing, start + 1e-3 * (call.t1 - call.t0), end)
+    some = jnp.where(call.t0 == call.t1, call.t0 + 1, call.t1)
+    start, end = jnp.where(nothing, call.t0, start), jnp.where(nothing, some, end)
+    asked = check_heuristics(call.options.get("heuristics", ()))
     solution = diffeqsolve(
         call.terms,
         call.solver,
@@ -83,8 +86,9 @@ def _error(call: Call, start, end, y):
         y,
         call.args,
         stepsize_controller=diffrax.StepTo(ts=jnp.stack([start, end])),
-        heuristics=Measure(("error",), controller),
+        heuristics=Measure(("error",), asked.controller or controller, asked.norm),
         max_steps=1,
         throw=False,
     )
-    return jnp.where(nothing, 0, solution.stats["heuristics"].error.total)
+    error = jnp.where(solution.result == diffrax.RESULTS.successful, solution.stats["heuristics"].error.total, jnp.nan)
+    return jnp.where(nothing, 0, error)

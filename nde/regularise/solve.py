@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from nde.engine import diffeqsolve
 from nde.engine.heuristics import check_heuristics
+from nde.engine.solve import check_call
 from nde.regularise.base import AbstractRegulariser, Call, Plan, Seen
 
 
@@ -37,9 +38,10 @@ def solve(
     `nde.diffeqsolve`, unless the regulariser moves the end of time. An integral that a regulariser asks for rides
     beside the state and has no part in the control of the error.
 
-    **Raises:** what `nde.diffeqsolve` raises; `ValueError` if the regulariser asks for an integral and the terms have
-    no `ODETerm`, or the caller for dense output or a saved state of the solver.
+    **Raises:** what `nde.diffeqsolve` raises; `ValueError` if the regulariser asks for an integral and the terms are
+    not one `ODETerm`, with or without noise beside it, or the caller for dense output or a saved state of the solver.
     """
+    check_call(terms, solver, t0, t1, dt0, y0, args, options)  # before its terms have something beside the state
     plan = regulariser.plan(Call(terms, solver, t0, t1, dt0, y0, args, options), key)
     return _run(plan)
 
@@ -133,6 +135,12 @@ def _terms_with(terms: Any, rates: Sequence[Callable[..., Any]]) -> Any:
         return diffrax.ODETerm(_WithRates(terms.vector_field, rates))
     if isinstance(terms, diffrax.MultiTerm) and isinstance(terms.terms[0], diffrax.ODETerm):
         first, *rest = terms.terms
+        if not all(isinstance(getattr(term, "control", None), diffrax.AbstractBrownianPath) for term in rest):
+            raise ValueError(
+                "A regulariser that integrates along the solution sees the first term of a MultiTerm, and the others "
+                f"must be noise, but got {', '.join(type(term).__name__ for term in rest)}: make one ODETerm of all "
+                "that is not noise."
+            )
         return diffrax.MultiTerm(_terms_with(first, rates), *[Beside(term) for term in rest])
     raise ValueError(
         "A regulariser that integrates along the solution needs an ODETerm, or a MultiTerm that begins with one, but "
