@@ -17,6 +17,7 @@ predictions of the test data by all of them in turn, medians. `table` prints wha
 
 import argparse
 import json
+import math
 import os
 import statistics
 import time
@@ -117,9 +118,13 @@ class Trainer:
         return model, time.perf_counter() - start
 
     def row(self, name: str, weight: float, seed: int) -> dict[str, Any]:
-        """Train, and judge."""
-        model, seconds = self.train(name, weight, seed)
+        """Train, and judge; without scores where a solve failed on the way."""
         row: dict[str, Any] = {"regulariser": name, "weight": weight, "seed": seed}
+        try:
+            model, seconds = self.train(name, weight, seed)
+        except eqx.EquinoxRuntimeError as error:
+            nothing = {"loss": math.nan, "evaluations": math.nan, self.problem.measure: math.nan}
+            return row | {"validation": nothing, "test": nothing, "failed": str(error).strip().splitlines()[0][:100]}
         for part in ("validation", "test"):
             loss, evaluations, second = (float(x) for x in self.judge(model, part))
             row[part] = {"loss": loss, "evaluations": evaluations, self.problem.measure: second}
