@@ -241,20 +241,24 @@ def table() -> None:
             print(f"| {each} | {weight:g} | {' | '.join(cells)} | {share:.2f} | {' | '.join(faster)} |")
         if place < len(PROBLEMS):
             _front(axes[place], name, rows)
-    axes[-1].legend(fontsize=7)
+    axes[0].legend(fontsize=7)
     figure.savefig(RESULTS / "regularise.png", dpi=110)
 
 
 def _front(axis: Any, name: str, rows: list[dict[str, Any]]) -> None:
     """Loss against evaluations on test data: all weights and seeds."""
-    for number, each in enumerate(dict.fromkeys(row["regulariser"] for row in rows)):
+    for number, each in enumerate(("none", *WEIGHTS["digits"])):
         own = [row["test"] for row in rows if row["regulariser"] == each]
         colour = "black" if each == "none" else f"C{number}"
         axis.plot(
             [x["evaluations"] for x in own], [x["loss"] for x in own], "o" if each == "none" else ".", color=colour,
             label=each, alpha=0.8,
         )  # fmt: skip
-    axis.set(title=name, xlabel="evaluations of the field at prediction", ylabel="held-out loss", xscale="log")
+    ticks = [12, 25, 50, 100, 200, 400]
+    axis.set_xscale("log")
+    axis.set_xticks(ticks, [str(n) for n in ticks])
+    axis.set_xticks([], minor=True)
+    axis.set(title=name, xlabel="evaluations of the field at prediction", ylabel="held-out loss")
     if all(row["test"]["loss"] > 0 for row in rows):
         axis.set_yscale("log")
 
