@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from nde.adjoints.base import AbstractAdjoint
-from nde.adjoints.checkpoint import Pulled, Sweep, swept
+from nde.adjoints.sweep import merged, Pulled, Sweep, swept, with_shared
 from nde.solvers import find_way_back
 from nde.solvers.way_back import AbstractWayBack
 
@@ -184,16 +184,11 @@ class _ReversibleSweep(Sweep):
         numbers, mine = self._shared_of(self.way_back.grid)
 
         def times(mine):
-            shared = list(self.inputs.shared)
-            for i, x in zip(numbers, mine, strict=True):
-                shared[i] = x
+            shared = merged(self.inputs.shared, numbers, mine)
             return self._grid_time(shared, number), self._grid_time(shared, number + 1)
 
         _, pull = jax.vjp(times, mine)
-        sums = dict(carry.shared)
-        for i, x in zip(numbers, pull(self.grid_ct)[0], strict=True):
-            sums[i] = sums[i] + x
-        return carry._replace(shared=sums)
+        return with_shared(carry, numbers, pull(self.grid_ct)[0])
 
 
 class _Calls:
@@ -213,9 +208,7 @@ class _Calls:
         numbers, mine = sweep._shared_of(hoisted)
 
         def evaluate(mine, times, arguments):
-            shared = list(sweep.inputs.shared)
-            for i, x in zip(numbers, mine, strict=True):
-                shared[i] = x
+            shared = merged(sweep.inputs.shared, numbers, mine)
             return piece(hoisted.pick(shared), *times, *arguments)
 
         times = (t0, t1)
