@@ -147,13 +147,14 @@ def _step(path: BrownianGrid, first: Int[Array, ""], i: Int[Array, ""], count: I
     area = path.levy_area is SpaceSpaceLevyArea
     order = 3 if area else ORDERS[path.levy_area]
     h = (path.t1 - path.t0) / path.num_steps
-    node = lax.bitcast_convert_type(first + i, jnp.uint32)[None]
+    node = lax.bitcast_convert_type(first + i, jnp.uint32)
     leaves, treedef = jax.tree.flatten(path.shape)
     coordinates, Ws, As, lane = [], [], [], 0
     for leaf in leaves:
         noise = leaf.shape[-1] if area else 0
         lanes = (order + noise) * leaf.size
-        z = lax.stop_gradient(normals((path.words[0][None], path.words[1][None]), node, lanes, leaf.dtype, lane)[0])
+        counter = jnp.arange(lane, lane + lanes, dtype=jnp.uint32)
+        z = lax.stop_gradient(normals(path.words, node, counter, leaf.dtype))
         lane += lanes
         xi = z[: order * leaf.size].reshape(order, *leaf.shape)
         coordinates.append(_part_of_sum(xi, i, count))
@@ -170,7 +171,8 @@ def _part_of_sum(xi: Float[Array, "order ..."], i: Int[Array, ""], count: Int[Ar
     width = 1 / jnp.maximum(count, 1).astype(xi.dtype)
     if xi.shape[0] == 1:
         return jnp.sqrt(width) * xi
-    matrix = jnp.sqrt(width) * overlap(xi.shape[0], width, i.astype(xi.dtype) * width, 0 * width, 0 * width + 1)
+    rows = overlap(xi.shape[0], width, i.astype(xi.dtype) * width, 0 * width, 0 * width + 1)
+    matrix = jnp.sqrt(width) * jnp.stack([jnp.stack(row) for row in rows])
     return jnp.tensordot(matrix, xi, 1, precision=lax.Precision.HIGHEST)
 
 

@@ -1,6 +1,8 @@
 """Brownian motion at any times, in any order, from one key."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -9,16 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, PyTree, UInt32
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree, UInt32
 
 from nde.paths.counter import key_words, named, normals, threefry
 from nde.paths.legendre import (
     check_levy_area,
     constant_time,
     increment,
+    Matrix,
     ORDERS,
     overlap,
-    small_product,
+    product,
     split,
     structure,
 )
@@ -80,7 +84,7 @@ class VirtualBrownianTree(diffrax.AbstractBrownianPath):
     tol: ArrayLike
     shape: PyTree[jax.ShapeDtypeStruct] = eqx.field(static=True)
     levy_area: Any = eqx.field(static=True)
-    words: UInt32[Array, "2"]
+    words: tuple[UInt32[Array, ""], UInt32[Array, ""]]
     depth: int | None = eqx.field(static=True)
 
     def __init__(
@@ -108,7 +112,8 @@ class VirtualBrownianTree(diffrax.AbstractBrownianPath):
                     f"VirtualBrownianTree needs tol of at least 2**-{DEEPEST} of t1 - t0, but got {t0=}, {t1=}, {tol=}."
                 )
         self.t0, self.t1, self.tol = t0, t1, tol
-        self.words = key_words(key)
+        words = key_words(key)
+        self.words = words[0], words[1]  # apart: a slice inside a loop would keep the noise from being vectorised
 
     def evaluate(self, t0: ArrayLike, t1: ArrayLike | None = None, left: bool = True, use_levy: bool = False) -> Any:
         """The increment from `t0` to `t1`, or from the path's start to `t0` if there is no `t1`; see the class."""
@@ -136,106 +141,147 @@ class VirtualBrownianTree(diffrax.AbstractBrownianPath):
         out = named(increment(self.levy_area, query.dt, values))
         return out if use_levy else out.W
 
-    def _cells(self, query: "_Query", depth: Any, levels: Any) -> "_Cells":
+
+@eqx.filter_jit
+def _evaluate(path: VirtualBrownianTree, query: "_Query") -> PyTree[Array]:
+    """The increment's Legendre coordinates."""
+    leaves, treedef = jax.tree.flatten(path.shape)
+    tree = _Tree(ORDERS[path.levy_area], tuple((leaf.size, leaf.dtype) for leaf in leaves), path.depth)
+    depth = []
+    if path.depth is None:
+        span = jnp.asarray(path.t1) - jnp.asarray(path.t0)
+        depth = [jnp.minimum(_depth(jnp, jnp.asarray(path.tol) / span), DEEPEST)]
+    times = lax.stop_gradient((query.ends[0], query.ends[1], query.gap))
+    values = _batched(tree, 0)(*path.words, *times, *depth)
+    inside = [
+        jnp.where(query.inside, x, jnp.nan).reshape(tree.order, *leaf.shape)
+        for x, leaf in zip(values, leaves, strict=True)
+    ]
+    return treedef.unflatten(inside)
+
+
+@functools.cache
+def _batched(tree: "_Tree", rank: int) -> Callable[..., list[Array]]:
+    """The coordinates for arguments with `rank` axes of a batch.
+
+    These stand last: a kernel then runs along the batch, and not along the few lanes of a node, for which it would not
+    be vectorised. What is the same over the batch has an axis of length one, and is computed once.
+    """
+
+    @custom_vmap
+    def coordinates(*arguments: Array) -> list[Array]:
+        return tree.coordinates(*arguments)
+
+    @coordinates.def_vmap
+    def rule(axis_size, in_batched, *arguments):
+        del axis_size
+        last = [jnp.moveaxis(x, 0, -1) if own else x[..., None] for x, own in zip(arguments, in_batched, strict=True)]
+        out = _batched(tree, rank + 1)(*last)
+        return [jnp.moveaxis(x, -1, 0) for x in out], [True] * len(out)
+
+    return coordinates
+
+
+class _Tree(NamedTuple):
+    """What of a tree is known at trace time: the order, sizes and dtypes of the leaves, the depth if it is."""
+
+    order: int
+    leaves: tuple[tuple[int, Any], ...]
+    depth: int | None
+
+    def coordinates(self, key: Array, key2: Array, low: Array, high: Array, gap: Array, *depth: Array) -> list[Array]:
+        """For each leaf, of shape `(order, size, *batch)`. All arguments have the batch's axes, or ones.
+
+        `key`, `key2`: the words; `low`, `high`, `gap`: two times and their distance, in units of the path's span;
+        `depth`: where it is not known.
+        """
+        shape = jnp.broadcast_shapes(*(x.shape for x in (key, key2, low, high, gap)))
+        ends = jnp.stack([low, high])[:, None]
+        # All that follows has the axes of ends and of levels before those of the batch.
+        key, key2, gap, *deep = (x[None, None] for x in (key, key2, gap, *depth))
+
+        def block(depth: Any, levels: Any) -> list[Array]:
+            levels = levels.reshape(1, -1, *(1,) * len(shape))
+            cells = self._cells((key, key2), ends, levels)
+            sums = self._sums(cells, self._weights(cells, gap, depth, levels))
+            return [jnp.broadcast_to(x, (*x.shape[:2], *shape)) for x in sums]
+
+        if self.depth is not None:
+            return block(self.depth, np.arange(self.depth + 2))
+
+        def body(carry):
+            level, total = carry
+            return level + BLOCK, jax.tree.map(jnp.add, total, block(deep[0], level + jnp.arange(BLOCK)))
+
+        first = block(deep[0], np.arange(BLOCK))
+        return lax.while_loop(lambda carry: carry[0] < jnp.max(deep[0]) + 2, body, (jnp.asarray(BLOCK), first))[1]
+
+    def _cells(self, words: tuple[Array, Array], ends: Array, levels: Any) -> "_Cells":
         """The nodes of the given levels on the ways down to the two ends.
 
         Level 0 are the polynomials on the whole, level n > 0 the functions that split a cell of length 2**(1 - n), and
         level depth + 1 the bridge in a cell of length 2**-depth.
         """
-        cut = np.maximum(levels - 1, 0) if isinstance(levels, np.ndarray) else jnp.maximum(levels - 1, 0)
-        cut = jnp.broadcast_to(jnp.asarray(cut), (2, levels.shape[0]))
-        ends = jnp.broadcast_to(query.ends[:, None], cut.shape)
-        words, upper = self.words[None, None], jnp.zeros(cut.shape, jnp.uint32)
+        cut, same = _cut(levels), True
         if self.depth is None or self.depth >= KEY_LEVELS:
-            number, below = _locate(query.ends, jnp.full(2, KEY_LEVELS))
-            own = jnp.stack(threefry((self.words[:1], self.words[1:]), number, jnp.zeros(2, jnp.uint32)), -1)
-            deep = cut >= KEY_LEVELS
-            words = jnp.where(deep[..., None], own[:, None], words)
-            upper = jnp.where(deep, number[:, None], 0)
-            ends = jnp.where(deep, below[:, None], ends)
-            cut = jnp.where(deep, cut - KEY_LEVELS, cut)
+            number, below = _locate(ends, np.full((1,) * ends.ndim, KEY_LEVELS))
+            own, deep = threefry(words, number, jnp.uint32(0)), cut >= KEY_LEVELS
+            words = jnp.where(deep, own[0], words[0]), jnp.where(deep, own[1], words[1])
+            same = ~deep | (number[:1] == number[1:])
+            cut, ends = cut - KEY_LEVELS * deep, jnp.where(deep, below, ends)
         number, place = _locate(ends, cut)
-        number = jnp.where(jnp.asarray(levels == 0)[None], 0, number)
-        return _Cells(number, upper, words, place)
+        number = jnp.where(jnp.asarray(levels == 0), 0, number)
+        return _Cells(words, number, place, same & (number[:1] == number[1:]))
 
-    def _weights(self, query: "_Query", cells: "_Cells", depth: Any, levels: Any) -> Float[Array, "2 levels k j"]:
-        """What each normal on the two ways down adds to each Legendre coordinate of the increment."""
-        order, zero = ORDERS[self.levy_area], jnp.zeros(cells.place.shape, cells.place.dtype)
-        whole, bridge = (jnp.broadcast_to(jnp.asarray(levels == n)[None], zero.shape) for n in (0, depth + 1))
+    def _weights(self, cells: "_Cells", gap: Array, depth: Any, levels: Any) -> Matrix:
+        """What each normal `j` on the two ways down adds to the Legendre coordinate `k` of the increment."""
+        whole, bridge = jnp.asarray(levels == 0), jnp.asarray(levels == depth + 1)
         # All in units of the cell: the query from low to high, its part that counts, and where the cell is split. The
         # bridge to an end counts on the query's side of that end, even where the other end lies in the same cell.
-        scale = jnp.asarray(SCALES, zero.dtype)[
-            np.maximum(levels - 1, 0) if isinstance(levels, np.ndarray) else jnp.clip(levels - 1, 0, DEEPEST)
-        ]
-        length = jnp.broadcast_to((jnp.where(query.gap > 0, query.gap, 1) * scale)[None], zero.shape)
-        earlier = jnp.array([True, False])[:, None]
+        length = jnp.where(gap > 0, gap, 1) * _scale(_cut(levels), gap.dtype)
+        earlier = np.array([True, False]).reshape(2, *(1,) * (cells.place.ndim - 1))
         low = jnp.where(earlier, cells.place, cells.place - length)
         high = jnp.where(earlier, cells.place + length, cells.place)
         begin = jnp.where(bridge & ~earlier, 0, jnp.clip(low, 0, 1))
         end = jnp.where(bridge & earlier, 1, jnp.clip(high, 0, 1))
         theta = jnp.where(whole, 1, jnp.where(bridge, cells.place, 0.5))
 
-        def side(theta: Array, start: Array, noise: Array) -> Array:
+        def side(theta: Array, start: Any, noise: Matrix) -> Matrix:
             """The part of the cell of length `theta` from `start` on."""
             safe = jnp.where(theta > 0, theta, 1)
             a, b = jnp.clip((begin - start) / safe, 0, 1), jnp.clip((end - start) / safe, 0, 1)
-            factor = jnp.sqrt(theta / length)[..., None, None]
-            return factor * small_product(overlap(order, theta / length, (start - low) / length, a, b), noise)
+            factor = jnp.sqrt(theta / length)
+            mixed = product(overlap(self.order, theta / length, (start - low) / length, a, b), noise)
+            return tuple(tuple(factor * x for x in row) for row in mixed)
 
-        flip = -((-1.0) ** np.add.outer(np.arange(order), np.arange(order)))
-        eye, flip = (jnp.asarray(x, zero.dtype)[None, None] for x in (np.eye(order), flip))
-        left = jnp.where(whole[..., None, None], eye, split(order, theta))
-        weights = side(theta, zero, left) + side(1 - theta, theta, flip * split(order, 1 - theta))
+        # The whole has no left part: there the noise is the coordinates themselves.
+        left = _entries(lambda i, j, x: jnp.where(whole, float(i == j), x), split(self.order, theta))
+        right = _entries(lambda i, j, x: -((-1.0) ** (i + j)) * x, split(self.order, 1 - theta))
         # A node on both ways counts once, except for the bridge, which is another function for each end.
-        twice = ~earlier & (cells.same(cells.flip()) & ~bridge)
-        beyond = jnp.asarray(levels > depth + 1)[None]
-        weights = jnp.where((twice | beyond)[..., None, None], 0, weights)
-        return jnp.where(query.inside, weights, jnp.nan)
+        gone = (~earlier & cells.same & ~bridge) | jnp.asarray(levels > depth + 1)
+        return tuple(
+            tuple(jnp.where(gone, 0, x + y) for x, y in zip(*rows, strict=True))
+            for rows in zip(side(theta, 0.0, left), side(1 - theta, theta, right), strict=True)
+        )
 
-    def _draw(self, cells: "_Cells") -> PyTree[Float[Array, " draws"]]:
-        """The normals of nodes: for each leaf of the shape, `order` times its size of them."""
-        order, first, out = ORDERS[self.levy_area], 0, []
-        leaves, treedef = jax.tree.flatten(self.shape)
-        for leaf in leaves:
-            lanes = order * leaf.size
-            words = cells.words[..., 0].reshape(-1), cells.words[..., 1].reshape(-1)
-            z = normals(words, cells.number.reshape(-1), lanes, leaf.dtype, first)
-            out.append(lax.stop_gradient(z.reshape(-1)))  # flat, because a kernel with few lanes in a row is slow
-            first += lanes
-        return jax.tree.unflatten(treedef, out)
-
-    def _combine(self, weights: Float[Array, "ends levels k j"], z: PyTree[Array]) -> PyTree[Array]:
-        """The sum of the weights times the normals: the increment's Legendre coordinates."""
-        order = weights.shape[-1]
-        matrix = jnp.moveaxis(weights, 2, 0).reshape(order, -1)
-
-        def combine(leaf, z):
-            columns = z.reshape(-1, leaf.size)
-            out = jnp.matmul(matrix.astype(z.dtype), columns, precision=lax.Precision.HIGHEST)
-            return out.reshape(order, *leaf.shape)
-
-        return jax.tree.map(combine, self.shape, z)
+    def _sums(self, cells: "_Cells", weights: Matrix) -> list[Array]:
+        """The sums of the weights times the normals, for each leaf."""
+        words, number = jax.tree.map(lambda x: x[None], (cells.words, cells.number))
+        first, out = 0, []
+        for size, dtype in self.leaves:
+            lanes = jnp.arange(size, dtype=jnp.uint32).reshape(size, *(1,) * cells.place.ndim)
+            z = [normals(words, number, first + j * size + lanes, dtype) for j in range(self.order)]
+            rows = [sum(w[None].astype(dtype) * x for w, x in zip(row, z, strict=True)) for row in weights]
+            out.append(jnp.stack([jnp.sum(row, axis=(1, 2)) for row in rows]))
+            first += self.order * size
+        return out
 
 
-@eqx.filter_jit
-def _evaluate(path: VirtualBrownianTree, query: "_Query") -> PyTree[Array]:
-    """The increment's Legendre coordinates."""
-
-    def block(depth: Any, levels: Any) -> PyTree[Array]:
-        cells = path._cells(query, depth, levels)
-        return path._combine(path._weights(query, cells, depth, levels), path._draw(cells))
-
-    if path.depth is not None:
-        return block(path.depth, np.arange(path.depth + 2))
-    span = jnp.asarray(path.t1) - jnp.asarray(path.t0)
-    depth = jnp.minimum(_depth(jnp, jnp.asarray(path.tol) / span), DEEPEST)
-
-    def body(carry):
-        level, total = carry
-        return level + BLOCK, jax.tree.map(jnp.add, total, block(depth, level + jnp.arange(BLOCK)))
-
-    first = block(depth, np.arange(BLOCK))
-    return lax.while_loop(lambda carry: carry[0] < depth + 2, body, (jnp.asarray(BLOCK), first))[1]
+def _entries(function: Callable[[int, int, Array], Array], matrix: Matrix) -> Matrix:
+    """A function of the place of each entry, and the entry; zeros stay."""
+    return tuple(
+        tuple(x if isinstance(x, int) else function(i, j, x) for j, x in enumerate(row)) for i, row in enumerate(matrix)
+    )
 
 
 class _Query(eqx.Module):
@@ -247,20 +293,17 @@ class _Query(eqx.Module):
     inside: Bool[Array, ""]
 
 
-class _Cells(eqx.Module):
-    """Nodes on the ways down to two ends: the number under its key, the key's own number, the key, the place within."""
+class _Cells(NamedTuple):
+    """Nodes on the ways down to two ends, of shape `(2, levels, *batch)`.
 
-    number: UInt32[Array, "2 levels"]
-    upper: UInt32[Array, "2 levels"]
-    words: UInt32[Array, "#2 #levels 2"]
-    place: Float[Array, "2 levels"]
+    `words`: the key of each; `number`: under that key; `place`: of the end within the node's cell; `same`: whether both
+    ends have the same node.
+    """
 
-    def flip(self) -> "_Cells":
-        """The two ways exchanged."""
-        return jax.tree.map(lambda x: x[::-1], self)
-
-    def same(self, other: "_Cells") -> Bool[Array, "2 levels"]:
-        return (self.number == other.number) & (self.upper == other.upper)
+    words: tuple[UInt32[Array, "..."], UInt32[Array, "..."]]
+    number: UInt32[Array, "2 ..."]
+    place: Float[Array, "2 ..."]
+    same: Bool[Array, "1 ..."]
 
 
 def _depth(xp: Any, tol: Any) -> Any:
@@ -268,13 +311,23 @@ def _depth(xp: Any, tol: Any) -> Any:
     return xp.sum(xp.asarray(1 / np.append(SCALES, 2 * SCALES[-1])) > tol)
 
 
-def _locate(ends: Float[Array, "..."], cut: Int[Array, "..."]) -> tuple[UInt32[Array, "..."], Float[Array, "..."]]:
+def _cut(levels: Any) -> Any:
+    """How often the whole is halved for a cell of some levels."""
+    return np.maximum(levels - 1, 0) if isinstance(levels, np.ndarray) else jnp.clip(levels - 1, 0, DEEPEST)
+
+
+def _scale(cut: Any, dtype: Any) -> Float[Array, "..."]:
+    """How many cells the whole has, cut so often."""
+    return jnp.asarray(SCALES[cut] if isinstance(cut, np.ndarray) else jnp.asarray(SCALES)[cut], dtype)
+
+
+def _locate(ends: Float[Array, "..."], cut: Any) -> tuple[UInt32[Array, "..."], Float[Array, "..."]]:
     """The number of the cell of length `2**-cut` that an end lies in, in heap order, and the place within it.
 
     Scaling by a power of two, and taking the whole part away, are exact.
     """
-    scaled = ends * jnp.asarray(SCALES, ends.dtype)[cut]
+    scaled = ends * _scale(cut, ends.dtype)
     whole = jnp.floor(scaled)
-    one = lax.shift_left(jnp.uint32(1), cut.astype(jnp.uint32))
+    one = lax.shift_left(jnp.uint32(1), jnp.asarray(cut, jnp.uint32))
     last = ends >= 1
     return one + jnp.where(last, one - 1, whole.astype(jnp.uint32)), jnp.where(last, 1, scaled - whole)

@@ -54,20 +54,18 @@ def threefry(
 
 
 def normals(
-    words: tuple[UInt32[Array, "#nodes"], UInt32[Array, "#nodes"]],
-    node: UInt32[Array, " nodes"],
-    lanes: int,
+    words: tuple[UInt32[Array, "*#shape"], UInt32[Array, "*#shape"]],
+    node: UInt32[Array, "*#shape"],
+    lane: UInt32[Array, "*#shape"],
     dtype: Any,
-    first: int = 0,
-) -> Float[Array, "nodes lanes"]:
-    r"""Standard normals for `lanes` lanes from `first` on of each node; `words`: two for all the nodes, or two each.
+) -> Float[Array, "*shape"]:
+    r"""Standard normals for nodes and lanes; `words`: the two of the key.
 
     One block of threefry makes one normal, by $\sqrt 2\,\mathrm{erf}^{-1}(u)$ of a uniform $u$ on an even grid in
     $(-1, 1)$ without the ends: 24 bits in single precision and below, 53 in double. (Single precision throws half of
     the block away. Keeping it costs more, because then the noise no longer fuses into one kernel.)
     """
-    lane = jnp.arange(first, first + lanes, dtype=jnp.uint32)
-    x, y = threefry((words[0][:, None], words[1][:, None]), node[:, None], lane[None])
+    x, y = threefry(words, node, lane)
     if jnp.finfo(dtype).bits == 64:
         high = lax.bitcast_convert_type(x, jnp.int32).astype(dtype)
         u = (high + ((y >> np.uint32(11)).astype(dtype) + 0.5) * 2.0**-21) * 2.0**-31

@@ -11,14 +11,16 @@ The $\xi_k$ are independent standard normals. W is the increment, H the space–
 motion). Joining intervals, and splitting one into two, are orthogonal maps of the coordinates, so nothing cancels.
 """
 
+import functools
 import math
+import operator
 from typing import Any
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 # How many coordinates each kind of increment is made of.
 ORDERS: dict[Any, int] = {
@@ -30,30 +32,43 @@ ORDERS: dict[Any, int] = {
 FACTORS = (1.0, -0.5 / math.sqrt(3), 1 / (12 * math.sqrt(5)))
 
 
-def polynomials(x: Array, order: int) -> Array:
-    r"""The first `order` (at most three) of the $\phi_k$ at `x`, along a new last axis."""
+# A small matrix of arrays, entry by entry: one kernel makes them all, over whatever the arrays run over.
+Matrix = tuple[tuple[Any, ...], ...]
+
+
+def polynomials(x: Array, order: int) -> tuple[Any, ...]:
+    r"""The first `order` (at most three) of the $\phi_k$ at `x`."""
     y = 2 * x - 1
-    values = (jnp.ones_like(y), math.sqrt(3) * y, math.sqrt(5) * (1.5 * y**2 - 0.5))
-    return jnp.stack(values[:order], -1)
+    return (1.0, math.sqrt(3) * y, math.sqrt(5) * (1.5 * y**2 - 0.5))[:order]
 
 
-def small_product(a: Float[Array, "*shape k n"], b: Float[Array, "*shape n j"]) -> Float[Array, "*shape k j"]:
-    """A product of many tiny matrices, written out: as a reduction it is no part of the kernels around it."""
-    return sum((a[..., :, n, None] * b[..., n, None, :] for n in range(a.shape[-1])), start=jnp.zeros((), a.dtype))
+def product(a: Matrix, b: Matrix) -> Matrix:
+    """The product of two small matrices; the entry 0 is no array, and costs nothing."""
+
+    def entry(k: int, j: int) -> Any:
+        terms = [x * row[j] for x, row in zip(a[k], b, strict=True) if not (_is_zero(x) or _is_zero(row[j]))]
+        return functools.reduce(operator.add, terms) if terms else 0
+
+    return tuple(tuple(entry(k, j) for j in range(len(b[0]))) for k in range(len(a)))
 
 
-def overlap(order: int, scale: Array, start: Array, a: Array, b: Array) -> Float[Array, "*shape k j"]:
-    r"""The integrals $\int_a^b \phi_k(s + c y)\,\phi_j(y)\,dy$, `scale` being $c$ and `start` $s$, all of one shape."""
+def _is_zero(x: Any) -> bool:
+    return isinstance(x, int) and x == 0
+
+
+def overlap(order: int, scale: Array, start: Array, a: Array, b: Array) -> Matrix:
+    r"""The integrals $\int_a^b \phi_k(s + c y)\,\phi_j(y)\,dy$, `scale` being $c$ and `start` $s$: `order` rows."""
     nodes, weights = np.polynomial.legendre.leggauss(order)  # exact: the degree is at most 2 (order - 1)
-    nodes, weights = (jnp.asarray(x.reshape((1,) * a.ndim + (order,)), a.dtype) for x in (nodes, weights))
-    y = a[..., None] + (b - a)[..., None] * (0.5 + 0.5 * nodes)
-    outer = polynomials(start[..., None] + scale[..., None] * y, order)
-    inner = polynomials(y, order) * (0.5 * (b - a)[..., None] * weights)[..., None]
-    return small_product(jnp.swapaxes(outer, -1, -2), inner)
+    places = [a + (b - a) * (0.5 + 0.5 * float(x)) for x in nodes]
+    outer = [polynomials(start + scale * y, order) for y in places]
+    inner = [
+        tuple(0.5 * float(w) * (b - a) * p for p in polynomials(y, order)) for y, w in zip(places, weights, strict=True)
+    ]
+    return product(tuple(zip(*outer, strict=True)), tuple(inner))
 
 
-def split(order: int, theta: Array) -> Float[Array, "*shape i j"]:
-    r"""What the new noise adds to the left part when an interval is split at the fraction `theta`.
+def split(order: int, theta: Array) -> Matrix:
+    r"""What the new noise adds to the left part when an interval is split at the fraction `theta`; row i, column j.
 
     With $M_l$ and $M_r$ the matrices that make the whole's coordinates of the parts', $\xi = M_l \xi^l + M_r \xi^r$,
     the law of the parts given the whole is $\xi^l = M_l^\top \xi + N_l z$, $\xi^r = M_r^\top \xi + N_r z$ with $z$
@@ -62,25 +77,22 @@ def split(order: int, theta: Array) -> Float[Array, "*shape i j"]:
     Kidger 2024, theorem 3.7, and Foster 2020, theorems 6.1.4 and 6.1.6.
     """
     rest = 1 - theta
-    if order == 1:
-        return jnp.sqrt(rest)[..., None, None]
     p, root = theta * rest, jnp.sqrt(rest)
+    if order == 1:
+        return ((root,),)
     if order == 2:
         d = jnp.sqrt(1 - 3 * p)
-        rows = ((d * root, jnp.zeros_like(d)), (math.sqrt(3) * theta**2 * root / d, rest * root / d))
-    else:
-        e, d = jnp.sqrt(1 - 8 * p + 20 * p**2), jnp.sqrt(1 - 5 * p + 5 * p**2)
-        zero = jnp.zeros_like(d)
-        rows = (
-            (root * e, zero, zero),
-            (math.sqrt(3) * theta**2 * root * (10 * theta**2 - 15 * theta + 6) / e, rest * root * d / e, zero),
-            (
-                math.sqrt(5) * theta**3 * root * (theta - rest) / e,
-                math.sqrt(15) * theta**4 * rest * root / (d * e),
-                rest**2 * root / d,
-            ),
-        )
-    return jnp.stack([jnp.stack(row, -1) for row in rows], -2)
+        return ((d * root, 0), (math.sqrt(3) * theta**2 * root / d, rest * root / d))
+    e, d = jnp.sqrt(1 - 8 * p + 20 * p**2), jnp.sqrt(1 - 5 * p + 5 * p**2)
+    return (
+        (root * e, 0, 0),
+        (math.sqrt(3) * theta**2 * root * (10 * theta**2 - 15 * theta + 6) / e, rest * root * d / e, 0),
+        (
+            math.sqrt(5) * theta**3 * root * (theta - rest) / e,
+            math.sqrt(15) * theta**4 * rest * root / (d * e),
+            rest**2 * root / d,
+        ),
+    )
 
 
 def structure(name: str, shape: Any) -> PyTree[jax.ShapeDtypeStruct]:

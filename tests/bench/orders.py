@@ -42,7 +42,8 @@ TABLE: dict[str, list[tuple[Any, float | None]]] = {
     "geometric": COMMUTATIVE,
     "hyperbolic": COMMUTATIVE,
     "diagonal": [(diffrax.Heun(), 1.0), (diffrax.StratonovichMilstein(), 1.0), (diffrax.SPaRK(), 1.0)],
-    "Ornstein-Uhlenbeck, time-dependent": ADDITIVE[:5],
+    # A linear drift has no second derivative, and so no term of order 3/2.
+    "Ornstein-Uhlenbeck, time-dependent": [(s, 2.0 if order == 1.5 else order) for s, order in ADDITIVE[:5]],
     "additive": ADDITIVE,
     "not commutative": [
         (diffrax.EulerHeun(), 0.5), (diffrax.Heun(), 0.5), (diffrax.SPaRK(), 0.5), (diffrax.GeneralShARK(), 0.5),
