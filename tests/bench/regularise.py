@@ -124,7 +124,8 @@ class Trainer:
             model, seconds = self.train(name, weight, seed)
         except eqx.EquinoxRuntimeError as error:
             nothing = {"loss": math.nan, "evaluations": math.nan, self.problem.measure: math.nan}
-            return row | {"validation": nothing, "test": nothing, "failed": str(error).strip().splitlines()[0][:100]}
+            said = [line for line in str(error).splitlines() if "EquinoxRuntimeError: " in line]
+            return row | {"validation": nothing, "test": nothing, "failed": said[-1].partition(": ")[2]}
         for part in ("validation", "test"):
             loss, evaluations, second = (float(x) for x in self.judge(model, part))
             row[part] = {"loss": loss, "evaluations": evaluations, self.problem.measure: second}
@@ -229,7 +230,8 @@ def table() -> None:
         print(f"\n{name}\n| regulariser | weight | loss | {measure} | evaluations | of plain | prediction | training |")
         print("|---|---|---|---|---|---|---|---|")
         for each, weight in found["chosen"].items():
-            own = [row["test"] for row in rows if (row["regulariser"], row["weight"]) == (each, weight)]
+            trained = [row for row in rows if (row["regulariser"], row["weight"]) == (each, weight)]
+            own = [row["test"] for row in trained if "failed" not in row]
             columns = {key: np.array([row[key] for row in own]) for key in ("loss", measure, "evaluations")}
             first = columns if first is None else first
             cells = [f"{np.median(x):.3g} ({x.min():.3g} … {x.max():.3g})" for x in columns.values()]
@@ -238,7 +240,8 @@ def table() -> None:
             faster = ["", ""]
             if times:
                 faster = [f"{plain[key] / times[key]:.2f} ×" for key in ("prediction_ms", "training_s")]
-            print(f"| {each} | {weight:g} | {' | '.join(cells)} | {share:.2f} | {' | '.join(faster)} |")
+            failed = f" ({len(trained) - len(own)} of {len(trained)} failed)" if len(own) < len(trained) else ""
+            print(f"| {each}{failed} | {weight:g} | {' | '.join(cells)} | {share:.2f} | {' | '.join(faster)} |")
         if place < len(PROBLEMS):
             _front(axes[place], name, rows)
     axes[0].legend(fontsize=7)

@@ -136,7 +136,7 @@ class Patients:
     measure, steps, batch = "squared error", 400, 48
     rows = Digits.rows
 
-    def __init__(self, tolerance: float = 5e-7):
+    def __init__(self, tolerance: float = 3e-7):
         panel = load_pbc()
         split = split_series(len(panel))
         values = Normaliser.fit(panel[split.fold], PBC_LOG).apply(panel)
