@@ -244,7 +244,7 @@ def table() -> None:
             print(f"| {each}{failed} | {weight:g} | {' | '.join(cells)} | {share:.2f} | {' | '.join(faster)} |")
         if place < len(PROBLEMS):
             _front(axes[place], name, rows)
-    axes[0].legend(fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=9)
     figure.savefig(RESULTS / "regularise.png", dpi=110)
 
 
