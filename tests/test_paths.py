@@ -115,20 +115,22 @@ def test_values_do_not_depend_on_the_order_or_the_transformation():
 
 
 def test_tree_is_the_same_in_every_nesting_of_batches():
-    keys, starts, spans = jax.random.split(KEY, 2), jnp.array([-0.9, 0.2, 1.1]), jnp.array([3.0, 4.0])
+    keys, starts, tols = jax.random.split(KEY, 2), jnp.array([-0.9, 0.2, 1.1]), jnp.array([1e-2, 1e-4])
 
     @jax.jit
-    def query(scale, key, start, span):
-        tree = VirtualBrownianTree(-1.0, -1.0 + span, 1e-2, (2,), key, diffrax.SpaceTimeLevyArea)
+    def query(scale, key, start, tol):
+        tree = VirtualBrownianTree(-1.0, 2.0, tol, (2,), key, diffrax.SpaceTimeLevyArea)
         increment = tree.evaluate(start, start + 0.5, use_levy=True)
         return scale * (increment.W + increment.H)
 
     inner = jax.vmap(jax.vmap(query, (None, None, 0, None)), (None, 0, None, None), out_axes=1)
     outer = jax.vmap(inner, (None, None, None, 0), out_axes=-1)
-    batched, pull = jax.vjp(lambda scale: outer(scale, keys, starts, spans), jnp.array(2.0))
-    assert batched.shape == (3, 2, 2, 2)  # starts, keys, the increment's own, spans
-    alone = [[[query(2.0, key, start, span) for span in spans] for key in keys] for start in starts]
+    batched, pull = jax.vjp(lambda scale: outer(scale, keys, starts, tols), jnp.array(2.0))
+    assert batched.shape == (3, 2, 2, 2)  # starts, keys, the increment's own, tols
+    alone = [[[query(2.0, key, start, tol) for tol in tols] for key in keys] for start in starts]
     expected = jnp.moveaxis(jnp.array(alone), 2, -1)
+    one = jax.vmap(query, (None, None, None, 0))(2.0, keys[0], starts[0], tols)
+    assert_trees_all_close(one, expected[0, 0].T, rtol=1e-10, atol=1e-13)
     assert_trees_all_close(batched, expected, rtol=1e-10, atol=1e-13)
     assert_trees_all_close(pull(jnp.ones_like(batched))[0], jnp.sum(expected) / 2, rtol=1e-10)
 

@@ -195,7 +195,7 @@ class _Tree(NamedTuple):
         `key`, `key2`: the words; `low`, `high`, `gap`: two times and their distance, in units of the path's span;
         `depth`: where it is not known.
         """
-        shape = jnp.broadcast_shapes(*(x.shape for x in (key, key2, low, high, gap)))
+        shape = jnp.broadcast_shapes(*(x.shape for x in (key, key2, low, high, gap, *depth)))
         ends = jnp.stack([low, high])[:, None]
         # All that follows has the axes of ends and of levels before those of the batch.
         key, key2, gap, *deep = (x[None, None] for x in (key, key2, gap, *depth))
@@ -214,7 +214,9 @@ class _Tree(NamedTuple):
             return level + BLOCK, jax.tree.map(jnp.add, total, block(deep[0], level + jnp.arange(BLOCK)))
 
         first = block(deep[0], np.arange(BLOCK))
-        return lax.while_loop(lambda carry: carry[0] < jnp.max(deep[0]) + 2, body, (jnp.asarray(BLOCK), first))[1]
+        return lax.while_loop(
+            lambda carry: carry[0] < jnp.max(deep[0], initial=0) + 2, body, (jnp.asarray(BLOCK), first)
+        )[1]
 
     def _cells(self, words: tuple[Array, Array], ends: Array, levels: Any) -> "_Cells":
         """The nodes of the given levels on the ways down to the two ends.
@@ -228,7 +230,7 @@ class _Tree(NamedTuple):
             own, deep = threefry(words, number, jnp.uint32(0)), cut >= KEY_LEVELS
             words = jnp.where(deep, own[0], words[0]), jnp.where(deep, own[1], words[1])
             same = ~deep | (number[:1] == number[1:])
-            cut, ends = cut - KEY_LEVELS * deep, jnp.where(deep, below, ends)
+            cut, ends = jnp.where(deep, cut - KEY_LEVELS, cut), jnp.where(deep, below, ends)
         number, place = _locate(ends, cut)
         number = jnp.where(jnp.asarray(levels == 0), 0, number)
         return _Cells(words, number, place, same & (number[:1] == number[1:]))
