@@ -257,7 +257,7 @@ class _Tree(NamedTuple):
             mixed = product(overlap(self.order, theta / length, (start - low) / length, a, b), noise)
             return tuple(tuple(factor * x for x in row) for row in mixed)
 
-        # The whole has no left part: there the noise is the coordinates themselves.
+        # The whole is not split: all of it is the left part, whose noise is the coordinates themselves.
         left = _entries(lambda i, j, x: jnp.where(whole, float(i == j), x), split(self.order, theta))
         right = _entries(lambda i, j, x: -((-1.0) ** (i + j)) * x, split(self.order, 1 - theta))
         # A node on both ways counts once, except for the bridge, which is another function for each end.
