@@ -1,15 +1,20 @@
 """The layers import downwards only, at module level only."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 import nde
+from nde.models import NeuralODE
 
 ROOT = Path(nde.__file__).parent
 # From the top down; a module may import from its own layer and from those after it.
 LAYERS = [
-    "cli", "runs", "config", "data", "train", "report", "models", "objectives", "regularise", "engine", "adjoints",
-    "solvers", "paths", "fields",
+    "cli", "commands", "runs", "config", "data", "train", "report", "models", "objectives", "regularise", "engine",
+    "adjoints", "solvers", "paths", "fields",
 ]  # fmt: skip
 
 
@@ -27,7 +32,7 @@ def _imports(tree: ast.AST):
 def _modules():
     for path in sorted(ROOT.rglob("*.py")):
         layer = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        if layer != "__init__":
+        if layer not in ("__init__", "names"):  # nde's own face
             yield path, layer
 
 
@@ -56,7 +61,24 @@ def test_training_knows_no_differential_equations():
     assert wrong == []
 
 
+def test_help_and_version_import_no_jax():
+    check = (
+        "import sys, nde.cli; nde.__version__; print([m for m in ('jax', 'polars', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_daily_names_and_layers_are_attributes():
+    assert nde.NeuralODE is NeuralODE
+    assert nde.data.__name__ == "nde.data"
+    assert {"NeuralODE", "Tsit5", "data", "cli"} <= set(dir(nde))
+    with pytest.raises(AttributeError, match="module 'nde' has no attribute 'NeuralPDE'"):
+        nde.NeuralPDE  # noqa: B018
+
+
 def test_no_import_hides_in_a_function():
+    """The one exception, the command line's own of its commands, goes by `importlib`."""
     hidden = [
         f"{path.relative_to(ROOT)}:{inner.lineno}"
         for path, _ in _modules()

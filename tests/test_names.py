@@ -60,8 +60,8 @@ NEEDED = [
 
 
 def exported():
-    """The names that `nde/__init__.py` takes from diffrax."""
-    tree = ast.parse(Path(nde.__file__).read_text())
+    """The names that `nde/names.py` takes from diffrax."""
+    tree = ast.parse(Path(nde.__file__).with_name("names.py").read_text())
     taken = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "diffrax"]
     return [alias.asname for node in taken for alias in node.names]
 

@@ -1,0 +1,120 @@
+"""What each command of `nde` does."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import typer
+from rich.console import Console
+
+from nde import runs
+from nde.config import ConfigError, load_config
+from nde.runs import Run
+from nde.train import NonFiniteLoss
+
+
+def fit(given: Sequence[str], out: Path | None, resume: Path | None) -> None:
+    """`nde fit`: `given` holds the config and the overrides, of a resumed run the overrides alone."""
+    console = Console()
+    with _one_line_errors():
+        if resume is not None:
+            if given or out is not None:
+                raise ConfigError("--resume goes on with the run's own config; give no CONFIG, no override, no --out.")
+            run = Run.open(resume)
+            problem = runs.load_problem(run.config)
+        elif not given:
+            raise ConfigError("give a CONFIG, such as configs/latent_sde_pbc.toml, or --resume RUN.")
+        else:
+            config = Path(given[0])
+            settings = load_config(config, given[1:])
+            problem = runs.load_problem(settings)
+            settings = runs.resolve(settings, problem)
+            run = Run.create(runs.new_folder(config, out), settings, problem)
+        _introduce(console, run, problem)
+        if not runs.train(run, problem, console):
+            _say(console, f"stopped by Ctrl-C; go on with: nde fit --resume {run.folder}")
+            raise typer.Exit(130)
+        evaluation = runs.evaluate(run, problem)
+        evaluation.write(run.folder)
+        _report(console, evaluation)
+        for path in runs.draw(run, problem, evaluation):
+            _say(console, f"wrote {path}")
+
+
+def evaluate(folder: Path, task: str | None, samples: int | None, out: Path | None) -> None:
+    """`nde evaluate`."""
+    console = Console()
+    with _one_line_errors():
+        opened = Run.open(folder)
+        if out is not None and out.exists():
+            raise runs.RunError(f"{out}: exists already, and nothing is written over; give another --out.")
+        given = {"task": task, "samples": samples}
+        opened = opened.changed([f"evaluate.{name}={value}" for name, value in given.items() if value is not None])
+        evaluation = runs.evaluate(opened, runs.load_problem(opened.config))
+        _report(console, evaluation)
+        if out is not None:
+            evaluation.write(runs.new_folder(out, out))
+            _say(console, f"wrote {out / 'results.csv'}")
+
+
+def predict(folder: Path, data: Path, out: Path, ahead: str, samples: int, keep_samples: bool) -> None:
+    """`nde predict`."""
+    with _one_line_errors():
+        steps = [_number("--ahead", part) for part in ahead.split(",") if part]
+        table = runs.predict(Run.open(folder), data, out, ahead=steps, samples=samples, keep_samples=keep_samples)
+        _say(Console(), f"wrote {out}: {len(table)} rows")
+
+
+def plot(folder: Path, out: Path | None) -> None:
+    """`nde plot`."""
+    with _one_line_errors():
+        opened = Run.open(folder)
+        problem = runs.load_problem(opened.config)
+        for path in runs.draw(opened, problem, runs.evaluate(opened, problem), out):
+            _say(Console(), f"wrote {path}")
+
+
+def _introduce(console: Console, run: Run, problem: Any) -> None:
+    for line in run.kind.describe(run.config, problem):
+        _say(console, line)
+    _say(console, f"run folder: {run.folder}")
+
+
+def _report(console: Console, evaluation: runs.AbstractEvaluation) -> None:
+    console.print(evaluation.table())
+    for line in evaluation.lines():
+        _say(console, line)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"{option}: '{text}' is no number; write numbers with commas between.") from None
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn an error that the user can mend into one line on standard error and exit code 2; a failed run into 1."""
+    errors = Console(stderr=True)
+    try:
+        yield
+    except NonFiniteLoss as error:
+        _say(errors, f"nde: {error} The last good checkpoint is kept.")
+        raise typer.Exit(1) from None
+    except eqx.EquinoxRuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        _say(errors, f"nde: a differential equation could not be solved ({reason}) The last good checkpoint is kept.")
+        raise typer.Exit(1) from None
+    except OSError as error:
+        _say(errors, f"nde: {error.filename or 'file'}: {error.strerror or error}.")
+        raise typer.Exit(2) from None
+    except ValueError as error:
+        _say(errors, f"nde: {error}")
+        raise typer.Exit(2) from None
