@@ -106,7 +106,8 @@ def test_a_solve_is_the_same_whether_it_may_throw_or_not(name):
     w, y0 = jnp.asarray([[0.1, -0.5], [0.4, 0.2]], jnp.float32), jnp.ones(2, jnp.float32)
     both = [jax.jit(lambda w, y0, throw=throw: ode(w, y0, throw=throw, **options))(w, y0) for throw in (True, False)]
     assert both[0].dtype == both[1].dtype
-    assert jnp.array_equal(*both)
+    # To rounding: the two are different programs, whose operations the compiler may contract differently.
+    assert jnp.allclose(*both, rtol=0, atol=4 * jnp.finfo(jnp.float32).eps)
 
 
 BAD_TIMES = {
