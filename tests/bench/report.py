@@ -2,8 +2,9 @@
 
     python tests/bench/report.py
 
-A section is a function below that returns text and tables, listed in `SECTIONS`. A new benchmark stores its JSON, gets a
-function here, and its page is made again; README quotes rows of this page, and a test holds both to the stored numbers.
+A section is a function below that returns text and tables, listed in `SECTIONS`. A new benchmark stores its JSON,
+gets a function here, and its page is made again; README quotes rows of this page, and a test holds both to the stored
+numbers.
 """
 
 import json
@@ -69,26 +70,27 @@ def engine() -> str:
         "temporary memory",
     ]  # fmt: skip
     torch, uneven, latent = stored("engine_torch"), stored("uneven"), stored("latent_step")
+    tree_ms = latent["diffrax, its tree"]["gradient_ms"]
     return f"""## ODEs: the engine beside diffrax
 
-`python tests/bench/engine.py`. Tsit5 at 1e-6, both at their defaults. Times are diffrax's over ours; first call (trace and
-compile) and memory are ours over diffrax's. A ratio below one in the first two columns is a loss.
+`python tests/bench/engine.py`. Tsit5 at 1e-6, both at their defaults. Times are diffrax's over ours; first call
+(trace and compile) and memory are ours over diffrax's. A ratio below one in the first two columns is a loss.
 
 {table(head, lines)}
 
-The lead is in long solves of networks; where a solve takes few steps, or its steps are tiny, little is gained. Expect some
-10 % on every figure from run to run, and more on those of one trajectory.
+The lead is in long solves of networks; where a solve takes few steps, or its steps are tiny, little is gained. Expect
+some 10 % on every figure from run to run, and more on those of one trajectory.
 
 torchdiffeq's `odeint` takes {times(torch["ratio"]["odeint"])} the time of our gradient of problem A
 (`tests/bench/engine_torch.py`).
 
-A batch of 1024 Van der Pol oscillators of {uneven["steps_min_mean_max"][0]} to {uneven["steps_min_mean_max"][2]} steps:
-`nde.map_in_buckets` takes {1 / uneven["vmap_over_buckets"]:.2f} of the time of one `vmap`, and
+A batch of 1024 Van der Pol oscillators of {uneven["steps_min_mean_max"][0]} to {uneven["steps_min_mean_max"][2]}
+steps: `nde.map_in_buckets` takes {1 / uneven["vmap_over_buckets"]:.2f} of the time of one `vmap`, and
 {uneven["buckets_over_by_hand"]:.2f} of that of the same work sorted by hand (`tests/bench/uneven.py`).
 
-A training step of the latent SDE on PBC, 71 fixed steps, takes {latent["nde"]["gradient_ms"]:.0f} ms; diffrax's loop takes
-{latent["diffrax"]["gradient_ms"]:.0f} on the same `BrownianGrid` and {latent["diffrax, its tree"]["gradient_ms"]:.0f} on its
-own tree (`tests/bench/latent_step.py`)."""
+A training step of the latent SDE on PBC, 71 fixed steps, takes {latent["nde"]["gradient_ms"]:.0f} ms; diffrax's loop
+takes {latent["diffrax"]["gradient_ms"]:.0f} on the same `BrownianGrid` and {tree_ms:.0f} on its own
+tree (`tests/bench/latent_step.py`)."""
 
 
 def sde() -> str:
@@ -125,8 +127,8 @@ def sde() -> str:
     slow = [alone[f"grid, Euler-Maruyama, {way}"]["slowdown"] for way in ("forward", "gradient")]
     return f"""## SDEs and Brownian motion
 
-`python tests/bench/sde.py`; batch 256, a state of 4 with diagonal noise, drift and diffusion each a network unless the row
-says otherwise; diffrax with its own tree. Their time over ours.
+`python tests/bench/sde.py`; batch 256, a state of 4 with diagonal noise, drift and diffusion each a network unless
+the row says otherwise; diffrax with its own tree. Their time over ours.
 
 {table(head, lines)}
 
@@ -155,8 +157,8 @@ def orders() -> str:
 {table(["equation", "solver", "measured", "claimed"], lines)}
 
 Cox–Ingersoll–Ross as in Jelinčič, Foster and Kidger (2024), a splitting along its flows: order
-{cir["constant"]["order"]:.2f} with constant steps, {cir["adaptive"]["order"]:.2f} with steps that shorten near zero; their
-notebook has 0.78 and 1.82."""
+{cir["constant"]["order"]:.2f} with constant steps, {cir["adaptive"]["order"]:.2f} with steps that shorten near zero;
+their notebook has 0.78 and 1.82."""
 
 
 def adjoints() -> str:
@@ -184,8 +186,8 @@ def adjoints() -> str:
     ratio = max(row["ratio"] for name, row in rows["memory"].items() if isinstance(row, dict))
     return f"""## Adjoints with the memory of one state
 
-`python tests/bench/reversible.py`, `python tests/bench/continuous.py`. `ReversibleAdjoint` at 4096 steps takes {ratio:.3f}
-of its memory at 256. Its time over `CheckpointAdjoint`'s with the same solver, and both memories:
+`python tests/bench/reversible.py`, `python tests/bench/continuous.py`. `ReversibleAdjoint` at 4096 steps takes
+{ratio:.3f} of its memory at 256. Its time over `CheckpointAdjoint`'s with the same solver, and both memories:
 
 {table(["solve", "time", "MiB, reversible and checkpoint"], lines)}
 
@@ -226,14 +228,14 @@ def regularisers() -> str:
     body = "\n\n".join(parts)
     return f"""## Regularising the solver
 
-`python tests/bench/regularise.py study digits`, `patients`, `spiral`, then `time`: each weight is chosen on validation data,
-three seeds are judged on held-out data; medians and ranges. Prediction and training are the plain model's time over this
-one's, of the first seed.
+`python tests/bench/regularise.py study digits`, `patients`, `spiral`, then `time`: each weight is chosen on
+validation data, three seeds are judged on held-out data; medians and ranges. Prediction and training are the plain
+model's time over this one's, of the first seed.
 
 {body}
 
-The solver's error, over all steps or at one, is what pays. The SDE is the exception: its steps follow the noise, and where
-evaluations halve the loss is ten times as large; one seed of three gets stuck whatever the regulariser.
+The solver's error, over all steps or at one, is what pays. The SDE is the exception: its steps follow the noise, and
+where evaluations halve the loss is ten times as large; one seed of three gets stuck whatever the regulariser.
 
 ![Held-out loss against evaluations, all weights and seeds](results/regularise.png)"""
 
@@ -257,16 +259,16 @@ def forecasts() -> str:
     body = "\n\n".join(parts)
     return f"""## Forecasts: the latent SDE on primary biliary cirrhosis
 
-`python tests/bench/pbc_folds.py`: five folds by patient, each patient scored once; scores per value in standardised units,
-lower is better; all methods are fitted on the same patients and see the same context; differences are paired, ± their
-standard error over patients.
+`python tests/bench/pbc_folds.py`: five folds by patient, each patient scored once; scores per value in standardised
+units, lower is better; all methods are fitted on the same patients and see the same context; differences are paired,
+± their standard error over patients.
 
 {body}
 
-The path KL given the context is {kl["mean"]:.1f} nats a patient in the mean; for {100 * kl["share_below_half"]:.0f} % of the
-patients it lies below 0.5. The likelihood is Student's t and the baselines are Gaussian: part of the lead in NLL is tails,
-and the lead in CRPS is the smaller one. The settings were chosen among some fourteen on validation parts of another
-division of the same patients: expect a slight optimism."""
+The path KL given the context is {kl["mean"]:.1f} nats a patient in the mean; for {100 * kl["share_below_half"]:.0f} %
+of the patients it lies below 0.5. The likelihood is Student's t and the baselines are Gaussian: part of the lead in
+NLL is tails, and the lead in CRPS is the smaller one. The settings were chosen among some fourteen on validation
+parts of another division of the same patients: expect a slight optimism."""
 
 
 def shooting() -> str:
@@ -277,8 +279,8 @@ def shooting() -> str:
     ]
     return f"""## Long oscillations
 
-`python tests/bench/shooting.py`: a pendulum of unknown frequency over twelve periods, fitted from 40 % below; medians of
-three seeds.
+`python tests/bench/shooting.py`: a pendulum of unknown frequency over twelve periods, fitted from 40 % below; medians
+of three seeds.
 
 {table(["fit", "RMSE", "amplitude in the last period, of the truth", "frequency, of the truth"], rows)}"""
 
@@ -287,9 +289,9 @@ SECTIONS: list[Callable[[], str]] = [engine, sde, orders, adjoints, regularisers
 
 INTRODUCTION = """# What was measured
 
-Two CPU cores, jax 0.10.2, diffrax 0.7.2, float32 unless said otherwise; medians of alternating calls in one process, after
-warm-up. `python tests/bench/report.py` makes this page from the files in `results/`; each section names the script that
-made them. No accelerator has been measured yet."""
+Two CPU cores, jax 0.10.2, diffrax 0.7.2, float32 unless said otherwise; medians of alternating calls in one process,
+after warm-up. `python tests/bench/report.py` makes this page from the files in `results/`; each section names the
+script that made them. No accelerator has been measured yet."""
 
 
 def page() -> str:
