@@ -67,6 +67,7 @@ from nde.engine import (
     Measure as Measure,
 )
 from nde.fields import (
+    AffineField as AffineField,
     AugmentedField as AugmentedField,
     CDEField as CDEField,
     ConcatSquashField as ConcatSquashField,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import nde
@@ -17,7 +18,9 @@ from nde.config import ConfigError, load_config
 from nde.data import make_pendulum, make_spirals, pendulum_drag
 from nde.fields import lotka_volterra, pendulum
 from nde.models import observed_states
-from nde.runs import load_problem, resolve, Run
+from nde.runs import evaluate, load_problem, resolve, Run, train
+from nde.runs.kinds.ode import ODEProblem
+from nde.runs.kinds.ode.evaluation import baselines
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FEW = ["train.steps=6", "train.validate_every=3", "train.log_every=1", "train.warmup=0", "model.width=4"]
@@ -70,7 +73,7 @@ def test_run_of_two_methods_scores_them_side_by_side(runs):
 
 def test_members_differ_by_their_bootstrap_weights(runs):
     one, other = Run.open(runs / "hybrid_lynx_hare").models()[:2]
-    values = [float(model.ode.field.field.parameters["birth"].value) for model in (one, other)]
+    values = [float(model.ode.field.field.field.parameters["birth"].value) for model in (one, other)]
     assert abs(values[0] - values[1]) > 1e-6
 
 
@@ -79,7 +82,10 @@ def test_forecast_states_are_positive_and_start_where_they_were_fitted(runs):
     model = run.models()[-1]
     ys = model.ode(jnp.array([0.0, 30.0, 60.0]), model.starts[0, 0])
     np.testing.assert_array_equal(ys[0], model.starts[0, 0])
-    assert (jnp.exp(ys) > 0).all()
+    solved = np.asarray(run.config.model.starts)[0, 0]
+    location, scale = np.array(run.config.model.location), np.array(run.config.model.scale)
+    np.testing.assert_allclose(location + scale * ys[0], solved, atol=0.3)  # six steps from the data
+    assert (nde.models.ObservedODE.locations(model, ys) < 20).all()  # logarithms
 
 
 def test_resolved_config_says_the_same_when_read_again(runs):
@@ -122,6 +128,75 @@ def test_own_table_is_fitted(tmp_path):
     result = invoke("fit", tmp_path / "run.toml", *columns, *FEW, "evaluate.samples=50", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert Run.open(tmp_path / "run").config.model.states == ("a", "b")
+
+
+def fitted_decays(folder, unit):
+    """A run of four steps on decays of two channels given in `unit`, and the law of its values in that unit."""
+    table = folder / f"t{unit:g}.csv"
+    rows = [
+        (f"s{i}", t, unit * (3 + np.exp(-t) * (i + 1)), unit * (1.0 + 0.1 * i * t))
+        for i in range(8)
+        for t in (0.0, 0.5, 1.5)
+    ]
+    pl.DataFrame(rows, schema=["who", "day", "a", "b"], orient="row").write_csv(table)
+    (folder / "run.toml").write_text('kind = "ode"\n[model]\nstart = "first_row"\n')
+    settings = load_config(
+        folder / "run.toml",
+        [f"data.path={table}", "data.id=who", "data.time=day", *FEW, "train.steps=4", "evaluate.samples=50"],
+    )
+    problem = load_problem(settings)
+    (folder / f"run{unit:g}").mkdir()
+    run = Run.create(folder / f"run{unit:g}", resolve(settings, problem), problem)
+    assert train(run, problem, Console(quiet=True))
+    evaluation = evaluate(run, problem)
+    return evaluation, problem
+
+
+def test_fit_is_the_same_in_any_unit_of_the_values(tmp_path):
+    (one, problem), *others = [fitted_decays(tmp_path, unit) for unit in (1.0, 1e-6, 1e3)]
+    quantiles = one.details.laws["neural_ode"].quantiles((0.05, 0.5, 0.95))
+    for unit, (other, _) in zip((1e-6, 1e3), others, strict=True):
+        found = other.details.laws["neural_ode"].quantiles((0.05, 0.5, 0.95))
+        np.testing.assert_allclose(found / unit, quantiles, rtol=1e-7)
+        for row, scaled in zip(one.rows, other.rows, strict=True):
+            np.testing.assert_allclose(
+                [scaled["in 90 %"], scaled["RMSE"] / unit], [row["in 90 %"], row["RMSE"]], rtol=1e-6
+            )
+            np.testing.assert_allclose(scaled["NLL"] - np.log(unit), row["NLL"], rtol=1e-6)
+    assert np.isfinite(quantiles[:, problem.panel.mask]).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([7.0] * 4, "channel 'b' is 7 wherever it is fitted"),
+        ([None, None, 1.0, 2.0], "channel 'b' has no value to fit (all of its 8 lie in what is held out)"),
+    ],
+)
+def test_channel_with_nothing_to_fit_is_named(values, message, tmp_path):
+    rows = [(f"s{i}", t, 0.1 * t + i, values[t]) for i in range(4) for t in range(4)]
+    pl.DataFrame(rows, schema=["who", "day", "a", "b"], orient="row").write_csv(tmp_path / "t.csv")
+    (tmp_path / "run.toml").write_text('kind = "ode"\n')
+    columns = [f"data.path={tmp_path / 't.csv'}", "data.id=who", "data.time=day", "data.test_after=1.5"]
+    result = invoke("fit", tmp_path / "run.toml", *columns, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert message in result.stderr and "leave it out by data.channels=['a']" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_last_value_of_channels_that_take_turns_has_a_spread():
+    panel = make_spirals(series=3)
+    mask = np.zeros_like(panel.mask)
+    mask[:, ::2, 0] = mask[:, 1::2, 1] = True
+    early = mask & (panel.times <= 3)[..., None]
+    problem = ODEProblem(panel, np.where(mask, panel.values, 0.0), early, early, mask & ~early, np.arange(3))
+    law = baselines(problem)["last value"]
+    assert np.isfinite(law.log_density(problem.values)[mask]).all()
+    times, values = panel.times[:, ::2], panel.values[:, ::2, 0]
+    kept = times[:, 1:] <= 3
+    rate = (np.diff(values) ** 2)[kept].sum() / np.diff(times)[kept].sum()
+    last = np.where(early[..., 0], panel.times, 0).max(1)
+    np.testing.assert_allclose(law.std[:, -2:, 0].max(1), np.sqrt(rate * (panel.times[:, -1] - last)), rtol=1e-6)
 
 
 LYNX, SPIRAL = "hybrid_lynx_hare.toml", "neural_ode_spiral.toml"

@@ -14,9 +14,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from nde.config.regularise import PENALTIES, RegulariseConfig
 from nde.config.sections import RunConfig, Section, TrainConfig
 from nde.data import lynx_hare_path, TableFormat
-from nde.fields import Hybrid, KnownField, LogField, MLPField, StandardField, SYSTEMS
+from nde.fields import AffineField, Hybrid, KnownField, LogField, MLPField, StandardField, SYSTEMS
 from nde.models import NeuralODE, observed_states, ObservedODE
-from nde.objectives import GaussianLikelihood
+from nde.objectives import GaussianLikelihood, ScaledLikelihood
 
 Method = Literal["known", "hybrid", "neural_ode"]
 
@@ -79,7 +79,8 @@ class ODEModelConfig(Section):
     errors in proportion, with a learned scale that starts at `noise_scale`.
 
     `start` says where a series starts: `learned`, or `first_row` for its first row, which must observe every state.
-    `starts`, `location`, `scale` and `time_scale`, the units that networks see, come from the data where not given.
+    `starts`, `location`, `scale` and `time_scale`, the units of what is solved and of what networks see, come from the
+    data where not given: mean and standard deviation of each state's fitted values, and a tenth of the fitted time.
     """
 
     methods: tuple[Method, ...] = ("neural_ode",)
@@ -98,6 +99,7 @@ class ODEModelConfig(Section):
     starts: tuple[tuple[tuple[float, ...], ...], ...] | None = None
     location: tuple[float, ...] | None = None
     scale: tuple[float, ...] | None = None
+    noise_unit: tuple[float, ...] | None = None
     time_scale: PositiveFloat | None = None
     rtol: PositiveFloat = 1e-4
     atol: PositiveFloat = 1e-6
@@ -204,33 +206,29 @@ def known_field(config: ODEModelConfig) -> KnownField:
 
 
 def build_field(config: ODEModelConfig, method: str, states: Sequence[str], *, key: PRNGKeyArray) -> Callable[..., Any]:
-    """The field of a method, in the coordinates that are solved: logarithms where `positive`."""
+    """The field of a method for what is solved: states, or their logarithms where `positive`, standardised.
+
+    Networks see and act on standardised states, known systems see states in their own units.
+    """
     assert config.location is not None and config.scale is not None and config.time_scale is not None
     if method == "neural_ode":
-        return _network(config, range(len(states)), range(len(states)), key)
+        return _network(config, len(states), len(states), key)
     known = known_field(config)
-    field = LogField(known) if config.positive else known
+    field = AffineField(LogField(known) if config.positive else known, location=config.location, scale=config.scale)
     if method == "known":
         return field
     acts, sees = (
         [list(states).index(name) for name in chosen or states]
         for chosen in (config.residual_states, config.residual_inputs)
     )
-    return Hybrid(field, _network(config, acts, sees, key), states=acts, inputs=sees)
+    return Hybrid(field, _network(config, len(acts), len(sees), key), states=acts, inputs=sees)
 
 
-def _network(config: ODEModelConfig, acts: Sequence[int], sees: Sequence[int], key: PRNGKeyArray) -> StandardField:
-    location, scale, unit = config.location, config.scale, config.time_scale
-    assert location is not None and scale is not None and unit is not None
-    network = MLPField(
-        len(sees), config.width, config.depth, out_size=len(acts), activation=jnp.tanh, scale=0.3, key=key
-    )
-    return StandardField(
-        network,
-        location=[location[i] for i in sees],
-        scale=[scale[i] for i in sees],
-        rate=[scale[i] / unit for i in acts],
-    )
+def _network(config: ODEModelConfig, acts: int, sees: int, key: PRNGKeyArray) -> StandardField:
+    """A network on standardised states, whose rates are of order one in the config's unit of time."""
+    assert config.time_scale is not None
+    network = MLPField(sees, config.width, config.depth, out_size=acts, activation=jnp.tanh, scale=0.3, key=key)
+    return StandardField(network, location=[0.0] * sees, scale=[1.0] * sees, rate=[1 / config.time_scale] * acts)
 
 
 def build_observed_ode(
@@ -244,11 +242,21 @@ def build_observed_ode(
         controller=diffrax.PIDController(rtol=config.rtol, atol=config.atol),
         max_steps=config.max_steps,
     )
+    if config.noise_unit is None:
+        raise ValueError(
+            "the run has no model.noise_unit: an earlier nde made it, in other units of the states; fit it again."
+        )
+    assert config.location is not None and config.scale is not None
+    starts = None
+    if config.starts is not None:
+        starts = (np.array(config.starts) - np.array(config.location)) / np.array(config.scale)
     return ObservedODE(
         ode,
-        None if config.starts is None else jnp.asarray(np.array(config.starts), jnp.result_type(float)),
-        GaussianLikelihood(len(channels), scale=config.noise_scale),
+        None if starts is None else jnp.asarray(starts, jnp.result_type(float)),
+        ScaledLikelihood(GaussianLikelihood(len(channels), scale=config.noise_scale), unit=config.noise_unit),
         observed_states({channel: observed[channel] for channel in channels}, states),
         positive=config.positive,
         log_noise=config.noise == "log_normal",
+        location=config.location,
+        scale=config.scale,
     )

@@ -8,6 +8,7 @@ A [`nde.data.LabelledPanel`][] is one whose series belong to classes; [`nde.data
 
 from nde.data.batches import index_batches as index_batches
 from nde.data.densities import DENSITIES as DENSITIES, Density as Density, sample_density as sample_density
+from nde.data.informative import refuse_empty_channels as refuse_empty_channels
 from nde.data.labelled import (
     LabelledPanel as LabelledPanel,
     remove_at_random as remove_at_random,

@@ -16,6 +16,7 @@ field to use another.
 | [`nde.fields.KnownField`][] | your function, with bounded [`nde.fields.Parameter`][]s | what the function takes |
 | [`nde.fields.Hybrid`][] | a known field plus a network, from zero, on chosen states | array |
 | [`nde.fields.LogField`][] | any field of positive states, for their logarithms | array |
+| [`nde.fields.AffineField`][] | any field of states in their own units, for standardised ones | array |
 | [`nde.fields.StandardField`][] | any field in standard units | array |
 | [`nde.fields.DiagonalDiffusion`][] | each state's own noise: the diagonal, `(state,)` | array |
 | [`nde.fields.GeneralDiffusion`][] | a bounded matrix, `(state, noise)` | array |
@@ -35,7 +36,11 @@ from nde.fields.augmented import AugmentedField as AugmentedField
 from nde.fields.cde import CDEField as CDEField
 from nde.fields.checks import check_field as check_field
 from nde.fields.concat_squash import ConcatSquashField as ConcatSquashField
-from nde.fields.coordinates import LogField as LogField, StandardField as StandardField
+from nde.fields.coordinates import (
+    AffineField as AffineField,
+    LogField as LogField,
+    StandardField as StandardField,
+)
 from nde.fields.diffusion import DiagonalDiffusion as DiagonalDiffusion
 from nde.fields.diffusion_term import diffusion_term as diffusion_term
 from nde.fields.gated import GatedField as GatedField

@@ -33,6 +33,40 @@ class LogField(eqx.Module):
         return self.field(t, y, args) / y
 
 
+class AffineField(eqx.Module):
+    r"""A field of states in their own units, for standardised ones: with $y = m + s z$, $\dot z = f(t, m + s z) / s$.
+
+    Solve it, and tolerances, learned starts and penalties mean the same in whatever unit the states are given: the
+    error of a step is measured in units of `s`. The field within still sees $y$.
+
+    **Arguments of the constructor:** `field`: $f$, on one array; `location`, `scale`: $m$ and $s > 0$, of the shape of
+    the state. They are constants, not learned.
+
+    **Call:** `field(t, z, args)` with `z` of shape `(state,)`; returns that shape. It has the `states` of its field.
+
+    **Raises:** `ValueError` if a scale is not positive, or there is not one for each location.
+    """
+
+    field: Callable[..., Any]
+    location: tuple[float, ...] = eqx.field(static=True)
+    scale: tuple[float, ...] = eqx.field(static=True)
+
+    def __init__(self, field: Callable[..., Any], *, location: Sequence[float], scale: Sequence[float]):
+        if len(location) != len(scale) or not all(number > 0 for number in scale):
+            raise ValueError(f"AffineField needs a positive scale for each location, but got {location=} and {scale=}.")
+        self.field = field
+        self.location, self.scale = tuple(location), tuple(scale)
+
+    @property
+    def states(self) -> tuple[str, ...] | None:
+        """The names of the states, if the field names them."""
+        return getattr(self.field, "states", None)
+
+    def __call__(self, t: Any, z: Float[Array, " state"], args: Any = None) -> Float[Array, " state"]:
+        scale = jnp.asarray(self.scale, z.dtype)
+        return self.field(t, jnp.asarray(self.location, z.dtype) + scale * z, args) / scale
+
+
 class StandardField(eqx.Module):
     r"""A field written in standard units: $f(t, y) = c \cdot g\bigl(t, (y - m) / s\bigr)$, elementwise.
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from nde.models.neural_ode import NeuralODE
@@ -20,6 +21,8 @@ class ObservedODE(eqx.Module):
 
     - `ode`: a [`nde.models.NeuralODE`][] on one array. With `positive` it solves for the logarithms of the states, as
       of a [`nde.fields.LogField`][].
+    - `location`, `scale`: the units of what is solved for, $y = m + s z$ elementwise, as of a
+      [`nde.fields.AffineField`][]; `None` where it is solved as it is. Constants, a number for each state.
     - `starts`: `(series, segments, state)`; learned start states, in the coordinates that are solved, several a series
       for [`nde.objectives.multiple_shooting`][]. `None` if starts are given by the caller.
     - `likelihood`: a law of one row `(channels,)` of $g(x)$.
@@ -27,7 +30,11 @@ class ObservedODE(eqx.Module):
     - `positive`: whether the states solved for are logarithms.
     - `log_noise`: whether $g$ is the logarithm, which needs `positive`.
 
-    **Raises:** `ValueError` for an index below zero, or `log_noise` without `positive`.
+    Models in standardised states fit alike in whatever unit the values are given: learned starts, tolerances and
+    penalties count in units of `scale`.
+
+    **Raises:** `ValueError` for an index below zero, or `log_noise` without `positive`, or one of
+    `location` and `scale` without the other.
     """
 
     ode: NeuralODE
@@ -36,8 +43,12 @@ class ObservedODE(eqx.Module):
     observed: tuple[int, ...] = eqx.field(static=True)
     positive: bool = eqx.field(static=True, default=False)
     log_noise: bool = eqx.field(static=True, default=False)
+    location: tuple[float, ...] | None = eqx.field(static=True, default=None)
+    scale: tuple[float, ...] | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
+        if (self.location is None) != (self.scale is None):
+            raise ValueError(f"ObservedODE needs both or none of {self.location=} and {self.scale=}.")
         if min(self.observed, default=0) < 0 or (self.log_noise and not self.positive):
             raise ValueError(
                 "ObservedODE needs indices of states from zero, and log_noise only with positive states, but got "
@@ -45,8 +56,12 @@ class ObservedODE(eqx.Module):
             )
 
     def locations(self, ys: Float[Array, "*rows state"]) -> Float[Array, "*rows channels"]:
-        """Where $g(x)$ is centred, given the states that were solved for."""
+        """Where $g(x)$ is centred, given what was solved for."""
+        chosen = np.array(self.observed)
         seen = jnp.stack([ys[..., i] for i in self.observed], axis=-1)
+        if self.location is not None and self.scale is not None:
+            location, scale = (np.array(x)[chosen].astype(seen.dtype) for x in (self.location, self.scale))
+            seen = jnp.broadcast_to(location, seen.shape) + seen * jnp.broadcast_to(scale, seen.shape)
         return jnp.exp(seen) if self.positive and not self.log_noise else seen
 
 

@@ -6,6 +6,7 @@ from nde.objectives.elbo import annealed as annealed, ELBO as ELBO, ELBOTerms as
 from nde.objectives.likelihoods import (
     AbstractLikelihood as AbstractLikelihood,
     GaussianLikelihood as GaussianLikelihood,
+    ScaledLikelihood as ScaledLikelihood,
     StudentTLikelihood as StudentTLikelihood,
 )
 from nde.objectives.shooting import (

@@ -1,6 +1,8 @@
 """Observation models: the density of a value around a location, one scale (and one tail) a channel."""
 
+import math
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -79,6 +81,34 @@ class StudentTLikelihood(AbstractLikelihood):
     def sample(self, loc: np.ndarray, *, key: PRNGKeyArray) -> np.ndarray:
         noise = host_generator(key).standard_t(np.asarray(self.degrees, np.float64), loc.shape)
         return loc + np.asarray(self.scale) * noise.astype(loc.dtype)
+
+
+class ScaledLikelihood(AbstractLikelihood):
+    r"""A law of values in units $u_c$ of their own: $\log p(x) = \log p_0(x / u) - \log u$ around $\mu / u$.
+
+    What the law within holds, a scale and its floor, is then in units of $u$, and learns alike whatever the values are
+    measured in.
+
+    **Arguments of the constructor:** `law`: $p_0$; `unit`: $u > 0$, a number for each channel, not learned.
+
+    **Raises:** `ValueError` if a unit is not positive.
+    """
+
+    law: AbstractLikelihood
+    unit: tuple[float, ...] = eqx.field(static=True)
+
+    def __init__(self, law: AbstractLikelihood, *, unit: Sequence[float]):
+        if not all(0 < number < math.inf for number in unit):
+            raise ValueError(f"ScaledLikelihood needs positive units, but got {unit=}.")
+        self.law, self.unit = law, tuple(unit)
+
+    def log_prob(self, values: Array, loc: Array) -> Array:
+        unit = jnp.broadcast_to(jnp.asarray(self.unit, loc.dtype), loc.shape)
+        return self.law.log_prob(values / unit, loc / unit) - jnp.log(unit)
+
+    def sample(self, loc: np.ndarray, *, key: PRNGKeyArray) -> np.ndarray:
+        unit = np.asarray(self.unit, loc.dtype)
+        return unit * self.law.sample(loc / unit, key=key)
 
 
 # Without a floor a channel that is nearly constant would drive its scale to zero and its density to infinity.

@@ -76,6 +76,8 @@ def plot_residual(config: ODEConfig, problem: ODEProblem, details: ODEDetails) -
     states = list(model.states or ())
     name, acted = "".join(model.residual_inputs or ()), "".join(model.residual_states or ())
     place = states.index(name)
+    assert model.location is not None and model.scale is not None
+    location, scale, rate = model.location[place], model.scale[place], model.scale[states.index(acted)]
     members = details.models["hybrid"]
     ts = np.linspace(problem.panel.times[:, 0], problem.train_until, POINTS, axis=1)
     first = jnp.asarray(first_states(config, problem))
@@ -84,9 +86,17 @@ def plot_residual(config: ODEConfig, problem: ODEProblem, details: ODEDetails) -
     states_along = jnp.zeros((len(grid), len(states))).at[:, place].set(grid)
     figure = Figure(figsize=(5.0, 3.4), layout="constrained")
     axes = figure.subplots()
+    grid, visited = location + scale * grid, location + scale * visited
     for i, member in enumerate(members):
         learned = jax.vmap(lambda y, field=member.ode.field: field.correction(0.0, y))(states_along)
-        axes.plot(grid, learned[:, 0], color=BLUE, lw=1.3, alpha=0.8, label=None if i else "learned, a line a member")
+        axes.plot(
+            grid,
+            rate * np.asarray(learned[:, 0]),
+            color=BLUE,
+            lw=1.3,
+            alpha=0.8,
+            label=None if i else "learned, a line a member",
+        )
     if config.data.dataset == "pendulum":
         axes.plot(grid, pendulum_drag(grid), color="black", ls="--", lw=1.5, label="truth")
     axes.plot(visited.ravel(), np.full(visited.size, axes.get_ylim()[0]), "|", color=GREY, ms=5, alpha=0.2)

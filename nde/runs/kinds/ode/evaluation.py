@@ -75,17 +75,32 @@ def baselines(problem: ODEProblem) -> dict[str, AbstractForecast]:
     means = baseline_means(problem)
     seen, values, times = problem.fit, problem.values, problem.panel.times
     spread = np.array([values[..., c][seen[..., c]].std() for c in range(values.shape[-1])])
-    steps = seen[:, 1:] & seen[:, :-1]
-    width = np.where(times[:, 1:] > times[:, :-1], times[:, 1:] - times[:, :-1], 1.0)[..., None]
-    moved = np.where(steps, (values[:, 1:] - values[:, :-1]) ** 2, 0.0).sum((0, 1))
-    rate = moved / np.where(steps, width, 0.0).sum((0, 1))
     given = np.where(_given(problem), times[..., None], times[:, :1, None]).max(1, keepdims=True)
-    ahead = np.maximum(times[..., None] - given, width.min())
-    laws = {
+    ahead = np.maximum(times[..., None] - given, 0.0)
+    # A walk that was never seen to move, or whose first step is asked for, still has a spread.
+    walked = np.maximum(np.sqrt(_walk_rate(times, values, seen) * ahead), SMALLEST_SPREAD * spread)
+    return {
         "mean": NormalForecast(means["mean"], np.broadcast_to(spread, values.shape)),
-        "last value": NormalForecast(means["last value"], np.sqrt(rate * ahead)),
+        "last value": NormalForecast(means["last value"], walked),
     }
-    return dict(laws)
+
+
+SMALLEST_SPREAD = 1e-3
+
+
+def _walk_rate(times: np.ndarray, values: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Squares of the steps between successive values of a channel over their waits, each summed: `(channels,)`.
+
+    Zero for a channel of which no series has two values.
+    """
+    rows = np.arange(seen.shape[1])[None, :, None]
+    latest = np.maximum.accumulate(np.where(seen, rows, -1), axis=1)
+    before = np.concatenate([np.full_like(latest[:, :1], -1), latest[:, :-1]], axis=1)
+    pairs, place = seen & (before >= 0), np.maximum(before, 0)
+    wait = times[..., None] - np.take_along_axis(times[..., None], place, axis=1)
+    moved = values - np.take_along_axis(values, place, axis=1)
+    total = np.where(pairs, wait, 0.0).sum((0, 1))
+    return np.where(pairs, moved**2, 0.0).sum((0, 1)) / np.where(total > 0, total, 1.0)
 
 
 def baseline_means(problem: ODEProblem) -> dict[str, np.ndarray]:
@@ -145,7 +160,6 @@ def _notes(models: dict[str, list[ObservedODE]]) -> list[str]:
 
 def known_values(field: Any) -> dict[str, float]:
     """The parameters of the known system within a field, in their own units; none if there is none."""
-    for name in ("known", "field"):
-        field = getattr(field, name, field)
-    values = getattr(field, "values", dict)
-    return {name: float(value) for name, value in values().items()}
+    while field is not None and not hasattr(field, "values"):
+        field = getattr(field, "known", None) or getattr(field, "field", None)
+    return {} if field is None else {name: float(value) for name, value in field.values().items()}

@@ -8,7 +8,7 @@ import numpy as np
 
 from nde.config import ODEConfig
 from nde.config.ode import ODEDataConfig, ODEModelConfig
-from nde.data import load_lynx_hare, make_pendulum, make_spirals, Panel, read_panel, split_series
+from nde.data import load_lynx_hare, make_pendulum, make_spirals, Panel, read_panel, refuse_empty_channels, split_series
 from nde.models import observed_states
 from nde.runs.interface import RunError
 
@@ -62,6 +62,7 @@ def load(config: ODEConfig) -> ODEProblem:
     for name, mask in (("fit", fit), ("score", test)):
         if not mask.any():
             raise RunError(f"{data.dataset or data.path}: no value is left to {name}; change data.test_after.")
+    refuse_empty_channels(panel, fit, source=data.dataset or data.path)
     return ODEProblem(panel, values, fit, choose, test, series)
 
 
@@ -122,6 +123,7 @@ def resolve(config: ODEConfig, problem: ODEProblem) -> ODEConfig:
         "observed": {channel: observed[channel] for channel in panel.channels},
         "location": model.location or location,
         "scale": model.scale or scale,
+        "noise_unit": model.noise_unit or _noise_units(problem, model),
         "time_scale": model.time_scale or (problem.train_until or 1.0) / 10,
     }
     resolved = model.model_copy(update=update)
@@ -142,9 +144,17 @@ def _units(problem: ODEProblem, model: ODEModelConfig, indices, count: int):
     location, scale = np.zeros(count), np.full(count, np.nan)
     for channel, state in enumerate(indices):
         seen = solved[..., channel][problem.fit[..., channel]]
-        location[state], scale[state] = seen.mean(), seen.std() or 1.0
+        location[state], scale[state] = seen.mean(), seen.std()
     scale = np.where(np.isnan(scale), np.nanmax(scale), scale)
     return tuple(location.tolist()), tuple(scale.tolist())
+
+
+def _noise_units(problem: ODEProblem, model: ODEModelConfig) -> tuple[float, ...]:
+    """The standard deviation of each channel's fitted values; one for logarithms, whose errors are proportions."""
+    channels = range(problem.values.shape[-1])
+    if model.noise == "log_normal":
+        return (1.0,) * len(channels)
+    return tuple(float(problem.values[..., c][problem.fit[..., c]].std()) for c in channels)
 
 
 def solved_values(problem: ODEProblem, model: ODEModelConfig) -> np.ndarray:

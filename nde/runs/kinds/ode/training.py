@@ -36,18 +36,18 @@ def examples(config: ODEConfig, problem: ODEProblem, member: int) -> Examples:
 
 
 def first_states(config: ODEConfig, problem: ODEProblem) -> np.ndarray:
-    """The state that each series' first row observes, as it is solved for, `(series, state)`; zeros if learned."""
+    """The state that each series' first row observes, standardised, `(series, state)`; zeros if learned."""
     states = config.model.states or ()
     if config.model.start == "learned":
         return np.zeros((len(problem.panel), len(states)))
     channels = list((config.model.observed or {}).values())
-    return solved_values(problem, config.model)[:, 0][:, [channels.index(state) for state in states]]
+    first = solved_values(problem, config.model)[:, 0][:, [channels.index(state) for state in states]]
+    return (first - np.array(config.model.location)) / np.array(config.model.scale)
 
 
 def batch_loss(config: ODEConfig) -> LossFunction:
     """The negative log likelihood of a batch per value, with the penalties of `[fit]`."""
     fit = config.fit
-    scale = jnp.asarray(config.model.scale, jnp.result_type(float))
     grow_steps = max(1, round(fit.grow * config.train.steps))
     regulariser, share = build_regulariser(config.regularise), build_share(config.regularise, config.train)
 
@@ -63,7 +63,7 @@ def batch_loss(config: ODEConfig) -> LossFunction:
                 ys, penalty = model.ode.penalised(regulariser, times, starts[0], key=key)
             elif fit.shooting == "multiple":
                 shots = multiple_shooting(model.ode, times, knots, starts)
-                ys, gap = shots.ys, jnp.sum((shots.gaps / scale[None]) ** 2)
+                ys, gap = shots.ys, jnp.sum(shots.gaps**2)
             else:
                 horizon = times[-1]
                 if fit.shooting == "growing":
@@ -72,7 +72,7 @@ def batch_loss(config: ODEConfig) -> LossFunction:
                 weights = weights * seen[:, None]
             density = model.likelihood.log_prob(values, model.locations(ys))
             missing = jnp.where(weights > 0, weights * density, 0.0)
-            return -jnp.sum(missing), jnp.sum(weights), gap, residual_size(model, times, ys, scale), penalty
+            return -jnp.sum(missing), jnp.sum(weights), gap, residual_size(model, times, ys), penalty
 
         keys = jax.random.split(key, len(batch[0]))
         nll, count, gap, residual, penalty = jax.vmap(series)(keys, *batch)
@@ -88,20 +88,17 @@ def batch_loss(config: ODEConfig) -> LossFunction:
     return loss
 
 
-def residual_size(model: ObservedODE, times: Array, ys: Array, scale: Array) -> Float[Array, ""]:
-    """Mean square of what a hybrid's network adds along a solution, in units of the states' scales; 0 without one."""
-    field = model.ode.field
-    correction = getattr(field, "correction", None)
+def residual_size(model: ObservedODE, times: Array, ys: Array) -> Float[Array, ""]:
+    """Mean square of what a hybrid's network adds along a standardised solution; 0 without one."""
+    correction = getattr(model.ode.field, "correction", None)
     if correction is None:
         return jnp.zeros((), times.dtype)
-    acted = getattr(field, "states", None)
-    unit = scale if acted is None else scale[np.array(acted)]
-    return jnp.mean((jax.vmap(correction)(times, ys) / unit[None]) ** 2)
+    return jnp.mean(jax.vmap(correction)(times, ys) ** 2)
 
 
 @eqx.filter_jit
 def trajectories(model: ObservedODE, times: Array, first: Array) -> tuple[Array, Array]:
-    """States `(series, rows, state)` and locations of the values, each series one trajectory from its first start."""
+    """Standardised states `(series, rows, state)` and locations of the values, one trajectory a series."""
     starts = first if model.starts is None else model.starts[:, 0]
     ys = jax.vmap(model.ode)(times, starts)
     return ys, model.locations(ys)
