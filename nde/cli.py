@@ -55,11 +55,16 @@ def fit(
 def evaluate(
     run: RunArgument,
     task: Annotated[str | None, typer.Option(help="second_half or landmark; the run's own if not given.")] = None,
+    at: Annotated[
+        float | None,
+        typer.Option(help="Of a landmark: forecast from this time on, in the table's unit since the first row."),
+    ] = None,
+    until: Annotated[float | None, typer.Option(help="Of a landmark: and up to this one.")] = None,
     samples: Annotated[int | None, typer.Option(help="Model samples; the run's own number if not given.")] = None,
     out: Annotated[Path | None, typer.Option(help="A new folder for results.csv and results.json.")] = None,
 ) -> None:
     """Score a run on its held-out series beside the baselines; write nothing unless --out names a new folder."""
-    _commands().evaluate(run, task, samples, out)
+    _commands().evaluate(run, {"task": task, "at": at, "until": until, "samples": samples}, out)
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """What each command of `nde` does."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from nde import runs
 from nde.config import ConfigError, load_config
+from nde.report import warning_of
 from nde.runs import Run
 from nde.train import NonFiniteLoss
 
@@ -43,14 +44,18 @@ def fit(given: Sequence[str], out: Path | None, resume: Path | None) -> None:
             _say(console, f"wrote {path}")
 
 
-def evaluate(folder: Path, task: str | None, samples: int | None, out: Path | None) -> None:
-    """`nde evaluate`."""
+def evaluate(folder: Path, given: Mapping[str, Any], out: Path | None) -> None:
+    """`nde evaluate`: `given` holds values over those of `[evaluate]`; those of `None` are the run's own."""
     console = Console()
     with _one_line_errors():
         opened = Run.open(folder)
         if out is not None and out.exists():
             raise runs.RunError(f"{out}: exists already, and nothing is written over; give another --out.")
-        given = {"task": task, "samples": samples}
+        landmark = any(given.get(name) is not None for name in ("at", "until"))
+        if landmark and given.get("task") not in (None, "landmark"):
+            raise ConfigError(f"--at and --until are of --task landmark; --task {given['task']} has its own cut.")
+        if landmark:
+            given = {**given, "task": "landmark"}
         opened = opened.changed([f"evaluate.{name}={value}" for name, value in given.items() if value is not None])
         evaluation = runs.evaluate(opened, runs.load_problem(opened.config))
         _report(console, evaluation)
@@ -65,6 +70,9 @@ def predict(folder: Path, data: Path, out: Path, ahead: str, samples: int, keep_
         steps = [_number("--ahead", part) for part in ahead.split(",") if part]
         table = runs.predict(Run.open(folder), data, out, ahead=steps, samples=samples, keep_samples=keep_samples)
         _say(Console(), f"wrote {out}: {len(table)} rows")
+        warning = warning_of(table["mark"].to_list()) if "mark" in table.columns else None
+        if warning is not None:
+            _say(Console(stderr=True), f"nde: warning: {warning}")
 
 
 def plot(folder: Path, out: Path | None) -> None:

@@ -134,6 +134,24 @@ def test_evaluate_repeats_the_table_and_takes_another_task(fitted, tmp_path):
     landmark = invoke("evaluate", folder, "--task", "landmark")
     assert landmark.exit_code == 0, landmark.output
     assert "latent SDE" in landmark.output
+    assert "given what is known at 2, up to 5 decades after the first row" in landmark.output
+    sooner = invoke("evaluate", folder, "--at", 15, "--until", 45, "--out", tmp_path / "sooner")
+    assert sooner.exit_code == 0, sooner.output
+    summary = json.loads((tmp_path / "sooner" / "results.json").read_text())
+    run = Run.open(folder)
+    problem = load_problem(run.config)
+    test = problem.panel[problem.split.test]
+    days = 10 * test.times
+    targets = test.mask & ((days > 15) & (days <= 45))[..., None]
+    assert (summary["values_scored"], summary["series_scored"]) == (targets.sum(), targets.any((1, 2)).sum())
+    assert f"scored: {targets.sum()} values of {targets.any((1, 2)).sum()} series" in sooner.output
+    assert summary["verdict"].startswith("verdict: the ") and summary["verdict"] in sooner.output
+    for options, message in (
+        (["--task", "second_half", "--at", 3], "--at and --until are of --task landmark"),
+        (["--at", 45, "--until", 15], "evaluate.at must lie before evaluate.until, but they are 45 and 15"),
+    ):
+        refused = invoke("evaluate", folder, *options)
+        assert refused.exit_code == 2 and message in refused.stderr and refused.stderr.count("\n") == 1
 
 
 def test_predict_writes_a_row_for_each_time_and_channel(fitted, tmp_path):
@@ -152,7 +170,14 @@ def test_predict_writes_a_row_for_each_time_and_channel(fitted, tmp_path):
     assert (table["q05"] <= table["q50"]).all() and (table["q50"] <= table["q95"]).all()
     assert (table.filter(pl.col("channel") == "b")["q05"] > 0).all()
     samples = table.select(pl.selectors.starts_with("sample_")).to_numpy()
-    np.testing.assert_allclose(samples.mean(1), table["mean"].to_numpy(), rtol=1e-9)
+    log = (table["channel"] == "b").to_numpy()  # whose mean is not finite under Student's t
+    centre = np.where(log, np.median(samples, axis=1), samples.mean(1))
+    np.testing.assert_allclose(centre, table["mean"].to_numpy(), rtol=1e-9)
+    assert table["statistic"].to_list() == ["mean", "median"] * 7
+    beyond = table["mark"].str.contains("beyond the training span").fill_null(False)
+    assert beyond.to_list() == ((table["day"] - pl.Series([3] * 8 + [100] * 6)) > 60).to_list()
+    assert result.stderr.count("\n") == 1
+    assert f"{table['mark'].count()} of 14 forecasts stand on little (4 beyond the training span" in result.stderr
     again = invoke("predict", folder, "--data", data, "--out", out)
     assert again.exit_code == 2
     assert "exists already, and nothing is written over" in again.stderr
@@ -245,6 +270,26 @@ def test_time_without_a_scale_runs_over_ten_units(table):
     np.testing.assert_allclose(load_problem(resolved).panel.times, problem.panel.times, rtol=1e-14)
     np.testing.assert_allclose(problem.panel.table_times().max(), pl.read_csv(table)["day"].max())
     assert (resolved.model.horizon, resolved.model.dt0) == (10, 0.1)
+
+
+def test_axes_of_a_table_without_a_unit_count_in_its_time_column(table):
+    given = [f"data.path={table}", "data.id=who", "data.time=day"]
+    units = []
+    for more in ([], ["data.time_unit=d"], ["data.time_scale=10"], ["data.time_scale=10", "data.time_unit=decades"]):
+        config = load_config(CONFIG, [*given, *more])
+        resolved = resolve(config, load_problem(config))
+        assert resolve(resolved, load_problem(resolved)) == resolved
+        units.append((resolved.data.table_unit, resolved.data.time_unit))
+    assert units == [("day", "day"), ("d", "d"), ("day", "day"), (None, "decades")]
+
+
+def test_channel_that_never_varies_is_named(table, tmp_path):
+    path = tmp_path / "t.csv"
+    pl.read_csv(table).with_columns(c=pl.lit(0.1)).write_csv(path)
+    result = invoke("fit", CONFIG, f"data.path={path}", "data.id=who", "data.time=day", "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "channel 'c' is 0.1 wherever it is fitted" in result.stderr
+    assert "leave it out by data.channels=['a', 'b']" in result.stderr
 
 
 def test_baseline_that_the_data_do_not_determine_is_left_out_and_said(fitted):

@@ -3,6 +3,7 @@
 import json
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import diffrax
 import jax.numpy as jnp
@@ -16,11 +17,11 @@ import nde
 from nde.cli import app
 from nde.config import ConfigError, load_config
 from nde.data import make_pendulum, make_spirals, pendulum_drag
-from nde.fields import lotka_volterra, pendulum
+from nde.fields import KnownField, lotka_volterra, pendulum
 from nde.models import observed_states
 from nde.runs import evaluate, load_problem, resolve, Run, train
 from nde.runs.kinds.ode import ODEProblem
-from nde.runs.kinds.ode.evaluation import baselines
+from nde.runs.kinds.ode.evaluation import baselines, parameter_notes
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FEW = ["train.steps=6", "train.validate_every=3", "train.log_every=1", "train.warmup=0", "model.width=4"]
@@ -277,3 +278,10 @@ def test_made_data_are_the_same_for_the_same_seed_and_obey_their_equation():
     # r' = r (1 - r²) / 4 makes 1 / r² - 1 fall as exp(-t / 2)
     np.testing.assert_allclose(1 / radius**2 - 1, (1 / radius[:, :1] ** 2 - 1) * np.exp(-t / 2), atol=1e-5)
     np.testing.assert_allclose(pendulum_drag(np.array([-2.0, 2.0])), [0.6, -0.6])
+
+
+def test_range_of_a_parameter_needs_two_members():
+    fields = [KnownField(lambda t, y, p: p.rate * y, {"rate": nde.Parameter(value)}) for value in (1.0, 2.0)]
+    models = [SimpleNamespace(ode=SimpleNamespace(field=field)) for field in fields]
+    assert parameter_notes({"known": models[:1]}) == ["known system: rate 1"]
+    assert parameter_notes({"known": models}) == ["known system: rate 1.5 (1 to 2)"]

@@ -18,7 +18,9 @@ from scipy import integrate, stats
 from nde.objectives import AbstractLikelihood, GaussianLikelihood, StudentTLikelihood
 from nde.report import (
     compare,
+    counted,
     coverage,
+    forecast_marks,
     Landmark,
     NormalForecast,
     paired_difference,
@@ -32,6 +34,8 @@ from nde.report import (
     Scores,
     SecondHalf,
     Story,
+    verdict,
+    warning_of,
     write_table,
 )
 from nde.report.figures import BLUE, FAN_LEVELS, GREY, ORANGE
@@ -396,6 +400,53 @@ def test_table_on_screen_shows_differences_from_the_others_only(rows):
     ]
 
 
+def test_verdict_names_the_best_and_says_how_sure_it_is():
+    count = np.ones(4)
+    ours = Scores(np.array([1.0, 2.0, 3.0, 4.0]), np.zeros(4), count)
+    scores = {
+        "far": Scores(ours.nll + 9, ours.crps, count),
+        "near": Scores(ours.nll - [1.0, 1.2, 0.8, 1.0], ours.crps, count),
+    }
+    said = verdict({**scores, "ours": ours}, "ours")
+    assert said.startswith("verdict: the near is ahead by 1.00 ± 0.08 nats per value; use it, or give the ours more")
+    noisy = Scores(ours.nll - [3.0, -2.0, 1.0, 0.0], ours.crps, count)
+    assert "ahead by 0.50 ± 1.04 nats per value (within two standard errors" in verdict({"b": noisy, "a": ours}, "a")
+    ahead = verdict({"far": scores["far"], "ours": ours}, "ours")
+    assert ahead == "verdict: the ours is ahead by 9.00 ± 0.00 nats per value of the best baseline, far."
+    one = {name: Scores(x.nll[:1], x.crps[:1], count[:1]) for name, x in {**scores, "ours": ours}.items()}
+    assert "on a single series" in verdict(one, "ours") and "nan" not in verdict(one, "ours")
+    assert "no baseline" in verdict({"ours": ours}, "ours")
+    console = Console(width=100, record=True, file=StringIO())
+    console.print(render(compare(one, "ours"), "ours", "one series"))
+    assert "nan" not in console.export_text()
+
+
+def test_counts_agree_with_their_nouns():
+    assert [counted(1, "channel"), counted(2, "channel"), counted(1, "series", "series")] == [
+        "1 channel", "2 channels", "1 series"
+    ]  # fmt: skip
+
+
+def test_forecasts_beyond_what_was_seen_are_marked():
+    times = np.array([[0.0, 5.0, 10.0, 10.1]])
+    values = np.zeros((1, 4, 3))
+    values[0, 1, 0], values[0, :3, 1] = 6.9, [3.5, 3.1, 3.3]
+    mask = np.zeros((1, 4, 3), bool)
+    mask[0, :3] = True
+    centre = np.zeros((1, 4, 3))
+    centre[0, 2, 2] = -12.0
+    marks = forecast_marks(times, values, mask, centre, span=10.0)
+    far, value = "forecast far from training", "value far from training"
+    unit, beyond = "channel far from training, another unit?", "beyond the training span"
+    expected = [["", unit, ""], [value, unit, ""], ["", unit, far], [beyond, f"{beyond}; {unit}", beyond]]
+    assert marks[0].tolist() == [[mark or "" for mark in row] for row in expected]
+    line = warning_of(marks.ravel().tolist())
+    assert line == (
+        f"8 of 12 forecasts stand on little (3 {beyond}, 1 {value}, 1 {far}, 4 {unit}); the column 'mark' says which."
+    )
+    assert warning_of(["", None]) is None
+
+
 # --- figures ---
 
 
@@ -525,8 +576,12 @@ def test_forecast_figure_says_what_it_shows(forecast_figure):
 
 
 def test_forecast_figure_of_one_panel(stories):
-    figure = saved(plot_forecasts(stories[:1], ("A",), ("A (g)",), (False,), "time"))
+    note = "not drawn: " + ", ".join(f"channel {i}" for i in range(9))
+    figure = saved(plot_forecasts(stories[:1], ("A",), ("A (g)",), (False,), "time", note=note))
     (axes,) = figure.axes
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width  # not cut off
+    assert figure.get_supxlabel().replace("\n", " ") == note
     assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("A", "time", "one\nA (g)")
 
 

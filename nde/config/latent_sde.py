@@ -18,9 +18,11 @@ from nde.report import AbstractTask, Landmark, SecondHalf
 class DataConfig(Section):
     """`[data]`: the table, what its columns are, and how its series are divided.
 
-    Give either `dataset`, a table that ships with nde, or `path`, a `.csv` or `.parquet` file. `sha256` is written by
-    `nde fit` and, where present, must be that of the file. Without a `time_scale` the longest series is made ten units
-    of time long, which suits the rates that a model starts from.
+    Give either `dataset`, a table that ships with nde, or `path`, a `.csv` or `.parquet` file. Without a `time_scale`
+    the longest series is made ten units of time long, which suits the rates that a model starts from; figures then
+    count in the table's own unit. Written by `nde fit`: `sha256`, which where present must be that of the file; `span`,
+    the last time of the series that are learned from; and `table_unit`, what the time column counts in, where figures
+    are drawn in it.
     """
 
     dataset: Literal["pbc"] | None = None
@@ -39,6 +41,8 @@ class DataConfig(Section):
     folds: int = Field(default=5, ge=2)
     validation: float = Field(default=0.15, gt=0, lt=1)
     split_seed: int = Field(default=0, ge=0, lt=2**32)
+    span: NonNegativeFloat | None = None
+    table_unit: str | None = None
     sha256: str | None = None
 
     @pydantic.model_validator(mode="after")
@@ -105,12 +109,34 @@ class LatentSDETrainConfig(TrainConfig):
 
 
 class EvaluateConfig(Section):
-    """`[evaluate]`: the task that held-out series are scored on, and with how many samples."""
+    """`[evaluate]`: the task that held-out series are scored on, and with how many samples.
+
+    A landmark forecasts from `at` up to `until`, counted from each series' first row in the unit of the table's time
+    column. `landmark_at` and `landmark_until` say the same in the model's unit of time (`data.time_unit`), and hold
+    where `at` or `until` is left out.
+    """
 
     task: Literal["second_half", "landmark"] = "second_half"
+    at: NonNegativeFloat | None = None
+    until: PositiveFloat | None = None
     landmark_at: NonNegativeFloat = 2.0
     landmark_until: PositiveFloat = 5.0
     samples: int = Field(default=200, ge=2)
+
+    def landmark(self, time_scale: float | None) -> tuple[float, float]:
+        """From when and up to when a landmark forecasts, in the model's unit of time.
+
+        `time_scale`: units of the table's time column in one of the model's.
+        """
+        scale = time_scale or 1.0
+        at = self.landmark_at if self.at is None else self.at / scale
+        until = self.landmark_until if self.until is None else self.until / scale
+        if not at < until:
+            raise ValueError(
+                f"evaluate.at must lie before evaluate.until, but they are {at * scale:g} and {until * scale:g} in the "
+                "table's unit of time; give both."
+            )
+        return at, until
 
 
 class LatentSDEConfig(RunConfig):
@@ -161,8 +187,9 @@ def build_objective(config: ObjectiveConfig) -> ELBO:
     return ELBO(samples=config.samples, predictive=config.predictive)
 
 
-def build_task(config: EvaluateConfig) -> AbstractTask:
-    """The task of a config."""
+def build_task(config: EvaluateConfig, time_scale: float | None = None) -> AbstractTask:
+    """The task of a config; `time_scale`: units of the table's time column in one of the model's."""
     if config.task == "landmark":
-        return Landmark(at=config.landmark_at, until=config.landmark_until)
+        at, until = config.landmark(time_scale)
+        return Landmark(at=at, until=until)
     return SecondHalf()

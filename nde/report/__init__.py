@@ -10,7 +10,13 @@ from nde.report.classes import (
     plot_seen_series as plot_seen_series,
     SeenSeries as SeenSeries,
 )
-from nde.report.compare import compare as compare, render as render, Row as Row, write_table as write_table
+from nde.report.compare import (
+    compare as compare,
+    render as render,
+    Row as Row,
+    verdict as verdict,
+    write_table as write_table,
+)
 from nde.report.density import (
     density_rows as density_rows,
     fit_gaussian as fit_gaussian,
@@ -25,6 +31,7 @@ from nde.report.figures import (
     Story as Story,
 )
 from nde.report.forecast import Forecast as Forecast, sample_forecast as sample_forecast
+from nde.report.marks import forecast_marks as forecast_marks, warning_of as warning_of
 from nde.report.scores import (
     AbstractForecast as AbstractForecast,
     coverage as coverage,
@@ -35,3 +42,4 @@ from nde.report.scores import (
     Scores as Scores,
 )
 from nde.report.tasks import AbstractTask as AbstractTask, Cut as Cut, Landmark as Landmark, SecondHalf as SecondHalf
+from nde.report.wording import counted as counted, with_error as with_error

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from nde.report.scores import paired_difference, Scores
+from nde.report.wording import counted, with_error
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,34 @@ def compare(scores: dict[str, Scores], method: str) -> list[Row]:
     return rows
 
 
+def verdict(scores: dict[str, Scores], method: str) -> str:
+    """Which forecast to use, in a sentence: `method`, or the baseline with the lowest NLL.
+
+    The difference is that of the NLL per value, in nats, with its standard error over series. Below two standard
+    errors the sentence says that these series do not tell. With a single scored series there is no error, and it says
+    so. Without a baseline there is nothing to compare, and the sentence says that.
+    """
+    others = [name for name in scores if name != method]
+    if not others:
+        return f"no baseline could be fitted, so nothing says whether the {method} is worth its cost."
+    best = min(others, key=lambda name: scores[name].mean("nll"))
+    difference, error = paired_difference(scores[method], scores[best], "nll")
+    ahead = f"is ahead by {with_error(abs(difference), error, digits=2, sign='')} nats per value"
+    scored = int((scores[method].count > 0).sum())
+    more = "more folds (data.fold) or more series would tell"
+    if scored < 2:
+        leader = method if difference < 0 else best
+        return f"verdict: the {leader} {ahead}, on a single series, which proves nothing; {more}."
+    if difference < 0:
+        doubt = "" if -difference > 2 * error else f"; {counted(scored, 'series', 'series')} do not prove it: {more}"
+        return f"verdict: the {method} {ahead} of the best baseline, {best}{doubt}."
+    doubt = "" if difference > 2 * error else f" (within two standard errors: {more})"
+    return (
+        f"verdict: the {best} {ahead}{doubt}; use it, or give the {method} more series, fewer states "
+        "(model.state_size) or more members (train.members)."
+    )
+
+
 def write_table(path: Path, rows: list[Row]) -> None:
     """Write the rows as CSV, six decimals a number."""
     with Path(path).open("w", newline="") as file:
@@ -57,8 +86,8 @@ def render(rows: list[Row], method: str, title: str) -> Table:
             ("", "")
             if same
             else (
-                f"{row.nll_difference:+.3f} ± {row.nll_error:.3f}",
-                f"{row.crps_difference:+.3f} ± {row.crps_error:.3f}",
+                with_error(row.nll_difference, row.nll_error),
+                with_error(row.crps_difference, row.crps_error),
             )
         )
         table.add_row(row.method, f"{row.nll:.4f}", f"{row.crps:.4f}", *differences)

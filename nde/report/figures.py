@@ -1,5 +1,6 @@
 """Training curves, forecast fans, calibration: functions that return a matplotlib figure and write nothing."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,7 +54,8 @@ def plot_training(
         _tidy(axes)
     if len(members) > 1:
         handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
-        columns = min(len(handles), 5)
+        longest = max(len(name) for name in colours)
+        columns = max(1, min(len(handles), int(3.4 * columns / (0.5 + 0.085 * longest))))
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     return figure
 
@@ -82,12 +84,19 @@ FAN_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def plot_forecasts(
-    stories: Sequence[Story], channels: Sequence[str], labels: Sequence[str], log: Sequence[bool], time_label: str
+    stories: Sequence[Story],
+    channels: Sequence[str],
+    labels: Sequence[str],
+    log: Sequence[bool],
+    time_label: str,
+    *,
+    note: str = "",
 ) -> Figure:
     """Forecast fans: a row a series, a column a channel, with the 50 % and 90 % bands, what was observed, the cut-off.
 
     **Arguments:** `stories`: the series; `channels`: names, over the columns; `labels`: with units, beside the axes;
-    `log`: which channels stand on a log scale; `time_label`: under the axes.
+    `log`: which channels stand on a log scale; `time_label`: under the axes;
+    `note`: below all, such as which channels are not drawn.
     """
     size = (3.0 * len(channels) + 0.6, 2.3 * len(stories) + 0.9)
     figure = Figure(figsize=size, layout="constrained")
@@ -114,8 +123,16 @@ def plot_forecasts(
         Line2D([], [], color=ORANGE, marker="o", mfc="white", ls="", ms=5, label="held out"),
         Line2D([], [], color=GREY, ls="--", label="cut-off"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=10)
+    columns = legend_columns(len(handles), size[0])
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=10)
+    if note:
+        figure.supxlabel(textwrap.fill(note, int(14 * size[0])), fontsize=9)
     return figure
+
+
+def legend_columns(entries: int, width: float) -> int:
+    """How many short entries of a legend stand side by side in a figure of so many inches, none of them cut off."""
+    return max(1, min(entries, int(width / 1.3)))
 
 
 def _fan(axes: Axes, story: Story, c: int) -> None:
@@ -138,7 +155,10 @@ def plot_calibration(
 
     **Arguments:** `levels`: nominal; `observed`: `(levels, channels)`; `pooled`: `(levels,)`, over all channels.
     """
-    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
+    # The legend stands beside the axes in columns of sixteen lines, and the figure is as wide as its names need.
+    columns = -(-(len(channels) + 2) // 16)
+    wide = 0.6 + 0.085 * max(len(name) for name in (*channels, "all channels"))
+    figure = Figure(figsize=(4.0 + columns * wide, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 100], [0, 100], color=GREY, ls="--", lw=1, label="ideal")
     for c, name in enumerate(channels):
@@ -146,7 +166,7 @@ def plot_calibration(
     axes.plot(100 * np.asarray(levels), 100 * pooled, color="black", lw=2.2, label="all channels")
     axes.set(xlabel="nominal coverage (%)", ylabel="observed coverage (%)", xlim=(0, 100), ylim=(0, 100))
     axes.set_aspect("equal")
-    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=9)
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=9, ncols=columns)
     _tidy(axes)
     return figure
 

@@ -45,7 +45,7 @@ def draw(run: Run, problem: Any, evaluation: AbstractEvaluation, folder: Path | 
     figures |= run.kind.figures(run, problem, evaluation)
     paths = [folder / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=150, bbox_inches="tight")  # no legend is cut off
     return paths
 
 

@@ -33,6 +33,7 @@ from nde.report import (
     accuracy_rows,
     brier_score,
     confusion,
+    counted,
     log_softmax,
     plot_confusion,
     plot_seen_series,
@@ -100,7 +101,7 @@ class CDEClassifierKind(AbstractKind):
         panel, split = problem.panel, problem.split
         removed = 100 * (1 - panel.mask.sum() / problem.data.panel.mask.sum())
         return [
-            f"{len(panel)} series of {len(problem.data.classes)} classes, {len(panel.channels)} channels, "
+            f"{len(panel)} series of {len(problem.data.classes)} classes, {counted(len(panel.channels), 'channel')}, "
             f"{removed:.1f} % of the values removed: {len(split.train)} train, {len(split.validation)} validate, "
             f"{len(split.test)} test"
         ]

@@ -25,7 +25,7 @@ def _fans(run: OpenedRun, problem: Problem) -> Figure:
     """Fans for the test series with the most values to forecast, one of each third of the lengths of follow-up."""
     panel, settings = problem.panel, run.config.evaluate
     times, values, mask = problem.arrays(problem.split.test)
-    cut = configs.build_task(settings).cut(times, mask)
+    cut = configs.build_task(settings, problem.panel.time_scale).cut(times, mask)
     chosen = _telling(cut.targets, panel.last_times[problem.split.test])
     channels = np.sort(np.argsort(-mask[chosen].sum((0, 1)), kind="stable")[:MAX_CHANNELS])
     ends = np.array([times[i][mask[i].any(-1)].max() for i in chosen])
@@ -37,14 +37,15 @@ def _fans(run: OpenedRun, problem: Problem) -> Figure:
     smooth = forecast.law.redrawn(20, key=member_key(run.config, 0, "figures"))
     bands = problem.normaliser.undo(smooth.quantiles(FAN_LEVELS))
     test = panel[problem.split.test]
+    shown = panel.time_scale if run.config.data.table_unit else 1.0
     stories = [
         Story(
             name=f"{run.config.data.id} {test.ids[i]}",
-            times=test.times[i],
+            times=shown * test.times[i],
             values=test.values[i][:, channels],
             mask=test.mask[i][:, channels],
-            cutoff=float(cut.cutoff[i]),
-            ts=ts[n],
+            cutoff=shown * float(cut.cutoff[i]),
+            ts=shown * ts[n],
             bands=bands[:, n][..., channels],
         )
         for n, i in enumerate(chosen)
@@ -53,7 +54,10 @@ def _fans(run: OpenedRun, problem: Problem) -> Figure:
     units = run.config.data.units
     labels = [f"{name} ({units[name]})" if name in units else name for name in names]
     log = [bool(problem.normaliser.log[c]) for c in channels]
-    return plot_forecasts(stories, names, labels, log, f"time since first row ({panel.time_unit})")
+    left = [name for name in panel.channels if name not in names]
+    note = f"not drawn, with fewer values in these series: {', '.join(left)}" if left else ""
+    unit = run.config.data.table_unit or panel.time_unit
+    return plot_forecasts(stories, names, labels, log, f"time since first row ({unit})", note=note)
 
 
 def _telling(targets: np.ndarray, last_times: np.ndarray) -> list[int]:

@@ -12,6 +12,7 @@ from nde.config import LatentSDEConfig
 from nde.report import (
     BASELINES,
     compare,
+    counted,
     coverage,
     NormalForecast,
     render,
@@ -19,6 +20,7 @@ from nde.report import (
     sample_forecast,
     score,
     Scores,
+    verdict,
     write_table,
 )
 from nde.runs.interface import AbstractEvaluation, member_key, OpenedRun
@@ -37,6 +39,7 @@ class LatentSDEEvaluation(AbstractEvaluation):
     - `covered`: `(levels, channels)`; share of targets inside the central intervals of `COVERAGE_LEVELS`.
     - `pooled`: `(levels,)`; the same over all channels.
     - `title`: over the table.
+    - `asked`: what was forecast, in words and in the table's unit of time.
     - `notes`: baselines that these data do not determine, and why, a sentence each.
     - `noisy`: whether the model has noise, and its path KL something to say.
     """
@@ -47,6 +50,7 @@ class LatentSDEEvaluation(AbstractEvaluation):
     covered: np.ndarray
     pooled: np.ndarray
     title: str
+    asked: str
     notes: tuple[str, ...]
     noisy: bool
 
@@ -58,9 +62,14 @@ class LatentSDEEvaluation(AbstractEvaluation):
         return render(self.rows(), self.method, self.title)
 
     def lines(self) -> list[str]:
+        scored = self.scores[self.method].count
+        size = (
+            f"scored: {counted(int(scored.sum()), 'value')} of {counted(int((scored > 0).sum()), 'series', 'series')}"
+        )
         kl = self.kl_path
         said = f"path KL per series: mean {kl.mean():.2f} nats, {100 * (kl < 0.5).mean():.0f} % below 0.5"
-        return [*self.notes, said] if self.noisy else list(self.notes)
+        noise = [said] if self.noisy else []
+        return [*self.notes, f"{size}, {self.asked}", *noise, verdict(self.scores, self.method)]
 
     def write(self, folder: Path) -> None:
         write_table(folder / "results.csv", self.rows())
@@ -73,6 +82,8 @@ class LatentSDEEvaluation(AbstractEvaluation):
                 "median": float(np.median(self.kl_path)),
                 "share_below_half": float((self.kl_path < 0.5).mean()),
             },
+            "asked": self.asked,
+            "verdict": verdict(self.scores, self.method),
             "coverage": dict(zip(map(str, COVERAGE_LEVELS), np.round(self.pooled, 4).tolist(), strict=True)),
             "methods": [asdict(row) for row in self.rows()],
         }
@@ -84,7 +95,7 @@ def evaluate(run: OpenedRun, problem: Problem) -> LatentSDEEvaluation:
     config: LatentSDEConfig = run.config
     settings = config.evaluate
     times, values, mask = problem.arrays(problem.split.test)
-    cut = configs.build_task(settings).cut(times, mask)
+    cut = configs.build_task(settings, problem.panel.time_scale).cut(times, mask)
     models = run.models()
     key = member_key(config, 0, "forecasts")
     forecast = sample_forecast(models, times, values, cut.context, times, samples=settings.samples, key=key)
@@ -103,9 +114,23 @@ def evaluate(run: OpenedRun, problem: Problem) -> LatentSDEEvaluation:
         covered=covered,
         pooled=pooled,
         title=f"held-out series, fold {config.data.fold} of {config.data.folds}",
+        asked=_asked(config),
         notes=notes,
         noisy=bool(config.model.diffusion_scale),
     )
+
+
+def _asked(config: LatentSDEConfig) -> str:
+    """The task in words: what was given, and what was forecast, in the time column's own unit."""
+    settings = config.evaluate
+    if settings.task == "second_half":
+        return "given the first half of each, forecasting the second"
+    scale = config.data.time_scale or 1.0
+    at, until = settings.landmark(scale)
+    unit, shown = config.data.time_unit or config.data.time, 1.0
+    if settings.at is not None or settings.until is not None or config.data.table_unit:
+        unit, shown = config.data.table_unit or f"units of '{config.data.time}'", scale
+    return f"given what is known at {at * shown:g}, up to {until * shown:g} {unit} after the first row"
 
 
 def _name(config: LatentSDEConfig) -> str:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from nde import config as configs
 from nde.config import LatentSDEConfig
 from nde.models import LatentSDE
+from nde.report import counted
 from nde.runs.interface import AbstractKind, Examples, OpenedRun, Prediction
 from nde.runs.kinds.latent_sde.drawing import figures
 from nde.runs.kinds.latent_sde.evaluation import evaluate, LatentSDEEvaluation
@@ -31,7 +32,8 @@ class LatentSDEKind(AbstractKind):
 
     def describe(self, config: LatentSDEConfig, problem: Problem) -> list[str]:
         panel, split = problem.panel, problem.split
-        size = f"{len(panel)} series, {int(panel.mask.sum())} values of {len(panel.channels)} channels"
+        values, channels = counted(int(panel.mask.sum()), "value"), counted(len(panel.channels), "channel")
+        size = f"{len(panel)} series, {values} of {channels}"
         parts = f"{len(split.train)} train, {len(split.validation)} validate, {len(split.test)} test"
         return [*panel.notes, f"{size}: {parts}"]
 

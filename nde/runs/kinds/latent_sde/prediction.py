@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from nde.data import Panel, read_panel
-from nde.report import sample_forecast
+from nde.data import Normaliser, Panel, read_panel
+from nde.report import forecast_marks, sample_forecast
 from nde.runs.interface import member_key, OpenedRun, Prediction, RunError
 from nde.runs.kinds.latent_sde.problem import MAX_STEPS
 from nde.runs.kinds.normaliser_file import read_normaliser
@@ -20,12 +20,21 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
 
     All observed values of the table are given to the model; a row without values asks for a forecast at its time. The
     result has a row for each (series, time, channel): the value observed, if any, and mean, 5, 25, 50, 75 and 95 %
-    quantiles of the predictive law, in the channel's own unit.
+    quantiles of the predictive law, in the channel's own unit. For a channel on a log scale `mean` holds the median,
+    since under Student's t the mean of an exponential is not finite; `statistic` says which of the two it is. `mark`
+    says of which forecasts little is known ([`nde.report.forecast_marks`][]); it is empty elsewhere.
 
     **Raises:** `RunError` or `TableError` for a table that can not be used.
     """
     data = asked.data
-    taken = {run.config.data.id, run.config.data.time} & {"channel", "observed", "mean", *map(_quantile_name, LEVELS)}
+    taken = {run.config.data.id, run.config.data.time} & {
+        "channel",
+        "observed",
+        "mean",
+        "statistic",
+        "mark",
+        *map(_quantile_name, LEVELS),
+    }
     if taken:
         raise RunError(f"{data}: '{min(taken)}' is also the name of a column of the forecasts; rename it in the table.")
     normaliser = read_normaliser(run.folder / "normaliser.json")
@@ -37,11 +46,15 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
         raise RunError(
             f"{data}: a series or --ahead of {horizon:g} takes {horizon / dt0:.3g} steps, above {MAX_STEPS}."
         )
+    values = normaliser.apply(panel)
     forecast = sample_forecast(
-        run.models(horizon=horizon), panel.times, normaliser.apply(panel), panel.mask, panel.times,
+        run.models(horizon=horizon), panel.times, values, panel.mask, panel.times,
         samples=asked.samples, key=member_key(run.config, 0, "forecasts"),
     )  # fmt: skip
-    return _table(run, panel, normaliser.undo(forecast.law.draws), asked.keep_samples)
+    centre = np.median(forecast.law.draws, axis=0)
+    span = run.config.model.horizon if run.config.data.span is None else run.config.data.span
+    marks = forecast_marks(panel.times, values, panel.mask, centre, span=span)
+    return _table(run, panel, normaliser, forecast.law.draws, marks, asked.keep_samples)
 
 
 def _ask_ahead(panel: Panel, ahead: Sequence[float]) -> Panel:
@@ -60,25 +73,30 @@ def _ask_ahead(panel: Panel, ahead: Sequence[float]) -> Panel:
     return replace(panel, times=times, values=values, mask=mask, lengths=panel.lengths + len(ahead))
 
 
-def _table(run: OpenedRun, panel: Panel, draws: np.ndarray, keep_samples: bool) -> pl.DataFrame:
+def _table(
+    run: OpenedRun, panel: Panel, normaliser: Normaliser, draws: np.ndarray, marks: np.ndarray, keep_samples: bool
+) -> pl.DataFrame:
     rows = np.arange(panel.times.shape[1])[None, :] < panel.lengths[:, None]
     series, row = np.nonzero(rows)
     count = len(panel.channels)
-    chosen = draws[:, series, row].reshape(len(draws), -1)
+    chosen = normaliser.undo(draws)[:, series, row].reshape(len(draws), -1)
+    log = np.tile(normaliser.log, len(series))
     observed = np.where(panel.mask, panel.values, np.nan)[series, row].reshape(-1)
     columns = {
         run.config.data.id: np.repeat(np.array(panel.ids)[series], count),
         run.config.data.time: np.repeat(panel.table_times()[series, row], count),
         "channel": np.tile(np.array(panel.channels), len(series)),
         "observed": observed,
-        "mean": chosen.mean(0),
+        "mean": np.where(log, np.median(chosen, axis=0), chosen.mean(0)),
+        "statistic": np.where(log, "median", "mean"),
     }
     columns |= {
         _quantile_name(q): values for q, values in zip(LEVELS, np.quantile(chosen, LEVELS, axis=0), strict=True)
     }
+    columns["mark"] = [mark or None for mark in marks[series, row].reshape(-1)]
     if keep_samples:
         columns |= {f"sample_{i}": sample for i, sample in enumerate(chosen)}
-    return pl.DataFrame(columns).with_columns(pl.col("observed").fill_nan(None))
+    return pl.DataFrame(columns, schema_overrides={"mark": pl.String}).with_columns(pl.col("observed").fill_nan(None))
 
 
 def _quantile_name(level: float) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nde.config import build_task, LatentSDEConfig
-from nde.data import Normaliser, Panel, read_panel, Split, split_series
+from nde.data import Normaliser, Panel, read_panel, refuse_empty_channels, Split, split_series
 from nde.runs.interface import RunError
 
 
@@ -45,6 +45,8 @@ def load_problem(config: LatentSDEConfig) -> Problem:
     if data.time_scale is None:
         panel = _in_tenths(panel)
     split = split_series(len(panel), fold=data.fold, folds=data.folds, validation=data.validation, seed=data.split_seed)
+    fitted = panel.mask & np.isin(np.arange(len(panel)), split.fold)[:, None, None]
+    refuse_empty_channels(panel, fitted, source=path)
     normaliser = Normaliser.fit(panel[split.fold], data.log)
     return Problem(panel, split, normaliser, normaliser.apply(panel))
 
@@ -74,7 +76,11 @@ def resolve(config: LatentSDEConfig, problem: Problem) -> LatentSDEConfig:
         "channels": problem.panel.channels,
         "time_scale": problem.panel.time_scale,
         "time_unit": problem.panel.time_unit,
+        "span": float(problem.panel[problem.split.fold].last_times.max()),
     }
+    # A unit of time that was chosen here, or that has no name, would mean nothing on an axis.
+    if data.table_unit is None and (data.time_scale is None or data.time_unit is None):
+        update["table_unit"] = problem.panel.time_unit
     return config.model_copy(
         update={
             "data": data.model_copy(update=update),
@@ -88,7 +94,7 @@ MAX_STEPS = 100_000
 
 def _check_targets(config: LatentSDEConfig, problem: Problem) -> None:
     """Refuse a split whose validation or test series hold nothing to forecast."""
-    task = build_task(config.evaluate)
+    task = build_task(config.evaluate, problem.panel.time_scale)
     for name, series in (("validation", problem.split.validation), ("test", problem.split.test)):
         if not task.cut(problem.panel.times[series], problem.panel.mask[series]).targets.any():
             raise RunError(
@@ -100,7 +106,7 @@ def _check_targets(config: LatentSDEConfig, problem: Problem) -> None:
 def _in_tenths(panel: Panel) -> Panel:
     """The panel in a unit of time of which its longest series has ten."""
     scale = float(panel.times.max()) / 10 or 1.0
-    return replace(panel, times=panel.times / scale, time_scale=scale, time_unit=f"{scale:.4g} × {panel.time_unit}")
+    return replace(panel, times=panel.times / scale, time_scale=scale)
 
 
 def _sha256(path: Path) -> str:

@@ -48,7 +48,7 @@ def batch_loss(config: LatentSDEConfig) -> Callable[..., BatchLoss]:
 def validation_score(config: LatentSDEConfig, problem: Problem) -> Callable[[LatentSDE], float]:
     """The mean negative log predictive density per value on the validation series, in the config's task."""
     times, values, mask = problem.arrays(problem.split.validation)
-    cut = configs.build_task(config.evaluate).cut(times, mask)
+    cut = configs.build_task(config.evaluate, problem.panel.time_scale).cut(times, mask)
     key = member_key(config, 0, "validation")
 
     def score(model: LatentSDE) -> float:

@@ -30,6 +30,7 @@ def plot_methods(config: ODEConfig, problem: ODEProblem, details: ODEDetails) ->
     """A row for each scored series and channel, a column for each method: median, 50 % and 90 % bands, data."""
     panel = problem.panel
     chosen = np.flatnonzero(problem.test.any((1, 2)))[:MAX_SERIES]
+    held = int(problem.test.any((1, 2)).sum())
     places = [(series, channel) for series in chosen for channel in range(len(panel.channels))]
     methods = list(details.models)
     ts = np.linspace(panel.times[:, 0], panel.times.max(1), POINTS, axis=1)
@@ -57,6 +58,8 @@ def plot_methods(config: ODEConfig, problem: ODEProblem, details: ODEDetails) ->
             margin = 0.4 * np.ptp(seen)
             axes.set_ylim(*back(np.array([seen.min() - margin, seen.max() + margin])))
             axes.spines[["top", "right"]].set_visible(False)
+    if held > len(chosen):
+        figure.supxlabel(f"{len(chosen)} of the {held} held-out series are drawn", fontsize=9)
     for axes in grid[-1]:
         axes.set_xlabel(f"time since first row ({panel.time_unit})")
     return figure

@@ -38,7 +38,7 @@ def evaluate(run: OpenedRun, problem: ODEProblem) -> TableEvaluation:
         title="held out: " + held_out(config),
         caption=f"per value, {unit}; NLL and RMSE: lower is better; coverage of central intervals, ideally 0.5 and 0.9",
         rows=rows,
-        notes=_notes(models),
+        notes=parameter_notes(models),
         summary={"values_scored": int(problem.test.sum())},
         details=ODEDetails(models, laws),
     )
@@ -143,19 +143,21 @@ def _row(name: str, law: AbstractForecast, mean: np.ndarray, problem: ODEProblem
     }
 
 
-def _notes(models: dict[str, list[ObservedODE]]) -> list[str]:
-    """The parameters of each known system: their mean over the members, and their range."""
+def parameter_notes(models: dict[str, list[ObservedODE]]) -> list[str]:
+    """The parameters of each known system: their mean over the members, and their range where there are several."""
     notes = []
     for method, members in models.items():
         found = [known_values(model.ode.field) for model in members]
-        ranges = [
-            f"{name} {np.mean([f[name] for f in found]):.4g} ({min(f[name] for f in found):.4g} to "
-            f"{max(f[name] for f in found):.4g})"
-            for name in found[0]
-        ]
+        ranges = [f"{name} {_spread_of([values[name] for values in found])}" for name in found[0]]
         if ranges:
             notes.append(f"{NAMES[method]}: {', '.join(ranges)}")
     return notes
+
+
+def _spread_of(values: Sequence[float]) -> str:
+    """The mean, and the range where there is more than one to have one."""
+    mean = f"{np.mean(values):.4g}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.4g} to {max(values):.4g})"
 
 
 def known_values(field: Any) -> dict[str, float]:
