@@ -13,7 +13,7 @@ from nde import runs
 from nde.config import ConfigError, load_config
 from nde.report import warning_of
 from nde.runs import Run
-from nde.train import NonFiniteLoss
+from nde.train import cause_of, CheckpointNotWritten, FailedExamples
 
 
 def fit(given: Sequence[str], out: Path | None, resume: Path | None) -> None:
@@ -21,10 +21,7 @@ def fit(given: Sequence[str], out: Path | None, resume: Path | None) -> None:
     console = Console()
     with _one_line_errors():
         if resume is not None:
-            if given or out is not None:
-                raise ConfigError("--resume goes on with the run's own config; give no CONFIG, no override, no --out.")
-            run = Run.open(resume)
-            problem = runs.load_problem(run.config)
+            run, problem = _reopen(resume, given, out)
         elif not given:
             raise ConfigError("give a CONFIG, such as configs/latent_sde_pbc.toml, or --resume RUN.")
         else:
@@ -35,13 +32,26 @@ def fit(given: Sequence[str], out: Path | None, resume: Path | None) -> None:
             run = Run.create(runs.new_folder(config, out), settings, problem)
         _introduce(console, run, problem)
         if not runs.train(run, problem, console):
-            _say(console, f"stopped by Ctrl-C; go on with: nde fit --resume {run.folder}")
+            _say(console, f"stopped by a signal; go on with: nde fit --resume {run.folder}")
             raise typer.Exit(130)
         evaluation = runs.evaluate(run, problem)
         evaluation.write(run.folder)
         _report(console, evaluation)
         for path in runs.draw(run, problem, evaluation):
             _say(console, f"wrote {path}")
+
+
+def _reopen(folder: Path, overrides: Sequence[str], out: Path | None) -> tuple[Run, Any]:
+    """A run to go on with, changed by overrides, and its problem."""
+    if out is not None or any("=" not in override for override in overrides):
+        raise ConfigError("--resume goes on with the run's own config; give no CONFIG and no --out.")
+    run = Run.open(folder)
+    if overrides:
+        run = run.resumed(overrides)
+    problem = runs.load_problem(run.config)
+    if overrides:
+        run.write_config()
+    return run, problem
 
 
 def evaluate(folder: Path, given: Mapping[str, Any], out: Path | None) -> None:
@@ -113,13 +123,18 @@ def _one_line_errors() -> Iterator[None]:
     errors = Console(stderr=True)
     try:
         yield
-    except NonFiniteLoss as error:
-        _say(errors, f"nde: {error} The last good checkpoint is kept.")
+    except (runs.RunFailed, CheckpointNotWritten) as error:
+        _say(errors, f"nde: {error}")
+        raise typer.Exit(1) from None
+    except FailedExamples as failure:
+        _say(errors, f"nde: {runs.explain_solve(failure)}.")
         raise typer.Exit(1) from None
     except eqx.EquinoxRuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        _say(errors, f"nde: a differential equation could not be solved ({reason}) The last good checkpoint is kept.")
+        _say(errors, f"nde: {runs.explain_solve(FailedExamples(cause_of(error)))}.")
         raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        _say(errors, "nde: stopped.")
+        raise typer.Exit(130) from None
     except OSError as error:
         _say(errors, f"nde: {error.filename or 'file'}: {error.strerror or error}.")
         raise typer.Exit(2) from None

@@ -1,6 +1,7 @@
 """The training loop, on a model that knows no differential equation."""
 
 import io
+import json
 import os
 import signal
 
@@ -17,7 +18,9 @@ from nde.data import index_batches
 from nde.train import (
     adam_with_warmup,
     BatchLoss,
+    CheckpointError,
     Checkpoints,
+    FailedStep,
     fit,
     Interrupt,
     make_step,
@@ -123,13 +126,16 @@ def test_patience_stops_early():
     assert (outcome.reason, int(outcome.state.step), int(outcome.state.best_step)) == ("no improvement", 30, 10)
 
 
-def test_non_finite_loss_stops_with_its_culprits_and_keeps_the_state(tmp_path):
-    broken = (DATA[0], DATA[1].at[7].set(jnp.nan))
+def test_non_finite_loss_stops_with_its_culprits_and_keeps_the_state_of_the_last_validation(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     batches = index_batches(12, 4, 100, seed=0)
-    first = next(i for i in range(100) if 7 in batches[i])
-    with pytest.raises(NonFiniteLoss, match=rf"step {first + 1}: .*square; series: series 7; gradients of: \.weight"):
-        run(start(), 30, data=broken, observers=(checkpoints,))
+    number = next(i for i in range(12) if i not in batches[0])
+    broken = (DATA[0], DATA[1].at[number].set(jnp.nan))
+    first = next(i for i in range(100) if number in batches[i])
+    with pytest.raises(
+        NonFiniteLoss, match=rf"step {first + 1}: .*square; series: series {number}; gradients of: \.weight"
+    ):
+        run(start(), 30, data=broken, schedule=Schedule(30, every=first), observers=(checkpoints,))
     checkpoints.close()
     kept = Checkpoints(tmp_path).restore(start())
     assert int(kept.step) == first
@@ -137,8 +143,122 @@ def test_non_finite_loss_stops_with_its_culprits_and_keeps_the_state(tmp_path):
     assert_trees_all_equal(kept.model.weight, clean.model.weight)
 
 
+class Exploding(eqx.Module):
+    weight: jax.Array
+
+    def __call__(self, x):
+        return eqx.error_if(x @ self.weight, x[0] > 1e6, "Too large. Try something smaller.")
+
+
+def explode(model, batch, step, key):
+    losses = jax.vmap(model)(batch[0]) ** 2
+    return BatchLoss(jnp.mean(losses), {}, losses)
+
+
+def test_step_that_fails_at_run_time_names_its_step_its_example_and_the_cause(tmp_path):
+    update = make_step(explode, OPTIMISER)
+    state = TrainState.create(Exploding(jnp.ones(3)), OPTIMISER)
+    checkpoints = Checkpoints(tmp_path)
+    broken = (DATA[0].at[7, 0].set(1e7), DATA[1])
+    batches = index_batches(12, 4, 100, seed=0)
+    first = next(i for i in range(100) if 7 in batches[i])
+    with pytest.raises(FailedStep, match=rf"^step {first + 1}: series 7: too large\.$") as caught:
+        run(state, 30, update=update, data=broken, observers=(checkpoints,))
+    assert caught.value.failure.indices == [7]
+    assert checkpoints.step is None
+
+
+def test_failed_validation_names_its_step():
+    def score(model):
+        return eqx.filter_jit(explode)(model, (X.at[3, 0].set(1e7), X), 0, None).loss
+
+    with pytest.raises(FailedStep, match=r"^step 10, validation: an example: too large\.$"):
+        state = TrainState.create(Exploding(jnp.ones(3)), OPTIMISER)
+        run(state, 30, update=make_step(explode, OPTIMISER), validate=score)
+
+
+def trained(folder, steps=20):
+    checkpoints = Checkpoints(folder)
+    scores = iter([1.0, 2.0])
+    state = run(start(), steps, validate=lambda model: next(scores), observers=(checkpoints,)).state
+    checkpoints.close()
+    return state
+
+
+def damage(folder):
+    """Flip a bit in the middle of the largest file."""
+    path = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(folder):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:20])
+
+
+@pytest.mark.parametrize("harm", [damage, truncate])
+def test_unreadable_checkpoint_falls_back_to_the_other_and_says_so(tmp_path, harm):
+    whole = trained(tmp_path)
+    harm(tmp_path / "last" / "20")
+    opened = Checkpoints(tmp_path)
+    assert_trees_all_equal(opened.restore_best(start().model).weight, whole.best_model.weight)
+    assert opened.notes == []
+    state = opened.restore(start())
+    assert int(state.step) == 10
+    assert len(opened.notes) == 1
+    assert "last/20 can not be read" in opened.notes[0]
+    scores = iter([2.0])
+    resumed = run(state, 20, validate=lambda model: next(scores), observers=(opened,)).state
+    opened.close()
+    assert_trees_all_equal(eqx.filter(whole, eqx.is_array), eqx.filter(resumed, eqx.is_array))
+    again = Checkpoints(tmp_path)
+    assert int(again.restore(start()).step) == 20
+    assert again.notes == []
+    harm(tmp_path / "best" / "10")
+    assert_trees_all_equal(again.restore_best(start().model).weight, whole.best_model.weight)
+    harm(tmp_path / "last" / "20")
+    with pytest.raises(CheckpointError, match=r"best/10 can not be read .*last/20 can not be read .*remove "):
+        again.restore_best(start().model)
+
+
+class Swapped(eqx.Module):
+    bias: jax.Array
+    label: str = eqx.field(static=True, default="linear")
+
+
+def test_checkpoint_of_another_model_is_refused_by_the_leaves_that_differ(tmp_path):
+    trained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"lacks \.model\.bias.*besides .*\.model\.weight"):
+        Checkpoints(tmp_path).restore(TrainState.create(Swapped(jnp.zeros(3)), OPTIMISER))
+    with pytest.raises(CheckpointError, match=r"\.best_model\.weight float64\[3\] for float64\[4\]"):
+        Checkpoints(tmp_path).restore_best(Linear(jnp.zeros(4)))
+
+
+class Pair(eqx.Module):
+    a: jax.Array
+    b: jax.Array
+
+
+class Riap(eqx.Module):
+    b: jax.Array
+    a: jax.Array
+
+
+def test_members_that_changed_places_are_restored_to_their_names(tmp_path):
+    state = TrainState.create(Pair(jnp.zeros(3), jnp.ones(3)), OPTIMISER)
+    state = eqx.tree_at(lambda s: (s.step, s.best_score), state, (state.step + 1, jnp.zeros_like(state.best_score)))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.ended(state)
+    found = checkpoints.restore(TrainState.create(Riap(jnp.full(3, 7.0), jnp.full(3, 7.0)), OPTIMISER))
+    np.testing.assert_array_equal(found.model.a, 0)
+    np.testing.assert_array_equal(found.model.b, 1)
+
+
 def test_validation_that_is_no_number_is_an_error():
-    with pytest.raises(ValueError, match=r"step 10: the validation score is not a number"):
+    with pytest.raises(NonFiniteLoss, match=r"step 10: the validation score is not a number"):
         run(start(), 30, validate=lambda model: float("nan"))
 
 
@@ -163,6 +283,17 @@ def test_metrics_are_written_and_later_lines_win(tmp_path):
     assert [row["step"] for row in rows if "validation" in row] == [10, 20]
     assert len(path.read_text().splitlines()) == 12
     assert {"member", "seconds", "square", "gradient_norm"} <= set(rows[0])
+
+
+def test_lines_after_the_step_that_is_gone_on_from_are_cut(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    run(start(), 20, observers=(MetricsFile(path, every=5),))
+    other = '{"member": 1, "step": 20, "seconds": 0.0, "loss": 1.0}'
+    path.write_text(path.read_text() + other + "\n" + '{"member": 0, "st')
+    MetricsFile(path, every=5, start=10)
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [5, 10, 10, 20]
+    assert lines[-1] == other
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -33,6 +33,11 @@ from nde.config.regularise import (
     build_share as build_share,
     RegulariseConfig as RegulariseConfig,
 )
+from nde.config.resume import (
+    CHANGEABLE as CHANGEABLE,
+    changed_keys as changed_keys,
+    may_change as may_change,
+)
 from nde.config.sections import (
     build_optimiser as build_optimiser,
     build_schedule as build_schedule,

@@ -29,6 +29,7 @@ from nde.runs.actions import (
     predict as predict,
     resolve as resolve,
 )
+from nde.runs.failure import explain_solve as explain_solve
 from nde.runs.folder import new_folder as new_folder, Run as Run
 from nde.runs.interface import (
     AbstractEvaluation as AbstractEvaluation,
@@ -38,6 +39,7 @@ from nde.runs.interface import (
     OpenedRun as OpenedRun,
     Prediction as Prediction,
     RunError as RunError,
+    RunFailed as RunFailed,
     TableEvaluation as TableEvaluation,
 )
 from nde.runs.kinds import kind_of as kind_of, KINDS as KINDS

@@ -1,5 +1,6 @@
 """The folder of a run."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -55,6 +56,31 @@ class Run:
     def changed(self, overrides: Sequence[str]) -> "Run":
         """The run with `section.key=value` overrides over its config, as to be evaluated; nothing is written."""
         return replace(self, config=configs.load_config(self.folder / "config.toml", overrides))
+
+    def resumed(self, overrides: Sequence[str]) -> "Run":
+        """The run with overrides of how it goes on with its training; nothing is written.
+
+        **Raises:** `ConfigError` if one would change the data, the members or what a model consists of.
+        """
+        changed = self.changed(overrides)
+        for key in configs.changed_keys(self.config, changed.config):
+            if not configs.may_change(key):
+                raise configs.ConfigError(
+                    f"{key} can not be changed with --resume: it would change the data, the members or the model; "
+                    f"what can: {', '.join(configs.CHANGEABLE)}. For another {key} make a new run."
+                )
+        return changed
+
+    def write_config(self) -> None:
+        """Write the config over that of the folder, which is kept as `config.before-1.toml`, `-2`, …"""
+        path = self.folder / "config.toml"
+        number = 1
+        while (kept := self.folder / f"config.before-{number}.toml").exists():
+            number += 1
+        shutil.copy(path, kept)
+        new = path.with_suffix(".tmp")
+        configs.save_config(self.config, new)
+        new.replace(path)
 
     @property
     def kind(self) -> AbstractKind:

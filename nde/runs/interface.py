@@ -21,6 +21,10 @@ class RunError(ValueError):
     """A run that can not be made, or a folder that can not be used: one line naming it and what would be right."""
 
 
+class RunFailed(RuntimeError):
+    """A run that came to something that could not be computed: one line with what, where, and what may help."""
+
+
 class OpenedRun(Protocol):
     """What a kind is given of a run: [`nde.runs.Run`][] is one."""
 
@@ -181,6 +185,19 @@ class AbstractKind(ABC):
     @abstractmethod
     def figures(self, run: OpenedRun, problem: Any, evaluation: Any) -> dict[str, Figure]:
         """The figures of the evaluation by file name, without `.png`; that of the training curves is made for all."""
+
+    def remedies(self, config: Any) -> Sequence[str]:
+        """What to change in a config, beside the learning rate, where an equation could not be solved."""
+        del config
+        return ()
+
+    def failure_time(self, config: Any, model: Any, example: PyTree) -> float | None:
+        """How far the solution of one example gets if its solve fails and that is known, in the examples' time.
+
+        `example` holds its rows of the arrays of `examples`.
+        """
+        del config, model, example
+        return None
 
     def predict(self, run: OpenedRun, asked: Prediction) -> pl.DataFrame | None:
         """The forecasts of a table, or `None` from a kind that does not forecast tables."""

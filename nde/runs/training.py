@@ -1,5 +1,6 @@
 """Train a run, of whatever kind."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,13 +10,17 @@ from rich.console import Console
 
 from nde import config as configs
 from nde.data import index_batches
+from nde.runs.failure import explain_failure
 from nde.runs.folder import Run
-from nde.runs.interface import member_key
-from nde.train import fit, Interrupt, make_step, MetricsFile, ProgressPrinter, TrainState
+from nde.runs.interface import member_key, RunFailed
+from nde.train import fit, Interrupt, make_step, MetricsFile, ProgressPrinter, TrainingFailed, TrainState
 
 
 def train(run: Run, problem: Any, console: Console) -> bool:
-    """Train what is not yet trained of a run, from its last checkpoints on; `False` if Ctrl-C ended it early."""
+    """Train what is not yet trained of a run, from its last checkpoints on; `False` if a signal ended it early.
+
+    **Raises:** `RunFailed` if a step or a validation could not be computed.
+    """
     config = run.config
     optimiser = configs.build_optimiser(config.train)
     update = make_step(run.kind.loss(config, problem), optimiser)
@@ -35,12 +40,16 @@ def _train_member(run, problem, member, update, validate, optimiser, console, in
     checkpoints = run.checkpoints(member)
     state = TrainState.create(run.new_model(member), optimiser)
     state = checkpoints.restore(state) or state
+    for note in checkpoints.notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     start = int(state.step)
     title = run.kind.members(config)[member]
-    progress = ProgressPrinter(config.train.steps, start=start, title=title, console=console)
-    log = MetricsFile(run.metrics_path, member=member, every=config.train.log_every)
+    every = config.train.validate_every
+    progress = ProgressPrinter(config.train.steps, start=start, title=title, validate_every=every, console=console)
+    log = MetricsFile(run.metrics_path, member=member, every=config.train.log_every, start=start)
     size = min(config.train.batch_size, count)
-    outcome = fit(
+    train_on = partial(
+        fit,
         update,
         state,
         jax.tree.map(_to_device, examples.arrays),
@@ -49,10 +58,15 @@ def _train_member(run, problem, member, update, validate, optimiser, console, in
         configs.build_schedule(config.train),
         key=member_key(config, member, "training"),
         names=examples.names,
-        observers=(checkpoints, log, progress),
+        observers=(log, checkpoints, progress),  # a step that is in a checkpoint is in the log
         stop=lambda: interrupt.asked,
     )
-    checkpoints.close()
+    try:
+        outcome = train_on()
+    except TrainingFailed as error:
+        raise RunFailed(explain_failure(run, title, error, examples, checkpoints.step)) from None
+    finally:
+        checkpoints.close()
     if outcome.reason != "finished":
         console.print(f"{title} stopped at step {int(outcome.state.step)}: {outcome.reason}.".strip())
     return outcome.reason

@@ -4,7 +4,18 @@
 [`nde.train.Checkpoints`][] keeps the last and the best of it on disk.
 """
 
-from nde.train.checkpoint import Checkpoints as Checkpoints
+from nde.train.checkpoint import (
+    CheckpointError as CheckpointError,
+    CheckpointNotWritten as CheckpointNotWritten,
+    Checkpoints as Checkpoints,
+)
+from nde.train.failures import (
+    blame as blame,
+    cause_of as cause_of,
+    FailedExamples as FailedExamples,
+    FailedStep as FailedStep,
+    TrainingFailed as TrainingFailed,
+)
 from nde.train.interrupt import Interrupt as Interrupt
 from nde.train.log import MetricsFile as MetricsFile, ProgressPrinter as ProgressPrinter, read_metrics as read_metrics
 from nde.train.loop import fit as fit, Outcome as Outcome, Schedule as Schedule

@@ -1,6 +1,8 @@
 """Checkpoints on disk, written by orbax."""
 
+import zlib
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,65 +13,195 @@ from jaxtyping import PyTree
 
 from nde.train.step import StepReport, TrainState
 
+CHECKSUM = "checksum"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that can not be read, or is of another model: one line naming it."""
+
+
+class CheckpointNotWritten(RuntimeError):
+    """A checkpoint that could not be written, mostly for want of space; the one before it is still there."""
+
 
 class Checkpoints:
     """The last and the best state of a run, under `directory/last/<step>` and `directory/best/<step>`.
 
-    A new checkpoint is complete on disk before the one that it replaces is removed. It is an observer of
-    [`nde.train.fit`][].
+    Each leaf is saved under its path in the [`nde.train.TrainState`][], such as `.model.field.weight`, so that a leaf
+    is only ever restored to the place that it came from. A new checkpoint is complete on disk before the one that it
+    replaces is removed. One that can not be read, or whose checksum is wrong, is passed over for the other, and a line
+    in `notes` says so. It is an observer of [`nde.train.fit`][].
 
     **Arguments:** `directory`: where; made if absent.
+
+    **Raises:** [`nde.train.CheckpointNotWritten`][] while it observes.
     """
 
     def __init__(self, directory: Path):
         self.directory = Path(directory).absolute()
+        self.notes: list[str] = []
         options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
         self._last = ocp.CheckpointManager(self.directory / "last", options=options)
         self._best = ocp.CheckpointManager(self.directory / "best", options=options)
+
+    @property
+    def step(self) -> int | None:
+        """The step of the last state on disk, `None` if there is none."""
+        return self._last.latest_step()
 
     def stepped(self, step: int, report: StepReport) -> None:
         """Nothing: checkpoints are written at validations and at the end."""
 
     def validated(self, state: TrainState, score: float) -> None:
-        """Write the state, and the best model if it is a new one."""
+        """Write the state, and again as the best if it is that."""
         self.ended(state)
+        if int(state.best_step) == int(state.step) and jnp.isfinite(state.best_score):
+            self._save(self._best, state)
 
     def ended(self, state: TrainState) -> None:
-        """Write the state, and the best model, where they are newer than what is on disk."""
-        self._save(self._last, int(state.step), state)
-        if jnp.isfinite(state.best_score):
-            self._save(self._best, int(state.best_step), state.best_model)
+        """Write the state if it is newer than what is on disk."""
+        if int(state.step) > 0:
+            self._save(self._last, state)
+
+    def failed(self, state: TrainState) -> None:
+        """Nothing: what led to a step that could not be made is better not resumed from; the last validation is."""
 
     def restore(self, like: TrainState) -> TrainState | None:
-        """The last state, or `None` if nothing was saved; `like` gives its structure."""
-        return self._load(self._last, like)
+        """The last state, or `None` if nothing was saved; `like` gives its structure.
+
+        Where the last can not be read it is the best, from which training goes through the same steps once more.
+
+        **Raises:** [`nde.train.CheckpointError`][] if none can be read, or the state is of another structure.
+        """
+        found = self._read((self._last, self._best))
+        if found is None:
+            return None
+        state = self._rebuilt(*found, like)
+        self._set_aside(found[0])
+        return state
 
     def restore_best(self, like: PyTree) -> PyTree | None:
-        """The best model, or `None` if nothing was saved; `like` gives its structure."""
-        return self._load(self._best, like)
+        """The best model, or `None` if nothing was validated; `like` gives its structure.
+
+        **Raises:** [`nde.train.CheckpointError`][] if no state can be read, or the model is of another structure.
+        """
+        found = self._read((self._best, self._last))
+        if found is None or not np.isfinite(found[1].get(".best_score", np.inf)) and not _is_positional(found[1]):
+            return None
+        step, saved = found
+        model = {name: saved[name] for name in saved if _is_positional(saved) or name.startswith(".best_model")}
+        return self._rebuilt(step, model, _Best(like)).best_model
 
     def close(self) -> None:
         """Wait for what is being written and let go of the folder."""
         self._last.close()
         self._best.close()
 
-    @staticmethod
-    def _save(manager: ocp.CheckpointManager, step: int, tree: PyTree) -> None:
+    def _save(self, manager: ocp.CheckpointManager, state: TrainState) -> None:
+        step = int(state.step)
         if manager.latest_step() == step:
             return
-        leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
-        manager.save(step, args=ocp.args.StandardSave({str(i): leaf for i, leaf in enumerate(leaves)}))
-        manager.wait_until_finished()
+        leaves = _named(state)
+        leaves[CHECKSUM] = _checksum(leaves)
+        try:
+            manager.save(step, args=ocp.args.StandardSave(leaves), force=True)
+            manager.wait_until_finished()
+        except Exception as error:  # tensorstore and orbax have no common class of errors
+            kept = self.step
+            which = "none is there" if kept in (None, step) else f"that of step {kept} is kept"
+            raise CheckpointNotWritten(
+                f"{self.directory}: the checkpoint of step {step} could not be written ({_short(error)}); {which}."
+            ) from None
 
-    @staticmethod
-    def _load(manager: ocp.CheckpointManager, like: PyTree) -> PyTree | None:
-        step = manager.latest_step()
-        if step is None:
-            return None
+    def _read(self, managers: tuple[ocp.CheckpointManager, ...]) -> tuple[int, dict[str, np.ndarray]] | None:
+        """The first of the checkpoints that can be read: its step and its leaves by name."""
+        broken = []
+        for manager in managers:
+            step = manager.latest_step()
+            if step is None:
+                continue
+            place = Path(manager.directory) / str(step)
+            try:
+                # Restored arrays are committed to a device, fresh ones are not; the step would compile once for each.
+                saved = {name: np.asarray(x) for name, x in manager.restore(step, args=_AS_SAVED).items()}
+                if not _is_positional(saved) and not np.array_equal(saved.pop(CHECKSUM), _checksum(saved)):
+                    raise ValueError("its checksum is wrong")
+            except Exception as error:  # as above
+                broken.append(f"{place} can not be read ({_short(error)})")
+                continue
+            self.notes += [f"{line}; taking {place}" for line in broken]
+            return step, saved
+        if broken:
+            raise CheckpointError(f"{'; '.join(broken)}; remove {self.directory} to train this model anew.")
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        """Move a last state that could not be read out of the way: orbax would keep it as the newer one."""
+        if self.step is not None and self.step > step:
+            place = self.directory / "last" / str(self.step)
+            place.rename(self.directory / f"unreadable-{self.step}")
+            self._last.reload()
+
+    def _rebuilt(self, step: int, saved: dict[str, np.ndarray], like: Any) -> Any:
+        wanted = _named(like)
+        differ = _differences(saved, wanted)
+        if differ:
+            raise CheckpointError(f"{self.directory}: the checkpoint of step {step} is of another model: {differ}.")
         arrays, rest = eqx.partition(like, eqx.is_array)
-        leaves, structure = jax.tree.flatten(arrays)
-        shapes = {str(i): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for i, leaf in enumerate(leaves)}
-        saved = manager.restore(step, args=ocp.args.StandardRestore(shapes))
-        # Restored arrays are committed to a device and fresh ones are not; the step would compile once for each.
-        fresh = [jnp.asarray(np.asarray(saved[str(i)])) for i in range(len(leaves))]
-        return eqx.combine(jax.tree.unflatten(structure, fresh), rest)
+        leaves = [jnp.asarray(saved[name]) for name in wanted]
+        return eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), leaves), rest)
+
+
+class _Best(eqx.Module):
+    """A best model under the path that it has in a state."""
+
+    best_model: PyTree
+
+
+_AS_SAVED = ocp.args.StandardRestore()
+
+
+def _named(tree: PyTree) -> dict[str, Any]:
+    """The arrays of a tree by their paths, in the order of its leaves."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def _checksum(leaves: dict[str, Any]) -> np.ndarray:
+    """Of names, types, shapes and values: zarr's chunks carry none, and a flipped bit would be restored as a weight."""
+    total = 0
+    for name in sorted(leaves):
+        array = np.asarray(leaves[name])
+        total = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes(), total)
+    return np.asarray(total, np.uint32)
+
+
+def _is_positional(saved: dict[str, Any]) -> bool:
+    """Whether it is of the time when leaves were saved under their numbers."""
+    return "0" in saved
+
+
+def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Which leaves differ, the first few of each sort; empty if none does."""
+    if _is_positional(saved):
+        return "an older nde numbered its leaves, which does not say what they are; train it again"
+    found = {
+        "it lacks": [name for name in wanted if name not in saved],
+        "it has besides": [name for name in saved if name not in wanted],
+        "it has in another shape or type": [
+            f"{name} {saved[name].dtype}{list(saved[name].shape)} for {wanted[name].dtype}{list(wanted[name].shape)}"
+            for name in wanted
+            if name in saved and (saved[name].shape, saved[name].dtype) != (wanted[name].shape, wanted[name].dtype)
+        ],
+    }
+    return "; ".join(f"{what} {', '.join(_few(names))}" for what, names in found.items() if names)
+
+
+def _few(names: list[str]) -> list[str]:
+    return names if len(names) <= 4 else [*names[:4], f"{len(names) - 4} more"]
+
+
+def _short(error: Exception) -> str:
+    """An error's first line, or its class."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:120] if lines else type(error).__name__

@@ -1,12 +1,15 @@
-"""Let Ctrl-C end a training run between two steps, not within one."""
+"""Let Ctrl-C and SIGTERM end a training run between two steps, not within one."""
 
+import contextlib
 import signal
 import sys
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupt:
-    """A context in which the first Ctrl-C only asks to stop; a second one interrupts at once.
+    """A context in which the first Ctrl-C or SIGTERM only asks to stop; a second one interrupts at once.
 
         with Interrupt() as interrupt:
             while not interrupt.asked:
@@ -17,20 +20,20 @@ class Interrupt:
 
     def __init__(self):
         self.asked = False
-        self._previous = None
+        self._previous = {}
 
     def __enter__(self) -> "Interrupt":
-        try:
-            self._previous = signal.signal(signal.SIGINT, self._ask)
-        except ValueError:  # not the main thread
-            self._previous = None
+        with contextlib.suppress(ValueError):  # not the main thread
+            for number in SIGNALS:
+                self._previous[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         print("\nstopping after this step; Ctrl-C again to stop at once", file=sys.stderr, flush=True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for each in SIGNALS:
+            signal.signal(each, signal.default_int_handler)

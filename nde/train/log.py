@@ -1,11 +1,13 @@
 """Tell of a training run: as lines of JSON in a file, and to whoever sits before the terminal."""
 
 import json
+import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from nde.train.step import StepReport, TrainState
 
@@ -14,12 +16,15 @@ class MetricsFile:
     """Append a line of JSON each `every` steps and at each validation to a file. An observer of [`nde.train.fit`][].
 
     **Arguments:** `path`: the file; `member`: which model of an ensemble the lines are about; `every`: steps between
-    two lines.
+    two lines; `start`: the step that training goes on from, if given: the member's lines of later steps, and a last
+    line that was cut off when a run was killed, are removed, since those steps are gone through once more.
     """
 
-    def __init__(self, path: Path, *, member: int = 0, every: int = 10):
+    def __init__(self, path: Path, *, member: int = 0, every: int = 10, start: int | None = None):
         self.path, self.member, self.every = Path(path), member, every
         self._started = time.perf_counter()
+        if start is not None and self.path.exists():
+            self._cut(start)
 
     def stepped(self, step: int, report: StepReport) -> None:
         """Write the loss, its parts and the gradient's norm."""
@@ -34,25 +39,43 @@ class MetricsFile:
     def ended(self, state: TrainState) -> None:
         """Nothing."""
 
+    def failed(self, state: TrainState) -> None:
+        """Nothing."""
+
+    def _cut(self, start: int) -> None:
+        lines = self.path.read_text().splitlines()
+        rows = [_parsed(line) for line in lines]
+        gone = [row is None or row["member"] == self.member and row["step"] > start for row in rows]
+        if any(gone):
+            new = self.path.with_suffix(".tmp")
+            new.write_text("".join(f"{line}\n" for line, cut in zip(lines, gone, strict=True) if not cut))
+            new.replace(self.path)
+
     def _write(self, step: int, **numbers: float) -> None:
         seconds = round(time.perf_counter() - self._started, 3)
-        with self.path.open("a") as file:
-            file.write(json.dumps({"member": self.member, "step": step, "seconds": seconds, **numbers}) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"member": self.member, "step": step, "seconds": seconds, **numbers}) + "\n")
+        except OSError as error:  # of a full disk; it names no file
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics file, one for each (member, step, kind); of lines written twice the later one.
-
-    A run that was killed and resumed goes through some steps again and writes them again.
-    """
+    """The lines of a metrics file, one for each (member, step, kind); of lines written twice the later one."""
     rows = {}
     for line in Path(path).read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a run that was killed while it wrote
-            continue
-        rows[row["member"], row["step"], "validation" in row] = row
+        row = _parsed(line)
+        if row is not None:
+            rows[row["member"], row["step"], "validation" in row] = row
     return [rows[place] for place in sorted(rows)]
+
+
+def _parsed(line: str) -> dict[str, float] | None:
+    """A line, or `None` for the last one of a run that was killed while it wrote."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
 
 
 class ProgressPrinter:
@@ -61,24 +84,36 @@ class ProgressPrinter:
     On a terminal it is a bar that moves; elsewhere a plain line each `every` steps.
 
     **Arguments:** `steps`: how many there will be; `start`: how many there were already; `title`: stands in front;
-    `every`: steps between two lines; `console`: where to.
+    `every`: steps between two lines; `validate_every`: after how many steps a validation follows, which is said;
+    `console`: where to.
     """
 
-    def __init__(self, steps: int, *, start: int = 0, title: str = "", every: int = 50, console: Console | None = None):
+    def __init__(
+        self,
+        steps: int,
+        *,
+        start: int = 0,
+        title: str = "",
+        every: int = 50,
+        validate_every: int = sys.maxsize,
+        console: Console | None = None,
+    ):
         self.steps, self.start, self.title, self.every = steps, start, title, every
+        self.validate_every = validate_every
         self.console = Console() if console is None else console
         self._clock = time.perf_counter()
         self._first_step_at: float | None = None
         self._bar: Progress | None = None
         if self.console.is_terminal:
+            # The text gives way where the terminal is narrow; bar, total and time left stay.
             columns = (
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
+                BarColumn(bar_width=12),
                 TextColumn("{task.completed}/{task.total}"),
                 TimeRemainingColumn(),
+                TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             )
-            self._bar = Progress(*columns, console=self.console)
-            self._task = self._bar.add_task(f"{title} compiling", total=steps, completed=start)
+            self._bar = Progress(*columns, console=self.console, expand=True)
+            self._task = self._bar.add_task(f"{title} compiling".strip(), total=steps, completed=start)
             self._bar.start()
 
     def stepped(self, step: int, report: StepReport) -> None:
@@ -88,18 +123,24 @@ class ProgressPrinter:
             self._first_step_at, self.start = now, step
         rate = (step - self.start) / (now - self._first_step_at) if step > self.start else 0.0
         parts = "  ".join(f"{name} {float(value):.3f}" for name, value in report.batch.parts.items())
-        text = f"{self.title} loss {float(report.batch.loss):.4f}  {parts}  {rate:.1f} steps/s"
+        text = f"{self.title} loss {float(report.batch.loss):.4f}  {rate:.1f} steps/s  {parts}".strip()
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=text)
         elif step % self.every == 0 or step == self.steps:
             left = f"  {(self.steps - step) / rate:.0f} s left" if rate > 0 else ""
-            self.console.print(f"step {step}/{self.steps} {text.strip()}{left}", soft_wrap=True, highlight=False)
+            self.console.print(f"step {step}/{self.steps} {text}{left}", soft_wrap=True, highlight=False)
+        if self._bar is not None and step % self.validate_every == 0:
+            self._bar.update(self._task, description=f"{self.title} validating".strip())
 
     def validated(self, state: TrainState, score: float) -> None:
         """Print the score."""
         best = " (best so far)" if int(state.best_step) == int(state.step) else ""
         text = f"step {int(state.step)}/{self.steps} {self.title} validation {score:.4f}{best}"
         self.console.print(text, soft_wrap=True, highlight=False)
+
+    def failed(self, state: TrainState) -> None:
+        """Take the bar down."""
+        self.ended(state)
 
     def ended(self, state: TrainState) -> None:
         """Take the bar down."""

@@ -1,6 +1,7 @@
 """The training loop."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
+from nde.train.failures import blame, cause_of, FailedExamples, FailedStep, TrainingFailed
 from nde.train.step import culprits, NonFiniteLoss, StepFunction, StepReport, TrainState
 
 
@@ -56,7 +58,11 @@ class Observer(Protocol):
         ...
 
     def ended(self, state: TrainState) -> None:
-        """At the end, however it comes."""
+        """At the end, unless a step or a validation failed."""
+        ...
+
+    def failed(self, state: TrainState) -> None:
+        """At the end by a step or a validation that failed, with the state before it."""
         ...
 
 
@@ -91,10 +97,10 @@ def fit(
     - `observers`: who is told, in this order.
     - `stop`: asked after each step whether to end.
 
-    **Raises:** [`nde.train.NonFiniteLoss`][] with the step and the culprits, after the observers were given the last
-    state that was sound; `ValueError` if a validation score is not a number.
+    **Raises:** [`nde.train.NonFiniteLoss`][] with the step and the culprits, or if a validation score is not a number;
+    [`nde.train.FailedStep`][] if a step or a validation failed at run time, as a solve may.
     """
-    reason = "finished"
+    reason, end = "finished", "ended"
     try:
         while int(state.step) < schedule.steps:
             if _is_stale(state, schedule):
@@ -102,7 +108,7 @@ def fit(
                 break
             step = int(state.step)
             indices = batches[step]
-            state, report = update(state, data, indices, key)
+            state, report = _try_step(update, state, data, indices, key, names)
             if int(state.step) == step:
                 found = culprits(report, state.model, [names[i] for i in indices])
                 raise NonFiniteLoss(f"step {step + 1}: the loss or its gradient is not finite ({found}).")
@@ -113,10 +119,21 @@ def fit(
             if stop():
                 reason = "interrupted"
                 break
+    except TrainingFailed:
+        end = "failed"
+        raise
     finally:
-        for observer in observers:
-            observer.ended(state)
+        with ExitStack() as ends:  # each is told, whatever another raises
+            for observer in reversed(observers):
+                ends.callback(getattr(observer, end), state)
     return Outcome(state, reason)
+
+
+def _try_step(update, state, data, indices, key, names) -> tuple[TrainState, StepReport]:
+    try:
+        return blame(lambda rows: update(state, data, rows, key), indices, names)
+    except FailedExamples as failure:
+        raise FailedStep(int(state.step) + 1, failure, state.model) from None
 
 
 def _is_stale(state: TrainState, schedule: Schedule) -> bool:
@@ -125,9 +142,15 @@ def _is_stale(state: TrainState, schedule: Schedule) -> bool:
 
 
 def _validate(state: TrainState, validate: Callable[[PyTree], Any], observers: Sequence[Observer]) -> TrainState:
-    score = float(validate(state.model))
+    step = int(state.step)
+    try:
+        score = float(validate(state.model))
+    except FailedExamples as failure:
+        raise FailedStep(step, failure, state.model, validating=True) from None
+    except eqx.EquinoxRuntimeError as error:
+        raise FailedStep(step, FailedExamples(cause_of(error)), state.model, validating=True) from None
     if np.isnan(score):
-        raise ValueError(f"step {int(state.step)}: the validation score is not a number.")
+        raise NonFiniteLoss(f"step {step}: the validation score is not a number.")
     if score < float(state.best_score):
         state = eqx.tree_at(
             lambda s: (s.best_model, s.best_score, s.best_step),

@@ -10,6 +10,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from nde.train.failures import TrainingFailed
+
 
 class BatchLoss(eqx.Module):
     """What a loss function returns for a batch.
@@ -65,7 +67,7 @@ LossFunction = Callable[[PyTree, PyTree, Int[Array, ""], PRNGKeyArray], BatchLos
 StepFunction = Callable[[TrainState, PyTree, np.ndarray, PRNGKeyArray], tuple[TrainState, StepReport]]
 
 
-class NonFiniteLoss(FloatingPointError):
+class NonFiniteLoss(TrainingFailed, FloatingPointError):
     """Training met a loss or a gradient that is not finite, and left the state as it was before that step."""
 
 

@@ -1,7 +1,7 @@
 """Classifiers of irregular series as a kind of run: a neural CDE, and a GRU with time gaps beside it."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from nde.report import (
 from nde.runs.interface import AbstractKind, Examples, OpenedRun, Prediction, RunError, TableEvaluation
 from nde.runs.kinds.normaliser_file import read_normaliser, write_normaliser
 from nde.runs.kinds.penalty import with_penalty
-from nde.train import BatchLoss, LossFunction, read_metrics
+from nde.train import BatchLoss, blame, LossFunction, read_metrics
 
 SORTS = ("neural CDE", "GRU-Δt")
 MAX_STEPS = 100_000
@@ -65,6 +65,10 @@ class MotionsProblem:
     split: Split
     normaliser: Normaliser
     values: np.ndarray
+
+    def ids(self, series: np.ndarray) -> list[str]:
+        """The names of some series."""
+        return [self.panel.ids[i] for i in series]
 
     def arrays(self, series: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Times, standardised values, mask and labels of some series."""
@@ -142,17 +146,22 @@ class CDEClassifierKind(AbstractKind):
         return loss
 
     def validation(self, config: CDEClassifierConfig, problem: MotionsProblem) -> Callable[[Any], float]:
-        *series, labels = problem.arrays(problem.split.validation)
+        times, values, mask, labels = problem.arrays(problem.split.validation)
+        ids = problem.ids(problem.split.validation)
 
         def score(model: PyTree) -> float:
             # The likelihood of eight series hangs on the one that is surely wrong, and would choose the first steps.
-            return float(brier_score(_logits(model, *series), labels))
+            return float(brier_score(_logits(model, times, values, mask, ids), labels))
 
         return score
 
+    def remedies(self, config: CDEClassifierConfig) -> list[str]:
+        return [f"lower model.dt0 (now {config.model.dt0:g})"]
+
     def evaluate(self, run: OpenedRun, problem: MotionsProblem) -> TableEvaluation:
-        *series, labels = problem.arrays(problem.split.test)
-        every = np.stack([_logits(model, *series) for model in run.models()])
+        times, values, mask, labels = problem.arrays(problem.split.test)
+        ids = problem.ids(problem.split.test)
+        every = np.stack([_logits(model, times, values, mask, ids) for model in run.models()])
         logits: dict[str, np.ndarray] = dict(zip(SORTS, np.split(every, len(SORTS)), strict=True))
         rows = accuracy_rows(logits, labels)
         places = labels[None, :, None]
@@ -205,7 +214,7 @@ class CDEClassifierKind(AbstractKind):
         panel = read_panel(asked.data, layout)
         values = read_normaliser(run.folder / "normaliser.json").apply(panel)
         models = run.models(horizon=float(panel.times.max()))[: run.config.train.members]
-        logits = np.stack([_logits(model, panel.times, values, panel.mask) for model in models])
+        logits = np.stack([_logits(model, panel.times, values, panel.mask, panel.ids) for model in models])
         probabilities = np.exp(log_softmax(logits)).mean(0)
         classes = np.array(settings.classes)
         columns = {settings.id: panel.ids, "class": classes[probabilities.argmax(-1)]}
@@ -217,9 +226,11 @@ def _batch_logits(model: PyTree, times: jax.Array, values: jax.Array, mask: jax.
     return jax.vmap(model)(times, values, mask)
 
 
-def _logits(model: PyTree, times: np.ndarray, values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _logits(model: PyTree, times: np.ndarray, values: np.ndarray, mask: np.ndarray, ids: Sequence[str]) -> np.ndarray:
     """Logits of series, `(series, classes)`, in double precision from here on."""
-    return np.asarray(_batch_logits(model, jnp.asarray(times), jnp.asarray(values), jnp.asarray(mask)), np.float64)
+    data = [jnp.asarray(x) for x in (times, values, mask)]
+    every = np.arange(len(times))
+    return np.asarray(blame(lambda rows: _batch_logits(model, *(x[rows] for x in data)), every, ids), np.float64)
 
 
 def _seen(problem: MotionsProblem, evaluation: TableEvaluation) -> Figure:

@@ -21,7 +21,7 @@ from nde.objectives import negative_log_likelihood
 from nde.report import density_rows, fit_gaussian, fit_kde, PlaneGrid, plot_plane, plot_training
 from nde.runs.interface import AbstractKind, Examples, member_key, OpenedRun, TableEvaluation
 from nde.runs.kinds.penalty import with_penalty
-from nde.train import BatchLoss, LossFunction, read_metrics
+from nde.train import BatchLoss, blame, LossFunction, read_metrics
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,9 @@ class CNFKind(AbstractKind):
 
     def validation(self, config: CNFConfig, problem: PlanePoints) -> Callable[[Any], float]:
         return lambda model: -float(_log_prob(model, problem.validation).mean())
+
+    def remedies(self, config: CNFConfig) -> list[str]:
+        return [f"lower model.dt0 (now {config.model.dt0:g})"]
 
     def evaluate(self, run: OpenedRun, problem: PlanePoints) -> TableEvaluation:
         settings = run.config.evaluate
@@ -139,4 +142,6 @@ def _draw(flow: ContinuousNormalizingFlow, keys: jax.Array) -> jax.Array:
 
 def _log_prob(flow: ContinuousNormalizingFlow, points: np.ndarray) -> np.ndarray:
     """Log-densities in nats, `(points,)`, in double precision from here on."""
-    return np.asarray(_log_probs(flow, jnp.asarray(points, jnp.result_type(float))), np.float64)
+    data = jnp.asarray(points, jnp.result_type(float))
+    names = [f"point {i}" for i in range(len(points))]
+    return np.asarray(blame(lambda rows: _log_probs(flow, data[rows]), np.arange(len(points)), names), np.float64)

@@ -55,6 +55,9 @@ class LatentSDEKind(AbstractKind):
     def validation(self, config: LatentSDEConfig, problem: Problem) -> Callable[[LatentSDE], float]:
         return validation_score(config, problem)
 
+    def remedies(self, config: LatentSDEConfig) -> list[str]:
+        return [f"lower model.dt0 (now {config.model.dt0:g})"]
+
     def evaluate(self, run: OpenedRun, problem: Problem) -> LatentSDEEvaluation:
         return evaluate(run, problem)
 

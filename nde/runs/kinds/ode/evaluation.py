@@ -65,7 +65,8 @@ def forecast(
     dtype = jnp.result_type(float)
     asked = jnp.asarray(problem.panel.times if times is None else times, dtype)
     first = jnp.asarray(first_states(config, problem), dtype)
-    members = tuple((model.likelihood, np.asarray(trajectories(model, asked, first)[1])[None]) for model in models)
+    solved = [trajectories(model, asked, first, problem.panel.ids)[1] for model in models]
+    members = tuple((model.likelihood, np.asarray(x)[None]) for model, x in zip(models, solved, strict=True))
     law = SampleForecast(members, np.zeros((0, *members[0][1].shape[1:])))
     return law.redrawn(-(-config.evaluate.samples // len(models)), key=member_key(config, 0, "forecasts"))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from jaxtyping import PRNGKeyArray
+from jaxtyping import PRNGKeyArray, PyTree
 from matplotlib.figure import Figure
 
 from nde.config import build_observed_ode, ODEConfig
@@ -11,7 +11,7 @@ from nde.runs.interface import AbstractKind, Examples, OpenedRun, TableEvaluatio
 from nde.runs.kinds.ode.drawing import figures
 from nde.runs.kinds.ode.evaluation import evaluate, held_out, NAMES
 from nde.runs.kinds.ode.problem import load, ODEProblem, resolve
-from nde.runs.kinds.ode.training import batch_loss, examples, validation_score
+from nde.runs.kinds.ode.training import batch_loss, examples, failure_time, validation_score
 from nde.train import LossFunction
 
 
@@ -46,6 +46,13 @@ class ODEKind(AbstractKind):
 
     def validation(self, config: ODEConfig, problem: ODEProblem) -> Callable[[ObservedODE], float]:
         return validation_score(config, problem)
+
+    def remedies(self, config: ODEConfig) -> list[str]:
+        model = config.model
+        return [f"raise model.max_steps (now {model.max_steps}) or model.rtol (now {model.rtol:g})"]
+
+    def failure_time(self, config: ODEConfig, model: ObservedODE, example: PyTree) -> float | None:
+        return failure_time(model, *example)
 
     def evaluate(self, run: OpenedRun, problem: ODEProblem) -> TableEvaluation:
         return evaluate(run, problem)

@@ -1,7 +1,8 @@
 """How an ODE model is trained and validated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nde.config import build_regulariser, build_share, ODEConfig
+from nde.engine import diffeqsolve
 from nde.models import ObservedODE
 from nde.objectives import growing_horizon, multiple_shooting, solve_within
 from nde.runs.interface import Examples, member_key
 from nde.runs.kinds.ode.problem import knots, ODEProblem, solved_values
 from nde.runs.kinds.penalty import with_penalty
-from nde.train import BatchLoss, LossFunction
+from nde.train import BatchLoss, blame, LossFunction
 
 
 def examples(config: ODEConfig, problem: ODEProblem, member: int) -> Examples:
@@ -96,12 +98,41 @@ def residual_size(model: ObservedODE, times: Array, ys: Array) -> Float[Array, "
     return jnp.mean(jax.vmap(correction)(times, ys) ** 2)
 
 
-@eqx.filter_jit
-def trajectories(model: ObservedODE, times: Array, first: Array) -> tuple[Array, Array]:
-    """Standardised states `(series, rows, state)` and locations of the values, one trajectory a series."""
+def trajectories(
+    model: ObservedODE, times: Array, first: Array, names: Sequence[str] | None = None
+) -> tuple[Array, Array]:
+    """Standardised states `(series, rows, state)` and locations of the values, one trajectory a series.
+
+    **Raises:** [`nde.train.FailedExamples`][], by the series' `names` where they are given, if a solve fails.
+    """
     starts = first if model.starts is None else model.starts[:, 0]
+    every = np.arange(len(times))
+    names = [str(i) for i in every] if names is None else names
+    return blame(lambda rows: _solve_series(model, times[rows], starts[rows]), every, names)
+
+
+@eqx.filter_jit
+def _solve_series(model: ObservedODE, times: Array, starts: Array) -> tuple[Array, Array]:
     ys = jax.vmap(model.ode)(times, starts)
     return ys, model.locations(ys)
+
+
+def failure_time(model: ObservedODE, number, times, values, weights, knots, first) -> float | None:
+    """How far the solution of a training example gets, of its first segment that fails; `None` if none does."""
+    del values, weights
+    starts = first[None] if model.starts is None else model.starts[number]
+    ends = [*knots[1:], times.max()]
+    dtype, ode = jnp.result_type(float), model.ode
+    for start, *ends_of in zip(starts, knots, ends, strict=False):
+        t0, t1 = (jnp.asarray(t, dtype) for t in ends_of)
+        solution = diffeqsolve(
+            diffrax.ODETerm(ode.field), ode.solver, t0, t1, ode.dt0, start, None,
+            stepsize_controller=ode.controller, max_steps=ode.max_steps, saveat=diffrax.SaveAt(steps=True), throw=False,
+        )  # fmt: skip
+        if solution.result != diffrax.RESULTS.successful:
+            reached = np.asarray(solution.ts)
+            return float(reached[np.isfinite(reached)].max(initial=float(t0)))
+    return None
 
 
 def validation_score(config: ODEConfig, problem: ODEProblem) -> Callable[[ObservedODE], float]:
@@ -115,7 +146,8 @@ def validation_score(config: ODEConfig, problem: ODEProblem) -> Callable[[Observ
     first = jnp.asarray(first_states(config, problem), jnp.result_type(float))
 
     def score(model: ObservedODE) -> float:
-        density = model.likelihood.log_prob(values, trajectories(model, times, first)[1])
+        locations = trajectories(model, times, first, problem.panel.ids)[1]
+        density = model.likelihood.log_prob(values, locations)
         return float(-np.asarray(density)[mask].mean())
 
     return score

@@ -1,0 +1,54 @@
+"""What a run says when its training, or anything else of it, could not be computed."""
+
+from typing import Any
+
+import jax
+
+from nde.runs.folder import Run
+from nde.runs.interface import Examples
+from nde.train import FailedExamples, FailedStep, TrainingFailed
+
+
+def explain_failure(run: Run, title: str, error: TrainingFailed, examples: Examples, kept: int | None) -> str:
+    """One line: member, step, series, cause and time; what to lower or raise; and which checkpoint there is.
+
+    **Arguments:** `title`: of the member; `examples`: what it is trained on; `kept`: the step of its last checkpoint.
+    """
+    told, first = str(error), False
+    if isinstance(error, FailedStep):
+        told = f"step {error.step}, {'validation' if error.validating else 'training'}: "
+        told += explain_solve(error.failure, _time(run, error, examples))
+        first = error.step == 1 and not error.validating
+    told = told.rstrip(".")
+    where = f"{title}, " if title else ""
+    return f"{where}{told}; {_remedy(run, first)}. {_checkpoint(run, kept)}"
+
+
+def explain_solve(failure: FailedExamples, time: float | None = None) -> str:
+    """Which series could not be solved, why, and how far the first of them gets."""
+    names = ", ".join(failure.names)
+    which = f"series {names}" if names else "a series"
+    reached = "" if time is None else f" at t = {time:.4g} after its first row"
+    return f"{which} could not be solved ({failure.cause}{reached})"
+
+
+def _remedy(run: Run, first: bool) -> str:
+    config = run.config
+    ways = [*run.kind.remedies(config)]
+    if not first or not ways:  # before the first update no rate is at fault
+        ways.insert(0, f"lower train.learning_rate (now {config.train.learning_rate:g})")
+    return ", ".join(ways[:-1]) + (" or " if ways[1:] else "") + ways[-1]
+
+
+def _checkpoint(run: Run, kept: int | None) -> str:
+    resume = f"nde fit --resume {run.folder} SECTION.KEY=VALUE"
+    if kept is None:
+        return f"There is no checkpoint yet; begin again with: {resume}"
+    return f"The checkpoint of step {kept} is kept; go on from it with: {resume}"
+
+
+def _time(run: Run, error: FailedStep, examples: Examples) -> float | None:
+    if error.validating or not error.failure.indices:
+        return None
+    example: Any = jax.tree.map(lambda x: x[error.failure.indices[0]], examples.arrays)
+    return run.kind.failure_time(run.config, error.model, example)

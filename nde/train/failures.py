@@ -1,0 +1,100 @@
+"""Computations that fail while they run, such as a solve that takes too many steps: why, and for which examples."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import equinox as eqx
+import numpy as np
+
+Result = TypeVar("Result")
+MOST_NAMED = 3
+
+
+class FailedExamples(RuntimeError):
+    """A computation over examples that failed at run time.
+
+    - `cause`: what the failed check said, as part of a sentence.
+    - `indices`, `names`: the first few of the examples that fail; empty if none fails by itself.
+    """
+
+    def __init__(self, cause: str, indices: Sequence[int] = (), names: Sequence[Any] = ()):
+        self.cause, self.indices, self.names = cause, list(indices), [str(name) for name in names]
+        super().__init__(f"{', '.join(self.names) or 'an example'}: {cause}.")
+
+
+class TrainingFailed(Exception):
+    """Training came to a step or a validation from which it can not go on."""
+
+
+class FailedStep(TrainingFailed, RuntimeError):
+    """A step of training that failed at run time, or the validation after it.
+
+    - `step`: counted from one.
+    - `failure`: the [`nde.train.FailedExamples`][].
+    - `model`: with which it failed.
+    - `validating`: whether it was the validation.
+    """
+
+    def __init__(self, step: int, failure: FailedExamples, model: Any, *, validating: bool = False):
+        self.step, self.failure, self.model, self.validating = step, failure, model, validating
+        super().__init__(f"step {step}{', validation' if validating else ''}: {failure}")
+
+
+def blame(function: Callable[[np.ndarray], Result], rows: np.ndarray, names: Sequence[Any]) -> Result:
+    """`function(rows)`; if that fails at run time, an error that names the rows at fault.
+
+    An error that is raised from within compiled code can not say which example of a batch it is about, so the rows are
+    tried again in halves, filled up to as many as there were by repetition: nothing is compiled anew.
+
+    **Arguments:** `function`: of an array of indices of examples, whose result is thrown away in the search; `rows`:
+    the indices; `names`: the name of each example, by index.
+
+    **Raises:** [`nde.train.FailedExamples`][].
+
+    ```python
+    blame(lambda rows: jax.block_until_ready(solve(model, times[rows])), np.arange(len(times)), ids)
+    ```
+    """
+    try:
+        return function(rows)
+    except eqx.EquinoxRuntimeError as error:
+        cause = cause_of(error)
+    found = _failing(lambda part: function(np.resize(part, rows.shape)), np.unique(rows))
+    raise FailedExamples(cause, found, [names[i] for i in found])
+
+
+def _failing(function: Callable[[np.ndarray], Any], rows: np.ndarray) -> list[int]:
+    """The first few of the rows that fail by themselves, by halving."""
+    found, parts = [], [rows]
+    while parts and len(found) < MOST_NAMED:
+        part = parts.pop()
+        if not _fails(function, part):
+            continue
+        if len(part) == 1:
+            found.append(int(part[0]))
+        else:
+            parts += reversed(np.array_split(part, 2))
+    return found
+
+
+def _fails(function: Callable[[np.ndarray], Any], rows: np.ndarray) -> bool:
+    try:
+        function(rows)
+    except eqx.EquinoxRuntimeError:
+        return True
+    return False
+
+
+def cause_of(error: Exception) -> str:
+    """What a failed check of compiled code said, without the stacks around it and without its full stop.
+
+    The message of Equinox's own error is two stacks with the check's sentence in their midst; diffrax's sentence goes
+    on with advice for code (`Try increasing ...`), which is left out.
+    """
+    text = str(error)
+    marker = "EquinoxRuntimeError: "
+    if marker in text:
+        text = text.rsplit(marker, 1)[1]
+    sentence = next((line for line in text.splitlines() if line.strip()), "the computation failed")
+    sentence = sentence.split(". ")[0].strip().rstrip(".")
+    return sentence[:1].lower() + sentence[1:]
