@@ -285,3 +285,32 @@ def test_range_of_a_parameter_needs_two_members():
     models = [SimpleNamespace(ode=SimpleNamespace(field=field)) for field in fields]
     assert parameter_notes({"known": models[:1]}) == ["known system: rate 1"]
     assert parameter_notes({"known": models}) == ["known system: rate 1.5 (1 to 2)"]
+
+
+def test_failed_fit_says_why_in_one_line_and_goes_on_with_an_override(tmp_path):
+    rows = [(f"s{i}", t, np.exp(-0.1 * t) * (1 + 0.1 * i)) for i in range(2) for t in np.arange(8.0)]
+    pl.DataFrame(rows, schema=["id", "t", "x"], orient="row").write_csv(tmp_path / "d.csv")
+    (tmp_path / "c.toml").write_text(
+        f'kind = "ode"\n[data]\npath = "{tmp_path / "d.csv"}"\nid = "id"\ntime = "t"\ntest_after = 5.0\n'
+        "[model]\nwidth = 3\nmax_steps = 2\n[train]\nsteps = 2\nvalidate_every = 1\n[evaluate]\nsamples = 40\n"
+    )
+    folder = tmp_path / "run"
+    failed = invoke("fit", tmp_path / "c.toml", "--out", folder)
+    assert failed.exit_code == 1
+    assert failed.stderr.count("\n") == 1
+    told = (
+        "nde: neural ODE, step 1, training: series s0, s1 could not be solved (the maximum number of solver steps was"
+    )
+    assert failed.stderr.startswith(told + " was reached at t = 0.")
+    assert "raise model.max_steps (now 2)" in failed.stderr
+    assert "There is no checkpoint yet" in failed.stderr
+    mended = invoke("fit", "--resume", folder, "model.max_steps=400")
+    assert mended.exit_code == 0, mended.output
+    assert tomllib.loads((folder / "config.before-1.toml").read_text())["model"]["max_steps"] == 2
+    assert [row["step"] for row in rows_of(folder, 0) if "validation" in row] == [1, 2]
+    again = invoke("fit", "--resume", folder, "model.max_steps=3", "train.steps=3")
+    assert again.exit_code == 1
+    assert "The checkpoint of step 2 is kept" in again.stderr
+    scored = invoke("evaluate", folder)
+    assert scored.exit_code == 1
+    assert scored.stderr.startswith("nde: series s0, s1 could not be solved (the maximum number of solver steps")
