@@ -301,7 +301,7 @@ def test_failed_fit_says_why_in_one_line_and_goes_on_with_an_override(tmp_path):
     told = (
         "nde: neural ODE, step 1, training: series s0, s1 could not be solved (the maximum number of solver steps was"
     )
-    assert failed.stderr.startswith(told + " was reached at t = 0.")
+    assert failed.stderr.startswith(told + " reached at t = 0.")
     assert "raise model.max_steps (now 2)" in failed.stderr
     assert "There is no checkpoint yet" in failed.stderr
     mended = invoke("fit", "--resume", folder, "model.max_steps=400")
