@@ -39,6 +39,9 @@ def fit(
         list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values over those of the file.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/CONFIG-DATE-TIME if not given.")] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="A run for each of so many folds, so that every series is held out once.")
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -48,7 +51,7 @@ def fit(
 ) -> None:
     """Train a model, score it on held-out series and draw its figures, all in a new folder."""
     given = [*([] if config is None else [config]), *(overrides or [])]
-    _commands().fit(given, out, resume)
+    _commands().fit(given, out, resume, folds)
 
 
 @app.command()

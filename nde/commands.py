@@ -16,8 +16,34 @@ from nde.runs import Run
 from nde.train import cause_of, CheckpointNotWritten, FailedExamples
 
 
-def fit(given: Sequence[str], out: Path | None, resume: Path | None) -> None:
-    """`nde fit`: `given` holds the config and the overrides, of a resumed run the overrides alone."""
+def fit(given: Sequence[str], out: Path | None, resume: Path | None, folds: int | None = None) -> None:
+    """`nde fit`: `given` holds the config and the overrides, of a resumed run the overrides alone.
+
+    With `folds` a run for each fold is made within the folder, and what all of them held out is scored as one.
+    """
+    if folds is None:
+        _fit_one(given, out, resume)
+        return
+    console = Console()
+    with _one_line_errors():
+        if resume is not None or not given:
+            raise ConfigError("--folds needs a CONFIG; a fold that was stopped goes on by --resume OUT/fold_N.")
+        if folds < 2:
+            raise ConfigError(f"--folds must be at least 2, but is {folds}.")
+        divided = [[*given, f"data.folds={folds}", f"data.fold={fold}"] for fold in range(folds)]
+        load_config(Path(given[0]), divided[0][1:])  # refused before a folder is made
+        folder = runs.free_folder(Path(given[0]), out)
+    evaluations = [_fit_one(each, folder / f"fold_{fold}", None) for fold, each in enumerate(divided)]
+    pooled = evaluations[0].pooled(evaluations[1:])
+    if pooled is not None:
+        with _one_line_errors():
+            pooled.write(folder)
+        _report(console, pooled)
+        _say(console, f"wrote {folder / 'results.csv'}")
+
+
+def _fit_one(given: Sequence[str], out: Path | None, resume: Path | None) -> runs.AbstractEvaluation:
+    """Make or resume one run, train it, score it and draw it."""
     console = Console()
     with _one_line_errors():
         if resume is not None:
@@ -39,6 +65,7 @@ def fit(given: Sequence[str], out: Path | None, resume: Path | None) -> None:
         _report(console, evaluation)
         for path in runs.draw(run, problem, evaluation):
             _say(console, f"wrote {path}")
+    return evaluation
 
 
 def _reopen(folder: Path, overrides: Sequence[str], out: Path | None) -> tuple[Run, Any]:

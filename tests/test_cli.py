@@ -275,6 +275,31 @@ def test_time_without_a_scale_runs_over_ten_units(table):
     assert (resolved.model.horizon, resolved.model.dt0) == (10, 0.1)
 
 
+def test_folds_hold_out_every_series_once(table, tmp_path):
+    small = [*SMALL, "train.members=1", "train.steps=2"]
+    result = invoke("fit", CONFIG, f"data.path={table}", *small, "--folds", 2, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    parts = [json.loads((tmp_path / "run" / f"fold_{k}" / "results.json").read_text()) for k in (0, 1)]
+    pooled = json.loads((tmp_path / "run" / "results.json").read_text())
+    for size in ("series_scored", "values_scored"):
+        assert pooled[size] == parts[0][size] + parts[1][size]
+    weights = [part["values_scored"] / pooled["values_scored"] for part in parts]
+    for place, row in enumerate(pooled["methods"]):
+        expected = sum(w * part["methods"][place]["nll"] for w, part in zip(weights, parts, strict=True))
+        np.testing.assert_allclose(row["nll"], expected)
+    for level, share in pooled["coverage"].items():
+        expected = sum(w * part["coverage"][level] for w, part in zip(weights, parts, strict=True))
+        np.testing.assert_allclose(share, expected, atol=1e-4)
+    assert "held-out series, 2 folds" in result.output
+    for source, options, message in (
+        (table, ["--folds", 1], "must be at least 2"),
+        (table, ["--folds", 2, "--resume", "x"], "needs a CONFIG"),
+        ("gone.csv", ["--folds", 2], "gone.csv: no such file"),
+    ):
+        refused = invoke("fit", CONFIG, f"data.path={source}", *small, *options, "--out", tmp_path / "other")
+        assert refused.exit_code == 2 and message in refused.stderr and not (tmp_path / "other").exists()
+
+
 def test_axes_of_a_table_without_a_unit_count_in_its_time_column(table):
     given = [f"data.path={table}", "data.id=who", "data.time=day"]
     units = []

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import diffrax
+import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
@@ -19,6 +20,7 @@ from nde.config import ConfigError, load_config
 from nde.data import make_pendulum, make_spirals, pendulum_drag
 from nde.fields import KnownField, lotka_volterra, pendulum
 from nde.models import observed_states
+from nde.objectives import GaussianLikelihood, ScaledLikelihood
 from nde.runs import evaluate, load_problem, resolve, Run, train
 from nde.runs.kinds.ode import ODEProblem
 from nde.runs.kinds.ode.evaluation import baselines, parameter_notes
@@ -314,3 +316,29 @@ def test_failed_fit_says_why_in_one_line_and_goes_on_with_an_override(tmp_path):
     scored = invoke("evaluate", folder)
     assert scored.exit_code == 1
     assert scored.stderr.startswith("nde: series s0, s1 could not be solved (the maximum number of solver steps")
+
+
+def test_law_in_other_units_is_the_law_of_the_values_in_them():
+    law = GaussianLikelihood(2, scale=0.3)
+    scaled = ScaledLikelihood(law, unit=[1e-6, 1e3])
+    unit, values = np.array([1e-6, 1e3]), np.array([[1.2, 0.4], [0.9, -3.0]])
+    found = scaled.log_prob(jnp.asarray(values * unit), jnp.asarray(unit + 0 * values))
+    np.testing.assert_allclose(
+        found, np.asarray(law.log_prob(jnp.asarray(values), jnp.ones((2, 2)))) - np.log(unit), rtol=1e-12
+    )
+    key = jax.random.key(0)
+    np.testing.assert_allclose(scaled.sample(values * unit, key=key), unit * law.sample(values, key=key), rtol=1e-12)
+    with pytest.raises(ValueError, match=r"needs positive units, but got unit=\[0.0\]"):
+        ScaledLikelihood(law, unit=[0.0])
+
+
+def test_affine_field_moves_standardised_states_as_their_own():
+    field, m, s = lotka_volterra(), np.array([20.0, 10.0]), np.array([5.0, 2.0])
+    affine = nde.AffineField(field, location=m, scale=s)
+    z = jnp.array([0.5, -1.0])
+    np.testing.assert_allclose(affine(0.0, z) * s, field(0.0, m + s * z))
+    assert affine.states == ("prey", "predator")
+    with pytest.raises(ValueError, match="needs a positive scale for each location"):
+        nde.AffineField(field, location=[0.0], scale=[-1.0])
+    with pytest.raises(ValueError, match="needs both or none"):
+        nde.ObservedODE(None, None, None, (0,), location=(0.0,))

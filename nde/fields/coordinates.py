@@ -55,7 +55,7 @@ class AffineField(eqx.Module):
         if len(location) != len(scale) or not all(number > 0 for number in scale):
             raise ValueError(f"AffineField needs a positive scale for each location, but got {location=} and {scale=}.")
         self.field = field
-        self.location, self.scale = tuple(location), tuple(scale)
+        self.location, self.scale = tuple(map(float, location)), tuple(map(float, scale))
 
     @property
     def states(self) -> tuple[str, ...] | None:

@@ -100,7 +100,7 @@ class ScaledLikelihood(AbstractLikelihood):
     def __init__(self, law: AbstractLikelihood, *, unit: Sequence[float]):
         if not all(0 < number < math.inf for number in unit):
             raise ValueError(f"ScaledLikelihood needs positive units, but got {unit=}.")
-        self.law, self.unit = law, tuple(unit)
+        self.law, self.unit = law, tuple(map(float, unit))
 
     def log_prob(self, values: Array, loc: Array) -> Array:
         unit = jnp.broadcast_to(jnp.asarray(self.unit, loc.dtype), loc.shape)

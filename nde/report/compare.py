@@ -52,7 +52,7 @@ def verdict(scores: dict[str, Scores], method: str) -> str:
     difference, error = paired_difference(scores[method], scores[best], "nll")
     ahead = f"is ahead by {with_error(abs(difference), error, digits=2, sign='')} nats per value"
     scored = int((scores[method].count > 0).sum())
-    more = "more folds (data.fold) or more series would tell"
+    more = "nde fit --folds or more series would tell"
     if scored < 2:
         leader = method if difference < 0 else best
         return f"verdict: the {leader} {ahead}, on a single series, which proves nothing; {more}."

@@ -30,7 +30,7 @@ from nde.runs.actions import (
     resolve as resolve,
 )
 from nde.runs.failure import explain_solve as explain_solve
-from nde.runs.folder import new_folder as new_folder, Run as Run
+from nde.runs.folder import free_folder as free_folder, new_folder as new_folder, Run as Run
 from nde.runs.interface import (
     AbstractEvaluation as AbstractEvaluation,
     AbstractKind as AbstractKind,

@@ -15,8 +15,8 @@ from nde.runs.kinds import kind_of
 from nde.train import Checkpoints
 
 
-def new_folder(config_path: Path, out: Path | None) -> Path:
-    """Make a run's folder: `out`, or `runs/<config>-<date-time>`.
+def free_folder(config_path: Path, out: Path | None) -> Path:
+    """Where a run may lie, which is not made yet: `out`, or `runs/<config>-<date-time>`.
 
     **Raises:** `RunError` if it exists already.
     """
@@ -24,6 +24,12 @@ def new_folder(config_path: Path, out: Path | None) -> Path:
     folder = Path("runs") / f"{config_path.stem}-{stamp}" if out is None else out
     if folder.exists():
         raise RunError(f"{folder}: exists already, and nothing is written over; give another --out.")
+    return folder
+
+
+def new_folder(config_path: Path, out: Path | None) -> Path:
+    """Make the folder of [`nde.runs.free_folder`][], and raise what that raises."""
+    folder = free_folder(config_path, out)
     folder.mkdir(parents=True)
     return folder
 

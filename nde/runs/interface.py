@@ -81,6 +81,11 @@ class AbstractEvaluation(ABC):
     def write(self, folder: Path) -> None:
         """Write `results.csv` and `results.json` into a folder."""
 
+    def pooled(self, others: "Sequence[AbstractEvaluation]") -> "AbstractEvaluation | None":
+        """This evaluation and those of the other folds as one; `None`, unless overridden: each stands for itself."""
+        del others
+        return None
+
 
 @dataclass(frozen=True)
 class TableEvaluation(AbstractEvaluation):

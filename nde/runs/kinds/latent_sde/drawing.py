@@ -16,7 +16,7 @@ MAX_CHANNELS, MAX_SERIES, FAN_POINTS = 4, 3, 80
 def figures(run: OpenedRun, problem: Problem, evaluation: LatentSDEEvaluation) -> dict[str, Figure]:
     """Forecast fans and calibration."""
     calibration = plot_calibration(
-        COVERAGE_LEVELS, evaluation.covered, problem.panel.channels, pooled=evaluation.pooled
+        COVERAGE_LEVELS, evaluation.covered, problem.panel.channels, pooled=evaluation.over_all
     )
     return {"forecasts": _fans(run, problem), "calibration": calibration}
 

@@ -1,7 +1,8 @@
 """Score a latent SDE on its held-out series, beside the baselines."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,8 @@ class LatentSDEEvaluation(AbstractEvaluation):
     - `method`: what the model is called in the table.
     - `kl_path`: `(series,)`; path KL of each scored series given its context, in nats.
     - `covered`: `(levels, channels)`; share of targets inside the central intervals of `COVERAGE_LEVELS`.
-    - `pooled`: `(levels,)`; the same over all channels.
+    - `over_all`: `(levels,)`; the same over all channels.
+    - `counts`: `(channels,)`; the number of targets of each channel.
     - `title`: over the table.
     - `asked`: what was forecast, in words and in the table's unit of time.
     - `notes`: baselines that these data do not determine, and why, a sentence each.
@@ -48,7 +50,8 @@ class LatentSDEEvaluation(AbstractEvaluation):
     method: str
     kl_path: np.ndarray
     covered: np.ndarray
-    pooled: np.ndarray
+    over_all: np.ndarray
+    counts: np.ndarray
     title: str
     asked: str
     notes: tuple[str, ...]
@@ -71,6 +74,24 @@ class LatentSDEEvaluation(AbstractEvaluation):
         noise = [said] if self.noisy else []
         return [*self.notes, f"{size}, {self.asked}", *noise, verdict(self.scores, self.method)]
 
+    def pooled(self, others: Sequence[AbstractEvaluation]) -> "LatentSDEEvaluation":
+        """All folds as one: the methods that every fold has, scored on all their series together."""
+        parts = [self, *(other for other in others if isinstance(other, LatentSDEEvaluation))]
+        names = [name for name in self.scores if all(name in part.scores for part in parts)]
+        counts = np.sum([part.counts for part in parts], axis=0)
+        held = [np.nan_to_num(part.covered) * part.counts for part in parts]
+        notes = dict.fromkeys(note for part in parts for note in part.notes)
+        return replace(
+            self,
+            scores={name: Scores.concatenate([part.scores[name] for part in parts]) for name in names},
+            kl_path=np.concatenate([part.kl_path for part in parts]),
+            covered=np.sum(held, axis=0) / np.where(counts > 0, counts, np.nan),
+            over_all=np.sum(held, axis=(0, 2)) / counts.sum(),
+            counts=counts,
+            title=f"held-out series, {len(parts)} folds",
+            notes=tuple(notes),
+        )
+
     def write(self, folder: Path) -> None:
         write_table(folder / "results.csv", self.rows())
         scored = self.scores[self.method].count
@@ -84,7 +105,7 @@ class LatentSDEEvaluation(AbstractEvaluation):
             },
             "asked": self.asked,
             "verdict": verdict(self.scores, self.method),
-            "coverage": dict(zip(map(str, COVERAGE_LEVELS), np.round(self.pooled, 4).tolist(), strict=True)),
+            "coverage": dict(zip(map(str, COVERAGE_LEVELS), np.round(self.over_all, 4).tolist(), strict=True)),
             "methods": [asdict(row) for row in self.rows()],
         }
         (folder / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -112,7 +133,8 @@ def evaluate(run: OpenedRun, problem: Problem) -> LatentSDEEvaluation:
         method=method,
         kl_path=forecast.kl_path[scored],
         covered=covered,
-        pooled=pooled,
+        over_all=pooled,
+        counts=counts,
         title=f"held-out series, fold {config.data.fold} of {config.data.folds}",
         asked=_asked(config),
         notes=notes,
