@@ -64,10 +64,13 @@ def evaluate(
     ] = None,
     until: Annotated[float | None, typer.Option(help="Of a landmark: and up to this one.")] = None,
     samples: Annotated[int | None, typer.Option(help="Model samples; the run's own number if not given.")] = None,
+    series: Annotated[
+        int | None, typer.Option(help="Test series to score; 0 for all, the run's own number if not given.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A new folder for results.csv and results.json.")] = None,
 ) -> None:
     """Score a run on its held-out series beside the baselines; write nothing unless --out names a new folder."""
-    _commands().evaluate(run, {"task": task, "at": at, "until": until, "samples": samples}, out)
+    _commands().evaluate(run, {"task": task, "at": at, "until": until, "samples": samples, "series": series}, out)
 
 
 @app.command()

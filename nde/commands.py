@@ -8,6 +8,8 @@ from typing import Any
 import equinox as eqx
 import typer
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from nde import runs
 from nde.config import ConfigError, load_config
@@ -53,18 +55,18 @@ def _fit_one(given: Sequence[str], out: Path | None, resume: Path | None) -> run
         else:
             config = Path(given[0])
             settings = load_config(config, given[1:])
-            problem = runs.load_problem(settings)
+            with _stage(console, "reading the data"):
+                problem = runs.load_problem(settings)
             settings = runs.resolve(settings, problem)
             run = Run.create(runs.new_folder(config, out), settings, problem)
         _introduce(console, run, problem)
         if not runs.train(run, problem, console):
             _say(console, f"stopped by a signal; go on with: nde fit --resume {run.folder}")
             raise typer.Exit(130)
-        evaluation = runs.evaluate(run, problem)
+        evaluation = _score(console, run, problem)
         evaluation.write(run.folder)
         _report(console, evaluation)
-        for path in runs.draw(run, problem, evaluation):
-            _say(console, f"wrote {path}")
+        _draw(console, run, problem, evaluation, None)
     return evaluation
 
 
@@ -94,7 +96,7 @@ def evaluate(folder: Path, given: Mapping[str, Any], out: Path | None) -> None:
         if landmark:
             given = {**given, "task": "landmark"}
         opened = opened.changed([f"evaluate.{name}={value}" for name, value in given.items() if value is not None])
-        evaluation = runs.evaluate(opened, runs.load_problem(opened.config))
+        evaluation = _score(console, opened, runs.load_problem(opened.config))
         _report(console, evaluation)
         if out is not None:
             evaluation.write(runs.new_folder(out, out))
@@ -105,7 +107,9 @@ def predict(folder: Path, data: Path, out: Path, ahead: str, samples: int, keep_
     """`nde predict`."""
     with _one_line_errors():
         steps = [_number("--ahead", part) for part in ahead.split(",") if part]
-        table = runs.predict(Run.open(folder), data, out, ahead=steps, samples=samples, keep_samples=keep_samples)
+        opened = Run.open(folder)
+        with _stage(Console(), f"forecasting the series of {data}"):
+            table = runs.predict(opened, data, out, ahead=steps, samples=samples, keep_samples=keep_samples)
         _say(Console(), f"wrote {out}: {len(table)} rows")
         warning = warning_of(table["mark"].to_list()) if "mark" in table.columns else None
         if warning is not None:
@@ -117,8 +121,37 @@ def plot(folder: Path, out: Path | None) -> None:
     with _one_line_errors():
         opened = Run.open(folder)
         problem = runs.load_problem(opened.config)
-        for path in runs.draw(opened, problem, runs.evaluate(opened, problem), out):
-            _say(Console(), f"wrote {path}")
+        console = Console()
+        _draw(console, opened, problem, _score(console, opened, problem), out)
+
+
+def _score(console: Console, run: Run, problem: Any) -> Any:
+    with _stage(console, "scoring the models and the baselines on what was held out"):
+        return runs.evaluate(run, problem)
+
+
+def _draw(console: Console, run: Run, problem: Any, evaluation: Any, out: Path | None) -> None:
+    with _stage(console, "drawing the figures"):
+        paths = runs.draw(run, problem, evaluation, out)
+    for path in paths:
+        _say(console, f"wrote {path}")
+
+
+@contextmanager
+def _stage(console: Console, text: str) -> Iterator[None]:
+    """Say what is being done: on a terminal with the time since it began, elsewhere in a plain line."""
+    if not console.is_terminal:
+        _say(console, f"{text} …")
+        yield
+        return
+    columns = (
+        SpinnerColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task(text, total=None)
+        yield
 
 
 def _introduce(console: Console, run: Run, problem: Any) -> None:

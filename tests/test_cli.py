@@ -17,6 +17,7 @@ from nde.cli import app
 from nde.config import load_config
 from nde.report import sample_forecast
 from nde.runs import evaluate, load_problem, resolve, Run
+from nde.runs.kinds.latent_sde.problem import sample_series
 from nde.train import Interrupt
 
 CONFIG = Path(__file__).parent.parent / "configs" / "latent_sde.toml"
@@ -327,3 +328,16 @@ def test_baseline_that_the_data_do_not_determine_is_left_out_and_said(fitted):
     evaluation = evaluate(run, replace(problem, panel=replace(problem.panel, mask=once)))
     assert "last value" not in evaluation.scores
     assert any("baseline 'last value' is left out" in note for note in evaluation.notes)
+
+
+def test_validation_and_scoring_take_a_sample_of_the_series_and_all_on_request(fitted):
+    series = np.array([2, 3, 5, 8, 13])
+    np.testing.assert_array_equal(sample_series(series, 0, 0), series)
+    np.testing.assert_array_equal(sample_series(series, 9, 0), series)
+    three = sample_series(series, 3, 0)
+    assert len(three) == 3 and set(three) < set(series) and (np.diff(three) > 0).all()
+    run = Run.open(fitted[0])
+    assert len(load_problem(run.config).split.test) == 4
+    assert len(load_problem(run.changed(["evaluate.series=2"]).config).split.test) == 2
+    assert "scoring the models and the baselines" in fitted[1]
+    assert "drawing the figures" in fitted[1]

@@ -103,9 +103,13 @@ class ObjectiveConfig(Section):
 
 
 class LatentSDETrainConfig(TrainConfig):
-    """`[train]`: the loop, the optimiser, and the samples that validation takes."""
+    """`[train]`: the loop, the optimiser, and the samples that validation takes.
+
+    `validation_series`: on how many of the validation series, chosen by `data.split_seed`; 0 for all of them.
+    """
 
     validation_samples: int = Field(default=100, ge=2)
+    validation_series: NonNegativeInt = 200
 
 
 class EvaluateConfig(Section):
@@ -113,10 +117,12 @@ class EvaluateConfig(Section):
 
     A landmark forecasts from `at` up to `until`, counted from each series' first row in the unit of the table's time
     column. `landmark_at` and `landmark_until` say the same in the model's unit of time (`data.time_unit`), and hold
-    where `at` or `until` is left out.
+    where `at` or `until` is left out. `series`: on how many of the test series, chosen by `data.split_seed`; 0 for all
+    of them.
     """
 
     task: Literal["second_half", "landmark"] = "second_half"
+    series: NonNegativeInt = 1000
     at: NonNegativeFloat | None = None
     until: PositiveFloat | None = None
     landmark_at: NonNegativeFloat = 2.0

@@ -1,6 +1,9 @@
 """Checkpoints on disk, written by orbax."""
 
+import logging
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +104,18 @@ class Checkpoints:
         step = int(state.step)
         if manager.latest_step() == step:
             return
+        kept = self.step
         leaves = _named(state)
         leaves[CHECKSUM] = _checksum(leaves)
+        with _quiet():
+            self._write(manager, step, leaves, kept)
+
+    def _write(self, manager: ocp.CheckpointManager, step: int, leaves: dict[str, Any], kept: int | None) -> None:
         try:
             manager.save(step, args=ocp.args.StandardSave(leaves), force=True)
             manager.wait_until_finished()
         except Exception as error:  # tensorstore and orbax have no common class of errors
-            kept = self.step
-            which = "none is there" if kept in (None, step) else f"that of step {kept} is kept"
+            which = "none is there" if kept is None else f"that of step {kept} is kept"
             raise CheckpointNotWritten(
                 f"{self.directory}: the checkpoint of step {step} could not be written ({_short(error)}); {which}."
             ) from None
@@ -123,7 +130,9 @@ class Checkpoints:
             place = Path(manager.directory) / str(step)
             try:
                 # Restored arrays are committed to a device, fresh ones are not; the step would compile once for each.
-                saved = {name: np.asarray(x) for name, x in manager.restore(step, args=_AS_SAVED).items()}
+                with _quiet():
+                    restored = manager.restore(step, args=_AS_SAVED)
+                saved = {name: np.asarray(x) for name, x in restored.items()}
                 if not _is_positional(saved) and not np.array_equal(saved.pop(CHECKSUM), _checksum(saved)):
                     raise ValueError("its checksum is wrong")
             except Exception as error:  # as above
@@ -156,6 +165,17 @@ class _Best(eqx.Module):
     """A best model under the path that it has in a state."""
 
     best_model: PyTree
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without orbax's own log on the terminal: it prints the stacks of errors that are caught and told here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 _AS_SAVED = ocp.args.StandardRestore()

@@ -48,7 +48,15 @@ def load_problem(config: LatentSDEConfig) -> Problem:
     fitted = panel.mask & np.isin(np.arange(len(panel)), split.fold)[:, None, None]
     refuse_empty_channels(panel, fitted, source=path)
     normaliser = Normaliser.fit(panel[split.fold], data.log)
-    return Problem(panel, split, normaliser, normaliser.apply(panel))
+    scored = replace(split, test=sample_series(split.test, config.evaluate.series, data.split_seed))
+    return Problem(panel, scored, normaliser, normaliser.apply(panel))
+
+
+def sample_series(series: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """So many of the series at random, in their order; all of them for a count of 0 or above their number."""
+    if count == 0 or count >= len(series):
+        return series
+    return np.sort(np.random.default_rng(seed).choice(series, count, replace=False))
 
 
 def resolve(config: LatentSDEConfig, problem: Problem) -> LatentSDEConfig:

@@ -12,7 +12,7 @@ from nde.models import LatentSDE
 from nde.objectives import annealed, hide_future
 from nde.report import sample_forecast
 from nde.runs.interface import member_key
-from nde.runs.kinds.latent_sde.problem import Problem
+from nde.runs.kinds.latent_sde.problem import Problem, sample_series
 from nde.runs.kinds.penalty import with_penalty
 from nde.train import BatchLoss
 
@@ -46,8 +46,12 @@ def batch_loss(config: LatentSDEConfig) -> Callable[..., BatchLoss]:
 
 
 def validation_score(config: LatentSDEConfig, problem: Problem) -> Callable[[LatentSDE], float]:
-    """The mean negative log predictive density per value on the validation series, in the config's task."""
-    times, values, mask = problem.arrays(problem.split.validation)
+    """The mean negative log predictive density per value on the validation series, in the config's task.
+
+    They are a sample of `train.validation_series` of them, the same at every validation.
+    """
+    series = sample_series(problem.split.validation, config.train.validation_series, config.data.split_seed)
+    times, values, mask = problem.arrays(series)
     cut = configs.build_task(config.evaluate, problem.panel.time_scale).cut(times, mask)
     key = member_key(config, 0, "validation")
 
