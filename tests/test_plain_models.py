@@ -71,7 +71,7 @@ def make(kind, wrap=identity, **options):
         model = NeuralSDE(wrap(Network((2,))), wrap(Network((2,), seed=1)), **options)
         return model, lambda model, x, key: model(TIMES.astype(x.dtype), x, key=key)
     if kind == "cde":
-        model = NeuralCDE(take_two, wrap(Network((2, 5))), identity, **options)
+        model = NeuralCDE(take_two, wrap(Network((2, 5))), identity, **({"scaled": False} | options))
         series = jnp.outer(jnp.cos(TIMES), jnp.ones(2))
         return model, lambda model, x, key: model(TIMES.astype(x.dtype), x[None] * series.astype(x.dtype), key=key)
     model = ContinuousNormalizingFlow(wrap(Network((2,))), 2, **({"t1": 2.0} | options))
@@ -360,7 +360,7 @@ def bounded(t, y, args):
 
 
 def test_cde_of_a_linear_field_is_the_exponential_of_its_path():
-    model = NeuralCDE(lambda x: 1 + x[:2], exponential, lambda y: 2 * y, controller=TIGHT)
+    model = NeuralCDE(lambda x: 1 + x[:2], exponential, lambda y: 2 * y, controller=TIGHT, scaled=False)
     found = eqx.filter_jit(model.trajectory)(*pad(TIMES, VALUES, MASK, 2))
     knots = trace(TIMES, VALUES, MASK, TIMES)[0]
     growth = jnp.exp((knots - knots[:1]) @ WEIGHTS)
@@ -376,7 +376,7 @@ def pad(times, values, mask, rows):
 
 
 def test_padding_and_what_the_mask_hides_change_nothing():
-    model = NeuralCDE(lambda x: 1 + x[:2], bounded, identity, **EULER)
+    model = NeuralCDE(lambda x: 1 + x[:2], bounded, identity, scaled=False, **EULER)
     plain = eqx.filter_jit(model)(TIMES, VALUES, MASK)
     hidden = (pad(TIMES, jnp.where(MASK, VALUES, other), MASK, 3) for other in (9.0, -70.0, jnp.nan))
     padded = eqx.filter_jit(eqx.filter_vmap(model))(*(jnp.stack(part) for part in zip(*hidden, strict=True)))

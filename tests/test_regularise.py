@@ -232,7 +232,7 @@ def test_a_neural_cde_has_the_sum_of_its_drift_at_each_step():
     matrix = jr.normal(jr.key(1), (2, 3))
     model = nde.NeuralCDE(
         lambda x: x[:2], lambda t, y, args: jnp.tanh(y)[:, None] * matrix, lambda y: y, solver=diffrax.Euler(),
-        controller=ConstantStepSize(), dt0=0.5,
+        controller=ConstantStepSize(), dt0=0.5, scaled=False,
     )  # fmt: skip
     ts, values = jnp.array([0.0, 1.0, 2.0]), jnp.array([[0.5], [1.0], [-0.3]])
     out, found = model.penalised(KineticEnergy(), ts, values)

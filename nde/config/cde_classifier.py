@@ -98,6 +98,7 @@ def build_cde_classifier(
         controller=diffrax.ConstantStepSize(),
         dt0=config.dt0,
         max_steps=steps_needed(config, horizon),
+        scaled=False,  # the field is
     )
 
 

@@ -1,5 +1,6 @@
 """The diagonal diffusion: the factor in front of each state's own noise."""
 
+import math
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nde.fields.dtypes import default_float
 from nde.fields.noise import NoiseKind
 
 
@@ -38,7 +40,7 @@ class DiagonalDiffusion(eqx.Module):
     def __init__(self, state_size: int, *, scale: float = 0.3, largest: float = 2.0):
         if not 0 < scale < largest:
             raise ValueError(f"DiagonalDiffusion needs 0 < scale < largest, but got scale={scale}, largest={largest}.")
-        self.level = jnp.full(state_size, jnp.log(scale / (largest - scale)))
+        self.level = jnp.full(state_size, math.log(scale / (largest - scale)), default_float())
         self.slope = jnp.zeros(state_size)
         self.largest = largest
 

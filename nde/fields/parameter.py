@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from nde.fields.dtypes import float_dtype
+
 
 class Parameter(eqx.Module):
     r"""A learnable quantity in its own units, kept between its bounds by a transform of an unbounded `raw`:
@@ -60,7 +62,7 @@ class Parameter(eqx.Module):
         self.lower = None if lower is None else low
         self.upper = None if upper is None else high
         raw = _inverse(values, self.lower, self.upper)
-        self.raw = jnp.asarray(raw, jnp.result_type(given, float))
+        self.raw = jnp.asarray(raw, float_dtype(given))
 
     @property
     def value(self) -> Float[Array, "..."]:
@@ -76,12 +78,16 @@ class Parameter(eqx.Module):
 
 def _inverse(value: np.ndarray, lower: float | None, upper: float | None) -> np.ndarray:
     if lower is None:
-        return value if upper is None else -_inverse_softplus(upper - value)
+        return value if upper is None else -inverse_softplus(upper - value)
     if upper is None:
-        return _inverse_softplus(value - lower)
+        return inverse_softplus(value - lower)
     return np.log(value - lower) - np.log(upper - value)
 
 
-def _inverse_softplus(x: np.ndarray) -> np.ndarray:
-    # log(exp(x) - 1), which overflows for large x in this form
+def inverse_softplus(x: ArrayLike) -> np.ndarray:
+    r"""The `y` with $\log(1 + e^y) = x$, for concrete `x > 0`, in double precision.
+
+    Written as $x + \log(1 - e^{-x})$, since $\log(e^x - 1)$ overflows: in single precision above 88.
+    """
+    x = np.asarray(x, np.float64)
     return x + np.log(-np.expm1(-x))

@@ -3,28 +3,33 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PyTree
 
+from nde.fields.dtypes import as_floats, float_dtype, promote_state
 
-def check_times(model: str, ts: Any) -> Array:
-    """The times as an array of floats, if there are two or more in one row.
+
+def check_times(model: str, ts: Any, like: PyTree[Any] = None) -> Array:
+    """The times as an array of floats, of a type that holds those of `like` too, if there are two or more in one row.
 
     **Raises:** `ValueError`, naming `model` and the shape, otherwise.
     """
-    ts = jnp.asarray(ts)
-    if ts.ndim != 1 or ts.shape[0] < 2:
+    if jnp.ndim(ts) != 1 or jnp.shape(ts)[0] < 2:
         raise ValueError(
             f"{model} needs ts of shape (times,) with two times or more, the first that of the start, but got ts of "
-            f"shape {ts.shape}."
+            f"shape {jnp.shape(ts)}."
         )
-    return ts if jnp.issubdtype(ts.dtype, jnp.floating) else ts.astype(float)
+    return as_floats(ts, like=like)[0]
 
 
-def promote_state(y0: PyTree[Any], ts: Array) -> PyTree[Array]:
-    """The state as arrays of the wider of its own and the times' type, which is what the solver returns."""
-    return jax.tree.map(lambda y: jnp.asarray(y, jnp.result_type(y, ts)), y0)
+def check_times_and_state(model: str, ts: Any, y0: PyTree[Any], parameters: PyTree[Any]) -> tuple[Array, PyTree[Array]]:
+    """Times and a state of one precision, which holds that of the model's parameters too; a complex state stays so.
+
+    **Raises:** as [`nde.models.checks.check_times`][].
+    """
+    ts = check_times(model, ts, parameters)
+    dtype = float_dtype(ts, y0)
+    return ts.astype(dtype), promote_state(y0, dtype)
 
 
 def refuse(ts: Array, bad: ArrayLike, message: str) -> Array:

@@ -3,7 +3,9 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
+
+from nde.fields.dtypes import as_floats
 
 
 class Context(eqx.Module):
@@ -60,12 +62,15 @@ class BackwardEncoder(eqx.Module):
     def __init__(self, channels: int, hidden_size: int, *, key: PRNGKeyArray):
         self.cell = eqx.nn.GRUCell(4 * channels + 2, hidden_size, key=key)
 
+    @eqx.filter_jit  # or a call outside of `jit` would compile its scan anew
     def __call__(
         self,
-        times: Float[Array, " rows"],
-        values: Float[Array, "rows channels"],
-        mask: Bool[Array, "rows channels"],
+        times: ArrayLike,
+        values: ArrayLike,
+        mask: ArrayLike,
     ) -> Context:
+        (times, values), mask = as_floats(times, values, like=self.cell), jnp.asarray(mask, bool)
+
         def read(state: _Reader, row):
             t, value, observed = row
             value = jnp.where(observed, value, 0.0)

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from nde.fields.dtypes import as_floats
+
 
 class GRUDeltaT(eqx.Module):
     r"""A GRU with time gaps, read from the first row to the last: $h_i = \mathrm{GRU}(x_i, h_{i-1})$, output $A h + b$.
@@ -44,6 +46,7 @@ class GRUDeltaT(eqx.Module):
         self.readout = eqx.nn.Linear(hidden_size, out_size, key=readout_key)
         self.channels, self.gap_scale = channels, gap_scale
 
+    @eqx.filter_jit  # or a call outside of `jit` would compile its scan anew
     def __call__(
         self,
         ts: ArrayLike,
@@ -53,7 +56,7 @@ class GRUDeltaT(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, " out"]:
-        ts, values, mask = jnp.asarray(ts), jnp.asarray(values), jnp.asarray(mask, bool)
+        (ts, values), mask = as_floats(ts, values, like=(self.cell, self.readout)), jnp.asarray(mask, bool)
         if values.shape != (*ts.shape, self.channels) or ts.ndim != 1 or mask.shape != values.shape:
             raise ValueError(
                 f"GRUDeltaT needs ts of shape (rows,), values and mask of shape (rows, {self.channels}), but got ts of "
@@ -72,5 +75,5 @@ class GRUDeltaT(eqx.Module):
 
         nothing = jnp.zeros(self.channels, values.dtype)
         start = (jnp.zeros(self.cell.hidden_size, values.dtype), nothing, nothing)
-        (hidden, _, _), _ = jax.lax.scan(read, start, (waits.astype(values.dtype), values, mask))
+        (hidden, _, _), _ = jax.lax.scan(read, start, (waits, values, mask))
         return self.readout(hidden)

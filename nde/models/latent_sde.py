@@ -1,8 +1,6 @@
 """The latent SDE of Li et al. (2020) for one irregular, partly observed series."""
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -10,13 +8,15 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from nde.adjoints import CheckpointAdjoint
 from nde.engine import diffeqsolve
 from nde.fields import DiagonalDiffusion, LinearMLPField
+from nde.fields.dtypes import as_floats
 from nde.fields.linear_mlp import silence_last_layer
 from nde.models.encoder import BackwardEncoder, Context
+from nde.models.numerics import succeeded
 from nde.objectives import AbstractLikelihood, StudentTLikelihood
 from nde.paths import BrownianGrid
 from nde.regularise import AbstractRegulariser, solve as regularise
@@ -69,6 +69,7 @@ class LatentSDE(eqx.Module):
     - `solver`: a diffrax solver for Itô SDEs that only multiplies by the diffusion, as `diffrax.Euler` (Euler–Maruyama)
       does, the one used if `None`.
     - `adjoint`: of nde or diffrax; [`nde.adjoints.CheckpointAdjoint`][] if `None`.
+    - `throw`: as for [`nde.models.NeuralODE`][]: without, a path that blows up is infinite from there on. Static.
     - `key`: a JAX random key, for the initial weights.
 
     **Limits:** all steps have the size `dt0`, and between them the state is interpolated linearly, so `dt0` should lie
@@ -91,6 +92,7 @@ class LatentSDE(eqx.Module):
     adjoint: diffrax.AbstractAdjoint
     num_steps: int = eqx.field(static=True)
     dt0: float = eqx.field(static=True)
+    throw: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -107,6 +109,7 @@ class LatentSDE(eqx.Module):
         dt0: float,
         solver: diffrax.AbstractSolver | None = None,
         adjoint: diffrax.AbstractAdjoint | None = None,
+        throw: bool = True,
         key: PRNGKeyArray,
     ):
         if not (0 < dt0 <= horizon):
@@ -128,18 +131,20 @@ class LatentSDE(eqx.Module):
         self.num_steps = math.ceil(horizon / dt0 - 1e-6)
         self.dt0 = dt0
         self.adjoint = CheckpointAdjoint() if adjoint is None else adjoint
+        self.throw = throw
 
     @property
     def horizon(self) -> float:
         """How far after its first row a series is solved, in units of time: a whole number of steps."""
         return self.num_steps * self.dt0
 
+    @eqx.filter_jit  # or a call outside of `jit` would compile the encoder's scan anew
     def posterior(
         self,
-        times: Float[Array, " rows"],
-        values: Float[Array, "rows channels"],
-        mask: Bool[Array, "rows channels"],
-        ts: Float[Array, " asked"],
+        times: ArrayLike,
+        values: ArrayLike,
+        mask: ArrayLike,
+        ts: ArrayLike,
         *,
         key: PRNGKeyArray,
         regulariser: AbstractRegulariser | None = None,
@@ -153,82 +158,102 @@ class LatentSDE(eqx.Module):
 
         **Returns:** a [`nde.models.LatentPath`][].
         """
+        times, values, ts = as_floats(times, values, ts, like=self._parameters())
         start_key, noise_key = jax.random.split(key)
         context = self.encoder(times - times[0], values, mask)
         mean, log_std = jnp.split(self.initial(context.features[0]), 2)
         mean, log_std = self.initial_mean + mean, self.initial_log_std + log_std
         z0 = mean + jnp.exp(log_std) * jax.random.normal(start_key, mean.shape, mean.dtype)
         kl_initial = normal_kl(mean, log_std, self.initial_mean, self.initial_log_std)
-        zs, kl_path, penalty = self._solve(
-            z0, lambda t, z: self._control(context, t, z), ts - times[0], noise_key, regulariser
-        )
+        control = None if self.diffusion is None else _Control(self.control, context)
+        zs, kl_path, penalty = self._solve(z0, control, ts - times[0], noise_key, regulariser)
         return LatentPath(zs, kl_initial, kl_path, penalty)
 
-    def prior(self, ts: Float[Array, " asked"], *, key: PRNGKeyArray) -> Float[Array, "asked state"]:
+    @eqx.filter_jit
+    def prior(self, ts: ArrayLike, *, key: PRNGKeyArray) -> Float[Array, "asked state"]:
         """One sample of the latent path given nothing, at sorted times `ts` after the start; shape `(asked, state)`."""
+        (ts,) = as_floats(ts, like=self._parameters())
         start_key, noise_key = jax.random.split(key)
         noise = jax.random.normal(start_key, self.initial_mean.shape, self.initial_mean.dtype)
         z0 = self.initial_mean + jnp.exp(self.initial_log_std) * noise
-        return self._solve(z0, lambda t, z: jnp.zeros_like(z), ts, noise_key)[0]
+        return self._solve(z0, None, ts, noise_key)[0]
 
     def decode(self, zs: Float[Array, "asked state"]) -> Float[Array, "asked channels"]:
         """The location of the observed values at each state."""
         return jax.vmap(self.decoder)(zs)
 
-    def _control(self, context: Context, t, z):
-        outlook = context.after(t)
-        u = self.control(jnp.concatenate([z, outlook.features, outlook.wait[None]]))
-        return jnp.where(outlook.active, u, 0.0)
+    def _parameters(self):
+        return self.encoder, self.initial, self.initial_mean, self.drift, self.decoder
 
     def _solve(self, z0, control, ts, key, regulariser=None):
         """The states at `ts`, the path KL, whose integral is a part of the one solve, and a regulariser's penalty."""
         grid = np.linspace(0.0, self.horizon, self.num_steps + 1, dtype=ts.dtype)
-        if self.diffusion is None:
-            terms = diffrax.ODETerm(_Drift(lambda t, z: (self.drift(t, z), jnp.zeros((), z.dtype))))
-        else:
-            terms = self._noisy_terms(self.diffusion, z0, control, key)
+        terms = diffrax.ODETerm(_Drift(self.drift, self.diffusion, control))
+        if self.diffusion is not None:
+            shape = jax.ShapeDtypeStruct(z0.shape, z0.dtype)
+            path = BrownianGrid(0.0, self.horizon, self.num_steps, shape, key)
+            terms = diffrax.MultiTerm(terms, diffrax.ControlTerm(_Noise(self.diffusion), path))
         where = (terms, self.solver, grid[0], grid[-1], None, (z0, jnp.zeros((), z0.dtype)))
         options = {
             "saveat": diffrax.SaveAt(ts=jnp.where(ts < grid[-1] * (1 + 1e-6), jnp.minimum(ts, grid[-1]), ts)),
             "stepsize_controller": diffrax.StepTo(ts=grid),
             "adjoint": self.adjoint,
             "max_steps": self.num_steps,
+            "throw": self.throw,
         }
         if regulariser is None:
             solution, penalty = diffeqsolve(*where, **options), jnp.zeros((), z0.dtype)
         else:
             solution, penalty = regularise(regulariser, *where, key=jax.random.fold_in(key, 1), **options)
+            penalty = penalty if self.throw else jnp.where(succeeded(solution), penalty, jnp.inf)
         assert solution.ys is not None
         zs, kl = solution.ys
         return zs, kl[-1], penalty
 
-    def _noisy_terms(self, diffusion: DiagonalDiffusion, z0, control, key) -> diffrax.MultiTerm:
-        shape = jax.ShapeDtypeStruct(z0.shape, z0.dtype)
 
-        def drift(t, z):
-            u = control(t, z)
-            return self.drift(t, z) + diffusion(t, z) * u, 0.5 * jnp.sum(u**2)
+class _Control(eqx.Module):
+    """The control of the posterior: a network of the state and of what the observations to come say."""
 
-        def factor(t, state, args):
-            z, kl = state
-            sigma = diffusion(t, z)
-            return lx.FunctionLinearOperator(lambda dw: (sigma * dw, jnp.zeros_like(kl)), shape)
+    network: eqx.nn.MLP
+    context: Context
 
-        path = BrownianGrid(0.0, self.horizon, self.num_steps, shape, key)
-        return diffrax.MultiTerm(diffrax.ODETerm(_Drift(drift)), diffrax.ControlTerm(factor, path))
+    def __call__(self, t, z):
+        outlook = self.context.after(t)
+        u = self.network(jnp.concatenate([z, outlook.features, outlook.wait[None]]))
+        return jnp.where(outlook.active, u, 0.0)
 
 
 class _Drift(eqx.Module):
-    """The drift of a latent state and the rate of the path KL beside it, of which a regulariser sees the first."""
+    """The drift of a latent state and the rate of the path KL beside it; without a control they are the prior's."""
 
-    field: Callable[..., Any]
+    drift: LinearMLPField
+    diffusion: DiagonalDiffusion | None
+    control: _Control | None
 
     def seen(self, state):
-        """See [`nde.regularise.solve`][]."""
-        return lambda t, z, args: self.field(t, z)[0], state[0]
+        """The state's part of it is what a regulariser sees: see [`nde.regularise.solve`][]."""
+        return lambda t, z, args: self._rates(t, z)[0], state[0]
 
     def __call__(self, t, state, args):
-        return self.field(t, state[0])
+        return self._rates(t, state[0])
+
+    def _rates(self, t, z):
+        if self.diffusion is None or self.control is None:
+            return self.drift(t, z), jnp.zeros((), z.dtype)
+        u = self.control(t, z)
+        return self.drift(t, z) + self.diffusion(t, z) * u, 0.5 * jnp.sum(u**2)
+
+
+class _Noise(eqx.Module):
+    """The diffusion of a latent state; none of the path KL beside it."""
+
+    diffusion: DiagonalDiffusion
+
+    def __call__(self, t, state, args):
+        z, kl = state
+        sigma = self.diffusion(t, z)
+        shape = jax.ShapeDtypeStruct(z.shape, z.dtype)
+        return lx.FunctionLinearOperator(lambda dw: (sigma * dw, jnp.zeros_like(kl)), shape)
 
 
 def normal_kl(mean, log_std, prior_mean, prior_log_std) -> Float[Array, ""]:

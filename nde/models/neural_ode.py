@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from nde.adjoints import CheckpointAdjoint
 from nde.fields import check_field
-from nde.models.checks import check_times, promote_state
+from nde.models.checks import check_times_and_state
 from nde.models.numerics import solve
 from nde.regularise import AbstractRegulariser
 
@@ -32,12 +32,15 @@ class NeuralODE(eqx.Module):
     - `dt0`: the first step, or with `diffrax.ConstantStepSize()` every step; positive, whichever way time runs; `None`
       lets the controller choose.
     - `max_steps`: how many steps a solve may take, rejected ones included; more is an error. Static.
+    - `throw`: whether a solve that fails is an error. If not, its states are NaN from where it failed on, or infinite:
+      what a line search needs, which must be able to try a bad point. Static.
 
     **Call:** `model(ts, y0, args=None)` with `ts` of shape `(times,)`, sorted, upwards or downwards; repeated times are
-    allowed. `y0` is the state at `ts[0]`, any pytree of arrays; where its type is narrower than that of the times it is
-    promoted to theirs. Returns the states at `ts`, the first among them: `y0`'s structure with a leading axis of times.
-    `key` is accepted, so that all models are called alike, and not used. `model.penalised(regulariser, ts, y0, args,
-    key=key)` gives the states and a penalty, for which the regulariser may draw.
+    allowed. `y0` is the state at `ts[0]`, any pytree of arrays. Whole numbers are taken as floats, and times and state
+    are brought to the widest of their own types and that of the field's parameters. Returns the states at `ts`, the
+    first among them: `y0`'s structure with a leading axis of times. `key` is accepted, so that all models are called
+    alike, and not used. `model.penalised(regulariser, ts, y0, args, key=key)` gives the states and a penalty, for which
+    the regulariser may draw.
 
     **Raises:** `ValueError` if `ts` holds fewer than two times, or if the field's output is not what `y0` is; an error
     at run time if `ts` is not sorted or the solve fails.
@@ -56,6 +59,7 @@ class NeuralODE(eqx.Module):
     adjoint: diffrax.AbstractAdjoint = CheckpointAdjoint()
     dt0: float | None = None
     max_steps: int = eqx.field(default=4096, static=True)
+    throw: bool = eqx.field(default=True, static=True)
 
     def __call__(
         self, ts: ArrayLike, y0: PyTree[ArrayLike], args: PyTree[Any] = None, *, key: PRNGKeyArray | None = None
@@ -75,8 +79,7 @@ class NeuralODE(eqx.Module):
         return self._solve(ts, y0, args, regulariser, key)
 
     def _solve(self, ts, y0, args, regulariser=None, key=None):
-        ts = check_times("NeuralODE", ts)
-        y0 = promote_state(y0, ts)
+        ts, y0 = check_times_and_state("NeuralODE", ts, y0, self.field)
         check_field(self.field, ts[0], y0, args)
         dt0 = None if self.dt0 is None else jnp.where(ts[0] <= ts[-1], self.dt0, -self.dt0)
         term = diffrax.ODETerm(self.field)

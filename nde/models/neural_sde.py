@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from nde.adjoints import CheckpointAdjoint
 from nde.fields import check_field, check_noise, diffusion_term
-from nde.models.checks import check_times, promote_state, refuse
+from nde.models.checks import check_times_and_state, refuse
 from nde.models.numerics import solve
 from nde.paths import VirtualBrownianTree
 from nde.regularise import AbstractRegulariser
@@ -40,6 +40,7 @@ class NeuralSDE(eqx.Module):
     - `tol`: the length of time below which the Brownian motion is not resolved; `dt0 / 2` if `None`. Set it below the
       least step where the controller is adaptive.
     - `max_steps`: how many steps a solve may take; more is an error. Static.
+    - `throw`: as for [`nde.models.NeuralODE`][]. Static.
 
     **Call:** `model(ts, y0, args=None, key=key)` with `ts` of shape `(times,)`, sorted upwards, `y0` the state at
     `ts[0]`. Returns the states at `ts`, the first among them: `y0`'s structure with a leading axis of times.
@@ -68,6 +69,7 @@ class NeuralSDE(eqx.Module):
     adjoint: diffrax.AbstractAdjoint = CheckpointAdjoint()
     tol: float | None = None
     max_steps: int = eqx.field(default=4096, static=True)
+    throw: bool = eqx.field(default=True, static=True)
 
     def __call__(
         self, ts: ArrayLike, y0: PyTree[ArrayLike], args: PyTree[Any] = None, *, key: PRNGKeyArray | None = None
@@ -91,9 +93,8 @@ class NeuralSDE(eqx.Module):
             raise ValueError(
                 "NeuralSDE draws noise and needs a key, but got key=None: call model(ts, y0, key=jax.random.key(0))."
             )
-        ts = check_times("NeuralSDE", ts)
+        ts, y0 = check_times_and_state("NeuralSDE", ts, y0, (self.drift, self.diffusion))
         ts = refuse(ts, ~(ts[0] < ts[-1]), "NeuralSDE needs times ts that increase, but ts[-1] <= ts[0].")
-        y0 = promote_state(y0, ts)
         check_noise(self.diffusion, self.solver)
         check_field(self.drift, ts[0], y0, args)
         diagonal, noise = _noise_like(y0, eqx.filter_eval_shape(self.diffusion, ts[0], y0, args))

@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from nde.adjoints import CheckpointAdjoint
 from nde.fields import check_field
+from nde.fields.dtypes import as_floats, float_dtype
 from nde.models.numerics import solve
 from nde.regularise import AbstractRegulariser
 
@@ -50,7 +51,7 @@ class ContinuousNormalizingFlow(eqx.Module):
     - `controller`: of the step size; it sees a state `(position, log-density)`. The default one's norm,
       [`nde.models.position_norm`][], leaves the log-density out, so that `log_prob` takes the steps that the position
       needs, whatever the probes.
-    - `adjoint`, `dt0`, `max_steps`: as for [`nde.models.NeuralODE`][].
+    - `adjoint`, `dt0`, `max_steps`, `throw`: as for [`nde.models.NeuralODE`][].
 
     **Methods:** `log_prob(x, key=None)`, `penalised(regulariser, x, key=key)`, `sample(key=key)`, and the maps between
     the base and the data, `forward(z)` and `inverse(x)`.
@@ -76,6 +77,7 @@ class ContinuousNormalizingFlow(eqx.Module):
     adjoint: diffrax.AbstractAdjoint = CheckpointAdjoint()
     dt0: float | None = None
     max_steps: int = eqx.field(default=4096, static=True)
+    throw: bool = eqx.field(default=True, static=True)
 
     def __check_init__(self):
         if self.probes is not None and self.probes < 1:
@@ -109,8 +111,7 @@ class ContinuousNormalizingFlow(eqx.Module):
 
     def sample(self, args: PyTree[Any] = None, *, key: PRNGKeyArray) -> Float[Array, " size"]:
         """A point drawn from the density, of the type of the field's parameters."""
-        parameters = jax.tree.leaves(eqx.filter(self.field, eqx.is_inexact_array))
-        dtype = jnp.result_type(*parameters) if parameters else None
+        dtype = float_dtype(eqx.filter(self.field, eqx.is_inexact_array))
         return self.forward(jax.random.normal(key, (self.size,), dtype), args)
 
     def forward(self, z: ArrayLike, args: PyTree[Any] = None) -> Float[Array, " size"]:
@@ -122,13 +123,12 @@ class ContinuousNormalizingFlow(eqx.Module):
         return self._solve(_Position(self.field), self._check_point(x), args, backward=True)[0][0]
 
     def _check_point(self, x: ArrayLike) -> Float[Array, " size"]:
-        x = jnp.asarray(x)
-        if x.shape != (self.size,):
+        if jnp.shape(x) != (self.size,):
             raise ValueError(
                 f"ContinuousNormalizingFlow of size {self.size} needs a point of shape ({self.size},), but got "
-                f"{x.shape}; use jax.vmap over points."
+                f"{jnp.shape(x)}; use jax.vmap over points."
             )
-        return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
+        return as_floats(x, like=self.field)[0]
 
     def _directions(self, dtype, key: PRNGKeyArray | None) -> Float[Array, "directions size"]:
         """Vectors `v` such that the sum of all `v^T J v` is the trace of `J`, or on average so."""

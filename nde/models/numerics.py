@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 import diffrax
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
@@ -33,6 +34,11 @@ class HasNumerics(Protocol):
         """How many steps a solve may take."""
         ...
 
+    @property
+    def throw(self) -> bool:
+        """Whether a failed solve is an error."""
+        ...
+
 
 def solve(
     model: HasNumerics,
@@ -49,13 +55,15 @@ def solve(
 ) -> tuple[Any, Float[Array, ""]]:
     """The states that `saveat` asks for, of terms solved from `t0` to `t1` with a model's own numerics; and a penalty.
 
-    **Raises:** an error at run time if the solve fails.
+    **Raises:** an error at run time if the solve fails, unless the model's `throw` is false: then the penalty is
+    infinite, and so are the states that the solve did not get to.
     """
     options = {
         "saveat": saveat,
         "stepsize_controller": model.controller,
         "adjoint": model.adjoint,
         "max_steps": model.max_steps,
+        "throw": model.throw,
     }
     where = (terms, model.solver, t0, t1, dt0, y0, args)
     if regulariser is None:
@@ -63,4 +71,24 @@ def solve(
     else:
         solution, penalty = regularise.solve(regulariser, *where, key=key, **options)
     assert solution.ys is not None
-    return solution.ys, penalty
+    if model.throw:
+        return solution.ys, penalty
+    return mark_failed(saveat, solution), jnp.where(succeeded(solution), penalty, jnp.inf)
+
+
+def succeeded(solution: diffrax.Solution) -> Array:
+    """Whether a solve went all the way, or to its event."""
+    result = solution.result
+    return (result == diffrax.RESULTS.successful) | (result == diffrax.RESULTS.event_occurred)
+
+
+def mark_failed(saveat: diffrax.SaveAt, solution: diffrax.Solution) -> PyTree[Array]:
+    """The states of a solve that may have failed; infinite where it did not get to.
+
+    Rows at times `ts` past the failure are so already; a state at the end is where the solve stopped, which looks as
+    good as any other.
+    """
+    if not saveat.subs.t1:
+        return solution.ys
+    good = succeeded(solution)
+    return jax.tree.map(lambda y: jnp.where(good, y, jnp.inf), solution.ys)

@@ -6,8 +6,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
+from nde.fields.dtypes import as_floats
 from nde.objectives.likelihoods import AbstractLikelihood
 from nde.regularise import AbstractRegulariser
 
@@ -100,15 +101,17 @@ class ELBO(eqx.Module):
     def __call__(
         self,
         model: LatentPathModel,
-        times: Float[Array, " rows"],
-        values: Float[Array, "rows channels"],
-        mask: Bool[Array, "rows channels"],
-        context: Bool[Array, "rows channels"],
+        times: ArrayLike,
+        values: ArrayLike,
+        mask: ArrayLike,
+        context: ArrayLike,
         *,
         key: PRNGKeyArray,
         regulariser: AbstractRegulariser | None = None,
     ) -> ELBOTerms:
         # A hidden entry may hold anything, and a NaN times a weight of zero would still be one in the gradient.
+        times, values = as_floats(times, values)
+        mask, context = jnp.asarray(mask, bool), jnp.asarray(context, bool)
         values = jnp.where(mask, values, 0.0)
 
         def sample(key):
@@ -123,16 +126,16 @@ class ELBO(eqx.Module):
             weight = jnp.where(context, 0.0, self.predictive)
             score = score + weight * (marginal - score)
         log_likelihood = jnp.sum(jnp.where(mask, score, 0.0))
-        return ELBOTerms(log_likelihood, jnp.mean(kl_path), jnp.mean(kl_initial), jnp.sum(mask), jnp.mean(penalty))
+        count = jnp.sum(mask, dtype=log_likelihood.dtype)
+        return ELBOTerms(log_likelihood, jnp.mean(kl_path), jnp.mean(kl_initial), count, jnp.mean(penalty))
 
 
-def hide_future(
-    times: Float[Array, " rows"], mask: Bool[Array, "rows channels"], *, whole: float, key: PRNGKeyArray
-) -> Bool[Array, "rows channels"]:
+def hide_future(times: ArrayLike, mask: ArrayLike, *, whole: float, key: PRNGKeyArray) -> Bool[Array, "rows channels"]:
     """A random context: with probability `whole` all of a series, else what lies before a uniform time.
 
     The time is uniform between the first and the last row. Returns a part of `mask`, of its shape.
     """
+    (times,), mask = as_floats(times), jnp.asarray(mask, bool)
     whole_key, time_key = jax.random.split(key)
     span = times[-1] - times[0]
     cut = times[0] + span * jax.random.uniform(time_key, (), times.dtype)

@@ -11,6 +11,9 @@ import numpy as np
 from jax.scipy import stats
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from nde.fields.dtypes import as_floats, default_float
+from nde.fields.parameter import inverse_softplus
+
 
 class AbstractLikelihood(eqx.Module):
     """The law of one row of values, shape `(channels,)`, around a location of the same shape."""
@@ -33,7 +36,7 @@ class GaussianLikelihood(AbstractLikelihood):
     raw_scale: Float[Array, " channels"]
 
     def __init__(self, channels: int, *, scale: float = 0.5):
-        self.raw_scale = jnp.full(channels, inverse_softplus(scale))
+        self.raw_scale = _raw("GaussianLikelihood", "scale", channels, scale, above=0.0)
 
     @property
     def scale(self) -> Float[Array, " channels"]:
@@ -41,7 +44,8 @@ class GaussianLikelihood(AbstractLikelihood):
         return jax.nn.softplus(self.raw_scale) + MIN_SCALE
 
     def log_prob(self, values: Array, loc: Array) -> Array:
-        scale = jnp.broadcast_to(self.scale, loc.shape)
+        values, loc = as_floats(values, loc, like=self)
+        scale = jnp.broadcast_to(self.scale.astype(loc.dtype), loc.shape)
         return stats.norm.logpdf(values, loc, scale)
 
     def sample(self, loc: np.ndarray, *, key: PRNGKeyArray) -> np.ndarray:
@@ -59,8 +63,8 @@ class StudentTLikelihood(AbstractLikelihood):
     raw_degrees: Float[Array, " channels"]
 
     def __init__(self, channels: int, *, scale: float = 0.5, degrees: float = 6.0):
-        self.raw_scale = jnp.full(channels, inverse_softplus(scale))
-        self.raw_degrees = jnp.full(channels, inverse_softplus(degrees - 2.0))
+        self.raw_scale = _raw("StudentTLikelihood", "scale", channels, scale, above=0.0)
+        self.raw_degrees = _raw("StudentTLikelihood", "degrees", channels, degrees, above=2.0)
 
     @property
     def scale(self) -> Float[Array, " channels"]:
@@ -74,8 +78,10 @@ class StudentTLikelihood(AbstractLikelihood):
 
     def log_prob(self, values: Array, loc: Array) -> Array:
         # The peak, with its gamma functions, is computed once a channel, not once a value.
+        values, loc = as_floats(values, loc, like=self)
         peak = stats.t.logpdf(jnp.zeros_like(self.scale), self.degrees, scale=self.scale)
-        peak, scale, degrees = (jnp.broadcast_to(x, loc.shape) for x in (peak, self.scale, self.degrees))
+        parts = (peak, self.scale, self.degrees)
+        peak, scale, degrees = (jnp.broadcast_to(x.astype(loc.dtype), loc.shape) for x in parts)
         return peak - 0.5 * (degrees + 1) * jnp.log1p(((values - loc) / scale) ** 2 / degrees)
 
     def sample(self, loc: np.ndarray, *, key: PRNGKeyArray) -> np.ndarray:
@@ -115,9 +121,11 @@ class ScaledLikelihood(AbstractLikelihood):
 MIN_SCALE = 1e-3
 
 
-def inverse_softplus(x: float) -> Array:
-    r"""The `y` with $\log(1 + e^y) = x$, for `x > 0`."""
-    return jnp.log(jnp.expm1(x))
+def _raw(owner: str, name: str, channels: int, start: float, *, above: float) -> Float[Array, " channels"]:
+    """For each channel the `r` with `above` + softplus(`r`) = `start`."""
+    if not above < start < np.inf:
+        raise ValueError(f"{owner} needs {name} > {above:g}, and finite, but got {name}={start}.")
+    return jnp.full(channels, inverse_softplus(start - above), default_float())
 
 
 def host_generator(key: PRNGKeyArray) -> np.random.Generator:

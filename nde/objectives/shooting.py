@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
+from nde.fields.dtypes import as_floats
+
 Solve = Callable[[Array, Array], Float[Array, "times state"]]
 
 
@@ -32,7 +34,10 @@ class Shots(eqx.Module):
 
 
 def multiple_shooting(
-    solve: Solve, ts: Float[ArrayLike, " rows"], knots: Float[ArrayLike, " segments"], starts: Float[Array, "_ state"]
+    solve: Solve,
+    ts: Float[ArrayLike, " rows"],
+    knots: Float[ArrayLike, " segments"],
+    starts: Float[ArrayLike, "_ state"],
 ) -> Shots:
     r"""Solve each segment $[\tau_s, \tau_{s+1}]$ from its own start $z_s$: $\dot y = f(t, y),\; y(\tau_s) = z_s$.
 
@@ -66,7 +71,8 @@ def multiple_shooting(
     neural ODEs with a penalty, Turan & Jäschke, *Multiple shooting for training neural differential equations on time
     series*, IEEE Control Systems Letters 2022, arXiv 2109.06786.
     """
-    ts, knots = jnp.asarray(ts), jnp.asarray(knots)
+    ts, knots = as_floats(ts, knots)
+    (starts,) = as_floats(starts, like=ts)
     if ts.ndim != 1 or knots.ndim != 1 or starts.shape[:1] != knots.shape:
         raise ValueError(
             "multiple_shooting needs ts of shape (rows,), knots of shape (segments,) and as many starts, but got "
@@ -93,7 +99,7 @@ def segment_knots(ts: Float[ArrayLike, " rows"], segments: int) -> Float[Array, 
     return ts[jnp.arange(segments) * ts.shape[0] // segments]
 
 
-def growing_horizon(ts: Float[Array, " rows"], step: Array | int, *, first: float, steps: int) -> Float[Array, ""]:
+def growing_horizon(ts: Float[ArrayLike, " rows"], step: Array | int, *, first: float, steps: int) -> Float[Array, ""]:
     r"""How far to fit at a training step: $t_0 + (t_n - t_0)\,\bigl(a + (1 - a)\min(1, k / K)\bigr)$.
 
     **Arguments:** `ts`: sorted; `step`: $k$, from zero; `first`: $a$, the share in (0, 1] of the span to begin with;
@@ -103,11 +109,13 @@ def growing_horizon(ts: Float[Array, " rows"], step: Array | int, *, first: floa
     """
     if not 0 < first <= 1 or steps < 1:
         raise ValueError(f"growing_horizon needs first in (0, 1] and steps >= 1, but got {first} and {steps}.")
-    return ts[0] + (ts[-1] - ts[0]) * (first + (1 - first) * jnp.minimum(1.0, step / steps))
+    (ts,) = as_floats(ts)
+    share = first + (1 - first) * jnp.minimum(1.0, jnp.asarray(step, ts.dtype) / steps)
+    return ts[0] + (ts[-1] - ts[0]) * share
 
 
 def solve_within(
-    solve: Solve, ts: Float[Array, " rows"], y0: Float[Array, " state"], horizon: ArrayLike
+    solve: Solve, ts: Float[ArrayLike, " rows"], y0: Float[ArrayLike, " state"], horizon: ArrayLike
 ) -> tuple[Float[Array, "rows state"], Bool[Array, " rows"]]:
     """Solve up to a horizon and no further: the states at `ts`, and which of the times lie within.
 
@@ -120,4 +128,5 @@ def solve_within(
         return jnp.sum(seen[:, None] * (ys - values) ** 2) / jnp.sum(seen)
     ```
     """
+    ts, horizon = as_floats(ts, horizon)
     return solve(jnp.minimum(ts, horizon), y0), ts <= horizon

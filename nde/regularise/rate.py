@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.experimental import jet
 from jax.extend.core import Primitive
 from jax.flatten_util import ravel_pytree
+from jaxtyping import PRNGKeyArray
 
 from nde.regularise.base import AbstractRegulariser, Call, need_key, Plan, Seen
 
@@ -18,6 +19,10 @@ def _integral(seen: Seen) -> Any:
 
 def _square(tree: Any) -> Any:
     return sum(jnp.sum(jnp.abs(x) ** 2) for x in jax.tree.leaves(tree))
+
+
+def _kinetic(field: Any, t: Any, y: Any, args: Any) -> Any:
+    return _square(field(t, y, args))
 
 
 class KineticEnergy(AbstractRegulariser):
@@ -32,7 +37,7 @@ class KineticEnergy(AbstractRegulariser):
     def plan(self, call: Call, key) -> Plan:
         """See [`nde.regularise.AbstractRegulariser`][]."""
         del key
-        return Plan(call, _integral, rates=(lambda field, t, y, args: _square(field(t, y, args)),))
+        return Plan(call, _integral, rates=(_kinetic,))
 
 
 class JacobianNorm(AbstractRegulariser):
@@ -56,14 +61,18 @@ class JacobianNorm(AbstractRegulariser):
     def plan(self, call: Call, key) -> Plan:
         """See [`nde.regularise.AbstractRegulariser`][]."""
         key = need_key("JacobianNorm", key)
+        return Plan(call, _integral, rates=(_JacobianRate(self.probes, key),))
 
-        def rate(field, t, y, args):
-            flat, unflat = ravel_pytree(y)
-            _, pull = jax.vjp(lambda x: ravel_pytree(field(t, unflat(x), args))[0], flat)
-            signs = jax.random.rademacher(key, (self.probes, flat.size), flat.dtype)
-            return _square(jax.vmap(pull)(signs)) / self.probes
 
-        return Plan(call, _integral, rates=(rate,))
+class _JacobianRate(eqx.Module):
+    probes: int = eqx.field(static=True)
+    key: PRNGKeyArray
+
+    def __call__(self, field, t, y, args):
+        flat, unflat = ravel_pytree(y)
+        _, pull = jax.vjp(lambda x: ravel_pytree(field(t, unflat(x), args))[0], flat)
+        signs = jax.random.rademacher(self.key, (self.probes, flat.size), flat.dtype)
+        return _square(jax.vmap(pull)(signs)) / self.probes
 
 
 class TaylorDerivative(AbstractRegulariser):
@@ -90,15 +99,16 @@ class TaylorDerivative(AbstractRegulariser):
     def plan(self, call: Call, key) -> Plan:
         """See [`nde.regularise.AbstractRegulariser`][]."""
         del key
+        return Plan(call, _integral, rates=(_TaylorRate(self.order),))
 
-        def rate(field, t, y, args):
-            flat, unflat = ravel_pytree(y)
-            t = jnp.asarray(t, jnp.finfo(flat.dtype).dtype)
-            return _square(
-                derivatives(lambda t, x: ravel_pytree(field(t, unflat(x), args))[0], t, flat, self.order)[-1]
-            )
 
-        return Plan(call, _integral, rates=(rate,))
+class _TaylorRate(eqx.Module):
+    order: int = eqx.field(static=True)
+
+    def __call__(self, field, t, y, args):
+        flat, unflat = ravel_pytree(y)
+        t = jnp.asarray(t, jnp.finfo(flat.dtype).dtype)
+        return _square(derivatives(lambda t, x: ravel_pytree(field(t, unflat(x), args))[0], t, flat, self.order)[-1])
 
 
 def derivatives(field: Any, t: Any, y: Any, order: int) -> list[Any]:

@@ -58,7 +58,7 @@ def _run(plan: Plan) -> tuple[diffrax.Solution, Any]:
         _refuse(given, options)
         y0 = (y0, [jnp.zeros((), _real_dtype(y0))] * len(plan.rates))
         terms = _terms_with(terms, plan.rates)
-        subs = [_of_state(sub) for sub in subs] + [diffrax.SubSaveAt(t1=True, fn=lambda t, z, args: z[1])]
+        subs = [_of_state(sub) for sub in subs] + [diffrax.SubSaveAt(t1=True, fn=_integrals)]
         saveat = _with_subs(given, jax.tree.map(_of_state, given.subs, is_leaf=_is_sub))
         measure = dataclasses.replace(
             measure,
@@ -163,7 +163,21 @@ def _with_subs(saveat: diffrax.SaveAt, subs: Any) -> diffrax.SaveAt:
 
 def _of_state(sub: diffrax.SubSaveAt) -> diffrax.SubSaveAt:
     """The same of a state that has something beside it."""
-    return dataclasses.replace(sub, fn=lambda t, z, args, fn=sub.fn: fn(t, z[0], args))
+    return dataclasses.replace(sub, fn=_OfState(sub.fn))
+
+
+class _OfState(eqx.Module):
+    """What is saved of a state that has something beside it."""
+
+    fn: Callable[..., Any]
+
+    def __call__(self, t, z, args):
+        return self.fn(t, z[0], args)
+
+
+def _integrals(t: Any, z: Any, args: Any) -> Any:
+    del t, args
+    return z[1]
 
 
 def _is_sub(x: Any) -> bool:
@@ -177,16 +191,20 @@ def _options_of_state(options: dict[str, Any]) -> dict[str, Any]:
     if controller is not None:
         options["stepsize_controller"] = _with_norm_of_state(controller)
     if event is not None:
-
-        def of_state(condition):
-            def bare(t, z, args, *, terms, stepsize_controller, **rest):
-                terms, stepsize_controller = Alone(terms, z[1]), controller or stepsize_controller
-                return condition(t, z[0], args, terms=terms, stepsize_controller=stepsize_controller, **rest)
-
-            return bare
-
-        options["event"] = dataclasses.replace(event, cond_fn=jax.tree.map(of_state, event.cond_fn, is_leaf=callable))
+        conditions = jax.tree.map(lambda each: _Condition(each, controller), event.cond_fn, is_leaf=callable)
+        options["event"] = dataclasses.replace(event, cond_fn=conditions)
     return options
+
+
+class _Condition(eqx.Module):
+    """An event's condition, of a state that has something beside it; `controller`: the caller's own."""
+
+    condition: Callable[..., Any]
+    controller: Any
+
+    def __call__(self, t, z, args, *, terms, stepsize_controller, **rest):
+        terms, stepsize_controller = Alone(terms, z[1]), self.controller or stepsize_controller
+        return self.condition(t, z[0], args, terms=terms, stepsize_controller=stepsize_controller, **rest)
 
 
 class Alone(diffrax.AbstractTerm):

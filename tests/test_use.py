@@ -1,0 +1,116 @@
+"""Models as users call them: whole numbers, other precisions, without jit, at a bad point, in a training step."""
+
+import inspect
+import time
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nde
+from nde.fields.parameter import inverse_softplus
+
+KEY = jax.random.key(0)
+DAYS, COUNTS, MASK = np.array([0, 1, 2, 4]), np.array([[3, 1], [2, 2], [0, 5], [1, 1]]), np.ones((4, 2), bool)
+
+
+def latent(**options):
+    return nde.LatentSDE(2, 3, horizon=5.0, dt0=0.5, width=4, control_width=4, encoder_size=4, key=KEY, **options)
+
+
+# A constructor that is not here fails the test below.
+PUBLIC = {
+    "AugmentedField": lambda: nde.AugmentedField(nde.MLPField(3, 4, 1, key=KEY), 1),
+    "CDEField": lambda: nde.CDEField(2, 3, 4, 1, key=KEY),
+    "ConcatSquashField": lambda: nde.ConcatSquashField(2, 4, 1, key=KEY),
+    "DiagonalDiffusion": lambda: nde.DiagonalDiffusion(2),
+    "GatedField": lambda: nde.GatedField(2, key=KEY),
+    "GeneralDiffusion": lambda: nde.GeneralDiffusion(2, 2, 4, 1, largest=1, key=KEY),
+    "HamiltonianField": lambda: nde.HamiltonianField(2, 4, 1, damping=True, forcing=lambda t: jnp.ones(1), key=KEY),
+    "Hybrid": lambda: nde.Hybrid(lambda t, y, args: y, nde.MLPField(2, 4, 1, key=KEY)),
+    "KnownField": lambda: nde.fields.lotka_volterra(1, 1, 1, 1),
+    "LinearCDEField": lambda: nde.LinearCDEField(2, 3, scale=1, key=KEY),
+    "LinearMLPField": lambda: nde.LinearMLPField(2, 4, 1, rate=1, key=KEY),
+    "LogField": lambda: nde.LogField(nde.MLPField(2, 4, 1, key=KEY)),
+    "MLPField": lambda: nde.MLPField(2, 4, 1, scale=1, key=KEY),
+    "Parameter": lambda: nde.Parameter(1, lower=0),
+    "StandardField": lambda: nde.StandardField(nde.MLPField(1, 4, 1, key=KEY), location=[0], scale=[1], rate=[1]),
+    "PathScaledField": lambda: nde.fields.PathScaledField(nde.CDEField(2, 3, 4, 1, key=KEY), [1, 1, 1]),
+    "ContinuousNormalizingFlow": lambda: nde.ContinuousNormalizingFlow(nde.MLPField(2, 4, 1, key=KEY), 2),
+    "LatentSDE": latent,
+    "NeuralCDE": lambda: nde.NeuralCDE(lambda x: x[:2], nde.CDEField(2, 3, 4, 1, key=KEY), lambda y: y),
+    "NeuralODE": lambda: nde.NeuralODE(nde.MLPField(2, 4, 1, key=KEY)),
+    "NeuralSDE": lambda: nde.NeuralSDE(
+        nde.MLPField(2, 4, 1, key=KEY), nde.DiagonalDiffusion(2), solver=nde.Heun(), dt0=0.1
+    ),
+    "ObservedODE": lambda: nde.ObservedODE(
+        nde.NeuralODE(nde.MLPField(2, 4, 1, key=KEY)), None, nde.GaussianLikelihood(1), (0,)
+    ),
+    "GRUDeltaT": lambda: nde.models.GRUDeltaT(2, 4, 3, key=KEY),
+    "BackwardEncoder": lambda: nde.models.BackwardEncoder(2, 4, key=KEY),
+    "ELBO": lambda: nde.ELBO(samples=2),
+    "GaussianLikelihood": lambda: nde.GaussianLikelihood(2, scale=1),
+    "StudentTLikelihood": lambda: nde.StudentTLikelihood(2, scale=1, degrees=6),
+}
+# Results of calls, and interfaces: not made by users.
+NOT_MADE = {"AbstractLikelihood", "Context", "ELBOTerms", "LatentPath", "Shots"}
+
+
+def test_every_public_module_of_fields_models_and_objectives_is_in_the_table():
+    found = {
+        name
+        for folder in (nde.fields, nde.models, nde.objectives)
+        for name, each in vars(folder).items()
+        if inspect.isclass(each) and issubclass(each, eqx.Module)
+    }
+    assert found - NOT_MADE == set(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_no_public_module_holds_a_weakly_typed_leaf(name):
+    leaves = [x for x in jax.tree.leaves(PUBLIC[name]()) if eqx.is_array(x)]
+    assert [x for x in leaves if x.weak_type] == []
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_a_latent_sde_takes_whole_numbers_and_single_precision(dtype):
+    model = latent()
+    asked = [model.posterior(DAYS.astype(d), COUNTS.astype(d), MASK, DAYS.astype(d), key=KEY) for d in (dtype, float)]
+    np.testing.assert_array_equal(asked[0].zs, asked[1].zs)
+    assert asked[0].zs.dtype == jnp.float64
+
+
+def test_a_gru_and_a_growing_horizon_take_whole_numbers():
+    gru = nde.models.GRUDeltaT(2, 4, 3, key=KEY)
+    np.testing.assert_array_equal(gru(DAYS, COUNTS, MASK), gru(DAYS.astype(float), COUNTS.astype(float), MASK))
+    assert nde.objectives.growing_horizon(DAYS, 5, first=0.5, steps=10) == 3.0
+
+
+def test_a_second_call_without_jit_compiles_nothing():
+    model = latent()
+    path = model.posterior(DAYS, COUNTS, MASK, DAYS, key=KEY)
+    start = time.perf_counter()
+    jax.block_until_ready((path, model.posterior(DAYS, COUNTS, MASK, DAYS, key=jax.random.key(1))))
+    assert time.perf_counter() - start < 0.5  # to compile takes several seconds
+
+
+def test_inverse_softplus_does_not_overflow():
+    assert np.isfinite(inverse_softplus(1000.0))
+    np.testing.assert_allclose(nde.GaussianLikelihood(1, scale=1000.0).scale, [1000.0], rtol=1e-5)
+
+
+def test_a_failed_solve_is_infinite_where_it_does_not_throw():
+    def field(t, y, args):
+        return y**2  # blows up at t = 1
+
+    model = nde.NeuralODE(field, throw=False, max_steps=64)
+    ys = model(jnp.array([0.0, 0.5, 2.0]), jnp.ones(1))
+    np.testing.assert_allclose(ys[1], [2.0], rtol=1e-2)
+    assert np.isinf(ys[2]).all()
+    flow = nde.ContinuousNormalizingFlow(lambda t, y, args: -(y**2), 1, t1=2.0, throw=False, max_steps=64)
+    assert not np.isfinite(flow.log_prob(jnp.ones(1)))
+    with pytest.raises(eqx.EquinoxRuntimeError):
+        nde.NeuralODE(field, max_steps=64, solver=diffrax.Tsit5())(jnp.array([0.0, 2.0]), jnp.ones(1))
