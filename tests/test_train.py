@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -19,6 +20,7 @@ from nde.train import (
     adam_with_warmup,
     BatchLoss,
     CheckpointError,
+    CheckpointNotWritten,
     Checkpoints,
     FailedStep,
     fit,
@@ -222,6 +224,15 @@ def test_unreadable_checkpoint_falls_back_to_the_other_and_says_so(tmp_path, har
     harm(tmp_path / "last" / "20")
     with pytest.raises(CheckpointError, match=r"best/10 can not be read .*last/20 can not be read .*remove "):
         again.restore_best(start().model)
+
+
+def test_full_disk_is_one_line_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    state = trained(tmp_path)
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr("nde.train.checkpoint.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(CheckpointNotWritten, match=r"step 21 could not be written \(0.0 MB are free.*step 20 is kept"):
+        run(state, 21, validate=lambda model: 2.0, observers=(checkpoints,))
+    assert int(checkpoints.restore(start()).step) == 20
 
 
 class Swapped(eqx.Module):

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +18,7 @@ from jaxtyping import PyTree
 from nde.train.step import StepReport, TrainState
 
 CHECKSUM = "checksum"
+SPARE_BYTES = 2**20  # for what orbax writes beside the leaves
 
 
 class CheckpointError(ValueError):
@@ -107,6 +109,10 @@ class Checkpoints:
         kept = self.step
         leaves = _named(state)
         leaves[CHECKSUM] = _checksum(leaves)
+        # On a full disk tensorstore's threads print stacks that nobody can catch, so it is not even tried.
+        needed, free = sum(leaf.nbytes for leaf in leaves.values()) + SPARE_BYTES, disk_usage(self.directory).free
+        if free < needed:
+            raise self._not_written(step, f"{free / 1e6:.1f} MB are free, {needed / 1e6:.1f} MB are needed", kept)
         with _quiet():
             self._write(manager, step, leaves, kept)
 
@@ -115,10 +121,13 @@ class Checkpoints:
             manager.save(step, args=ocp.args.StandardSave(leaves), force=True)
             manager.wait_until_finished()
         except Exception as error:  # tensorstore and orbax have no common class of errors
-            which = "none is there" if kept is None else f"that of step {kept} is kept"
-            raise CheckpointNotWritten(
-                f"{self.directory}: the checkpoint of step {step} could not be written ({_short(error)}); {which}."
-            ) from None
+            raise self._not_written(step, _short(error), kept) from None
+
+    def _not_written(self, step: int, why: str, kept: int | None) -> CheckpointNotWritten:
+        which = "none is there" if kept is None else f"that of step {kept} is kept"
+        return CheckpointNotWritten(
+            f"{self.directory}: the checkpoint of step {step} could not be written ({why}); {which}."
+        )
 
     def _read(self, managers: tuple[ocp.CheckpointManager, ...]) -> tuple[int, dict[str, np.ndarray]] | None:
         """The first of the checkpoints that can be read: its step and its leaves by name."""
