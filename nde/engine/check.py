@@ -77,9 +77,17 @@ class Times:
         if grid is not None and not np.all(knows(grid)):
             raise ValueError(
                 f"{name} has num_steps={path.num_steps} from t0={path.t0} to t1={path.t1}, but {solver} takes "
-                f"{len(grid) - 1} steps from {grid[0]} to {grid[-1]}, whose ends are not all points of that grid. Make "
-                "num_steps that number, or take a VirtualBrownianTree."
+                f"{len(grid) - 1} steps from {grid[0]} to {grid[-1]}, whose ends are not all points of that grid. "
+                f"{self._remedy(len(grid) - 1, parts)}, or take a VirtualBrownianTree."
             )
+
+    def _remedy(self, steps: int, parts: int) -> str:
+        """The number of steps to give a path, and the first step that makes them equal where it does not yet."""
+        if self.grid is not None or self.ends is None or self.dt0 is None:
+            return f"Give the path the solve's ends and num_steps={steps}, for equal steps"
+        even = (self.ends[1] - self.ends[0]) * parts / steps
+        uneven = abs(self.dt0 - even) > 1e-3 * abs(even)
+        return f"Give the path the solve's ends and num_steps={steps}" + (f", and dt0={even!r}" if uneven else "")
 
     def _grid(self, parts: int) -> np.ndarray | None:
         """All times at which the solver asks for the path, if they are known."""

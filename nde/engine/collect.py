@@ -49,18 +49,24 @@ class Core(Protocol):
 
 
 def collect(core: Core, inputs: Sequence[jax.Array]) -> list[jax.Array]:
-    """Run a core on the inputs of one example; under `vmap` it is run once, on all levels together."""
-    shapes = jax.eval_shape(functools.partial(core.run, ()), list(inputs))
-    avals = tuple(ShapedArray(x.shape, x.dtype) for x in shapes)
-    return _collect_p.bind(*inputs, core=core, levels=(), avals=avals)
+    """Run a core on the inputs of one example; under `vmap` it is run once, on all levels together.
+
+    Its effects (prints, callbacks, in order or not) are declared as those of the whole.
+    """
+    closed = jax.make_jaxpr(functools.partial(core.run, ()))(list(inputs))
+    avals = tuple(ShapedArray(x.shape, x.dtype) for x in closed.out_avals)
+    # An effect that is not declared is dropped, or has no token to be ordered by. That of an axis's name goes with its
+    # level, that of a reference with its input: neither is the computation's own.
+    effects = frozenset(e for e in closed.effects if not (hasattr(e, "name") or hasattr(e, "input_index")))
+    return _collect_p.bind(*inputs, core=core, levels=(), avals=avals, declared=effects)
 
 
 _collect_p = Primitive("nde_collect")
 _collect_p.multiple_results = True
 
 
-def _run(*inputs, core, levels, avals):
-    del avals
+def _run(*inputs, core, levels, avals, declared):
+    del avals, declared
     return core.run(levels, [jnp.asarray(x) for x in inputs])  # a constant may come as a Python number
 
 
@@ -68,22 +74,22 @@ def _run_jitted(*inputs, **params):
     return jax.jit(functools.partial(_run, **params))(*inputs)
 
 
-def _abstract(*inputs, core, levels, avals):
+def _abstract(*inputs, core, levels, avals, declared):
     del inputs, core
     lead = tuple(level.size for level in levels)
-    return [ShapedArray(lead + a.shape, a.dtype) for a in avals]
+    return [ShapedArray(lead + a.shape, a.dtype) for a in avals], set(declared)
 
 
-def _batch(axis_data, inputs, dims, *, core, levels, avals):
+def _batch(axis_data, inputs, dims, *, core, levels, avals, declared):
     inputs = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(inputs, dims, strict=True)]
     mask = tuple(d is not None for d in dims)
     level = Level(axis_data.size, mask, axis_data.name, axis_data.spmd_name)
-    outputs = _collect_p.bind(*inputs, core=core, levels=(level, *levels), avals=avals)
+    outputs = _collect_p.bind(*inputs, core=core, levels=(level, *levels), avals=avals, declared=declared)
     return outputs, [0] * len(outputs)
 
 
-def _jvp(primals, tangents, *, core, levels, avals):
-    del avals
+def _jvp(primals, tangents, *, core, levels, avals, declared):
+    del avals, declared
     float0 = jax.dtypes.float0
     perturbed = tuple(i for i, t in enumerate(tangents) if type(t) is not ad.Zero and t.dtype != float0)
 
@@ -102,7 +108,7 @@ def _jvp(primals, tangents, *, core, levels, avals):
 
 
 _collect_p.def_impl(_run_jitted)
-_collect_p.def_abstract_eval(_abstract)
+_collect_p.def_effectful_abstract_eval(_abstract)
 batching.fancy_primitive_batchers[_collect_p] = _batch
 ad.primitive_jvps[_collect_p] = _jvp
 mlir.register_lowering(_collect_p, mlir.lower_fun(_run, multiple_results=True))

@@ -5,6 +5,7 @@ one state a step and replays the stages. There is no rule of differentiation of 
 works, and works again on its result.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +27,8 @@ from nde.paths.counter import NOISE
 def count_steps(controller, t0: Any, t1: Any, dt0: Any, time_dtype: Any) -> int | None:
     """How many steps a solve takes, where that is known before it is traced; else `None`.
 
-    It is for `diffrax.StepTo`, and for `diffrax.ConstantStepSize` between ends that are numbers.
+    It is for `diffrax.StepTo`, and for `diffrax.ConstantStepSize` between ends that are numbers: see
+    [`nde.engine.fixed.whole_steps`][].
     """
     if isinstance(controller, diffrax.StepTo):
         return len(controller.ts) - 1
@@ -34,11 +36,35 @@ def count_steps(controller, t0: Any, t1: Any, dt0: Any, time_dtype: Any) -> int 
         return None
     if dt0 is None or any(isinstance(x, Tracer) or jnp.ndim(x) for x in (t0, t1, dt0)):
         return None
-    start, end, step = (np.asarray(x, time_dtype) for x in (t0, t1, dt0))
-    span, step = abs(end - start), abs(step)
-    if not np.isfinite(span) or span == 0 or not step > 0:
+    start, end, step = (float(np.asarray(x, time_dtype)) for x in (t0, t1, dt0))
+    if not np.isfinite(end - start) or start == end or step == 0 or not np.isfinite(step):
         return None
-    return math.ceil(span / np.nextafter(step, np.asarray(np.inf, time_dtype)))
+    return int(whole_steps(np, start, end, abs(step), float(jnp.finfo(time_dtype).eps)))
+
+
+def whole_steps(xp: Any, t0: Any, t1: Any, step: Any, eps: float) -> Any:
+    """How many steps of at most a given length lead from a time to another; `xp` is NumPy or `jax.numpy`.
+
+    A number within the rounding of the times (`eps`: of their dtype) of a whole one is that one: 60 steps of 0.01 lead
+    from 10 to 10.6 in single precision, where the ratio, 60.00004, would make 61.
+    """
+    ratio = abs(t1 - t0) / step
+    nearest = xp.round(ratio)
+    rounding = eps * ((abs(t0) + abs(t1)) / step + 2 * ratio)
+    return xp.maximum(xp.where(ratio - nearest <= rounding, nearest, xp.ceil(ratio)), 1)
+
+
+def count_in_state(controller: Any, state: Any, dt0: Any) -> Any:
+    """The state in which `diffrax.ConstantStepSize` begins, its steps counted by [`nde.engine.fixed.whole_steps`][].
+
+    So a solve whose ends are traced takes the steps that it takes where they are numbers.
+    """
+    if not isinstance(controller, diffrax.ConstantStepSize):
+        return state
+    done, steps, t0, t1 = (jnp.asarray(x) for x in state.controller_state)
+    counted = whole_steps(jnp, t0, t1, dt0, float(jnp.finfo(t0.dtype).eps))
+    counted = jnp.where(steps > 0, counted.astype(steps.dtype), steps)  # none are counted to an infinite end
+    return dataclasses.replace(state, controller_state=(done, counted, t0, t1))
 
 
 def scan_grid(

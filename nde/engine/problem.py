@@ -141,7 +141,7 @@ class Problem:
             place.controller_state,
         )
         t = jnp.minimum(t, t1)
-        tnext = clip_to_end(t, tnext, t1, clip_floor, keep)
+        tnext = clip_to_end(t, tnext, t1, clip_floor, keep, place.tnext)
 
         def kept(new, old):
             return jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, old)
@@ -195,12 +195,17 @@ class Problem:
         return condition(t, y, self.options["args"], **{name: self.options[name] for name in names})
 
 
-def clip_to_end(t, tnext, t1, clip_floor, keep):
+def clip_to_end(t, tnext, t1, clip_floor, keep, tried):
     """The next step's end, not past `t1`: a step that would stop within some 100 ulp of it goes to it.
 
-    After a rejection it goes half-way instead, or the same step would be tried again.
+    Not so a step that is itself that short, and leaves another of its kind: near the resolution of the times the steps
+    that the error asks for would all be made one that it forbids. After a rejection the step is shorter than the one
+    that was `tried`, whatever the rounding of times makes of it: else the same one would be tried again, for ever.
     """
-    return jnp.where(tnext > clip_floor, jnp.where(keep, t1, t + 0.5 * (t1 - t)), tnext)
+    near = (tnext > clip_floor) & (t1 - t <= 1.5 * (tnext - t))
+    half = jnp.maximum(jnp.minimum(tnext, t + 0.5 * (tried - t)), jnp.nextafter(t, jnp.asarray(jnp.inf, t.dtype)))
+    retried = jnp.where((tnext > clip_floor) | (tnext >= tried), half, tnext)
+    return jnp.where(keep, jnp.where(near, t1, tnext), retried)
 
 
 def clip_floor(t1: jax.Array) -> jax.Array:

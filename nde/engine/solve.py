@@ -15,7 +15,7 @@ from nde.engine.check import check_sde, Times
 from nde.engine.choose import make_kernel
 from nde.engine.collect import Batch, collect, Levels
 from nde.engine.finish import finish, is_save_state
-from nde.engine.fixed import count_steps, scan_grid
+from nde.engine.fixed import count_in_state, count_steps, scan_grid
 from nde.engine.given import Given, save_times
 from nde.engine.heuristics import check_heuristics, Measure, STEPS, WatchedKernel
 from nde.engine.kernel import AbstractKernel
@@ -152,6 +152,8 @@ class _Engine(diffrax.AbstractAdjoint):
         if self.given is not None:
             options = self.given.restore(options)
             state = self.given.start(state, options, passed_solver_state, passed_controller_state)
+        if not passed_controller_state:
+            state = count_in_state(options["stepsize_controller"], state, options["dt0"])
         kernel = make_kernel(options["solver"], options["terms"], options["args"], state.tprev, state.tnext, state.y)
         names, controller = self.measure.names, options["stepsize_controller"]
         if set(names) - {STEPS}:
