@@ -22,6 +22,14 @@ class NeuralODE(eqx.Module):
     It acts on one series; use `jax.vmap` (or `eqx.filter_vmap` over models) for batches. Its numerics are members:
     swap them by keyword here, or later by `eqx.tree_at(lambda m: m.solver, model, diffrax.Dopri8())`.
 
+    ```python
+    >>> import jax.numpy as jnp, nde
+    >>> model = nde.NeuralODE(lambda t, y, args: -y)
+    >>> [round(float(y), 2) for y in model(jnp.array([0, 1, 2]), jnp.ones(1))[:, 0]]
+    [1.0, 0.37, 0.14]
+
+    ```
+
     **Arguments of the constructor:**
 
     - `field`: any callable `f(t, y, args)` that returns what `y` is: the same structure, shapes and dtypes. A
