@@ -87,3 +87,17 @@ def test_ordered_callbacks_in_a_field_are_made_as_diffrax_makes_them():
         return list(seen)
 
     np.testing.assert_allclose(calls(nde.diffeqsolve), calls(diffrax.diffeqsolve), rtol=1e-9)
+
+
+def test_a_gradient_in_the_times_of_jumps_is_refused_and_not_zero():
+    def end(jump, scale, frozen):
+        controller = diffrax.PIDController(rtol=1e-3, atol=1e-4)
+        times = jax.lax.stop_gradient(jump) if frozen else jump
+        controller = diffrax.ClipStepSizeController(controller, jump_ts=times[None])
+        term = ODETerm(lambda t, y, a: scale * jnp.where(t < jump, 0.0, 1.0) + 0 * y)
+        return nde.diffeqsolve(term, diffrax.Heun(), 0.0, 1.0, 0.1, 0.0, stepsize_controller=controller).ys[-1]
+
+    with pytest.raises(ValueError, match="no gradient in step_ts or jump_ts"):
+        jax.grad(end)(jnp.array(0.4), 2.0, False)
+    np.testing.assert_allclose(jax.grad(end, 1)(jnp.array(0.4), 2.0, True), 0.6, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(end, 1)(jnp.array(0.4), 2.0, False), 0.6, rtol=1e-6)

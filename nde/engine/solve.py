@@ -206,6 +206,7 @@ class _Core:
         """See [`nde.engine.collect.Core`][]."""
         march = self._march(levels, self.rows)
         wanted = self.structure.unflatten([i in perturbed for i in range(len(inputs))])
+        _refuse_moving_stops(wanted.place.controller_state)
         return self._flat(march.batch, self.adjoint.march(march, self._spread(march.batch, inputs), wanted))
 
     def _spread(self, batch: Batch, inputs: Sequence[jax.Array]) -> Inputs:
@@ -216,6 +217,20 @@ class _Core:
     def _flat(self, batch: Batch, outcome: Outcome) -> list[jax.Array]:
         flat, self.result = jax.tree.flatten(outcome)
         return [batch.unflatten(x) for x in flat]
+
+
+def _refuse_moving_stops(state: Any) -> None:
+    """Refuse a gradient in the times of a `diffrax.ClipStepSizeController`, given which of its state's leaves have one.
+
+    Accepted times are constants, so that it would be zero, which it is not where the field jumps at them.
+    """
+    while hasattr(state, "jump_info"):
+        if any(bool(x) for x in jax.tree.leaves((state.step_info, state.jump_info))):
+            raise ValueError(
+                "nde.diffeqsolve has no gradient in step_ts or jump_ts of a ClipStepSizeController: hold them constant "
+                "(jax.lax.stop_gradient), or take diffrax.RecursiveCheckpointAdjoint(), which has it."
+            )
+        state = state.inner_state
 
 
 def _has_noise(terms: Any) -> bool:
