@@ -129,4 +129,4 @@ def solve_within(
     ```
     """
     ts, horizon = as_floats(ts, horizon)
-    return solve(jnp.minimum(ts, horizon), y0), ts <= horizon
+    return solve(jnp.minimum(ts, horizon), jnp.asarray(y0)), ts <= horizon
