@@ -101,3 +101,11 @@ def test_a_gradient_in_the_times_of_jumps_is_refused_and_not_zero():
         jax.grad(end)(jnp.array(0.4), 2.0, False)
     np.testing.assert_allclose(jax.grad(end, 1)(jnp.array(0.4), 2.0, True), 0.6, rtol=1e-6)
     np.testing.assert_allclose(jax.grad(end, 1)(jnp.array(0.4), 2.0, False), 0.6, rtol=1e-6)
+
+
+def test_times_that_are_known_to_be_no_numbers_are_refused():
+    term, ts = ODETerm(lambda t, y, a: -y), jnp.array([0.2, jnp.nan, 0.8])
+    with pytest.raises(ValueError, match="ts holds NaN"):
+        nde.diffeqsolve(term, diffrax.Heun(), 0.0, 1.0, 0.1, 1.0, saveat=diffrax.SaveAt(ts=ts))
+    with pytest.raises(ValueError, match="t1 holds NaN"):
+        nde.diffeqsolve(term, diffrax.Heun(), 0.0, float("nan"), 0.1, 1.0)

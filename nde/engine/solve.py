@@ -7,6 +7,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import ArrayLike, PyTree
 
@@ -105,10 +106,20 @@ def check_call(
 ) -> Times:
     """What nde checks of a call of `diffeqsolve` beside diffrax's own entry, and what is known of its times."""
     controller = options.get("stepsize_controller", diffrax.ConstantStepSize())
+    _refuse_nan(t0=t0, t1=t1, dt0=dt0)
+    for ts in save_times(options.get("saveat")):
+        _refuse_nan(ts=ts)
     dtype = _time_dtype([t0, t1, *jax.tree.leaves(dt0), *save_times(options.get("saveat"))])
     times = Times(t0, t1, dt0, controller, count_steps(controller, t0, t1, dt0, dtype), dtype)
     check_sde(terms, solver, times, y0, args)
     return times
+
+
+def _refuse_nan(**times: Any) -> None:
+    """Refuse times that hold NaN, as far as they are known: no comparison with such a one is true."""
+    for name, x in times.items():
+        if x is not None and not isinstance(x, Tracer) and np.any(np.asarray(x) != np.asarray(x)):
+            raise ValueError(f"nde.diffeqsolve needs times that are numbers, but {name} holds NaN.")
 
 
 def _turned(solution: diffrax.Solution) -> diffrax.Solution:
