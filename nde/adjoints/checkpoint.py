@@ -21,10 +21,23 @@ class CheckpointAdjoint(AbstractAdjoint):
     $$\lambda_n = \lambda_{n+1}\,\partial_y \Phi(t_n, t_{n+1}, y_n, \theta), \qquad
     g \mathrel{+}= \lambda_{n+1}\,\partial_\theta \Phi,$$
 
-    with $\Phi$ the step. Rejected steps cost nothing on the way back. Step sizes and decisions to accept are constants,
-    as in diffrax; the ends `t0` and `t1`, save times and event times are not, and carry gradients. (At constant steps
-    the whole grid moves with its ends.) Over a batch, a parameter that its examples share gets one gradient, summed in
-    the loop, and not one an example.
+    with $\Phi$ the step. Rejected steps cost nothing on the way back. Over a batch, a parameter that its examples share
+    gets one gradient, summed in the loop, and not one an example.
+
+    **Times.** Save times and event times carry gradients. Accepted times are constants, with these exceptions, where
+    they are inputs:
+
+    - the first moves with `t0`, and the last with `t1`;
+    - a step that ends or begins at one of `step_ts` or `jump_ts` of a `diffrax.ClipStepSizeController`, or at one of
+      `ts` of a `diffrax.StepTo`, moves with it. So the gradient in the time at which a field jumps, say of a dose, is
+      right where the controller is told that time as one of `jump_ts`. It is zero where it is not told, and wrong where
+      it is told as one of `step_ts`, since a stage then lies on the jump itself. Equal times share theirs equally, and
+      one that is `t0` or `t1` too leaves it to these;
+    - at constant steps, all times move with the ends, and the first step's end with `dt0`.
+
+    A controller of one's own that stops at given times says so by a method `stop_times(controller_state)`, which
+    returns them as its state or its fields hold them; without it they have gradient zero. So have, being what only
+    chooses steps, the tolerances of a controller and the first step `dt0` of an adaptive one.
 
     **Arguments:** `checkpoints`: how many places the record holds; `"all"` for all of `max_steps`; `None` for 256 to
     512, by the size of a place, and for more where the grid is known beforehand and a state is small. A solve with more

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from nde.adjoints.base import AbstractAdjoint
 from nde.adjoints.costate import costate_terms, CostateStep, SOLVES_BACKWARD
 from nde.adjoints.costate_sweep import CostateSweep
+from nde.adjoints.moving import has_moving_stops
 
 
 class ContinuousAdjoint(AbstractAdjoint):
@@ -37,8 +38,8 @@ class ContinuousAdjoint(AbstractAdjoint):
 
     **Raises:** when a solve is differentiated: `ValueError` for a solve of an Itô SDE, an event, dense output, a saved
     state of the solver, heuristics other than the steps' times (looked at or not), a solver that takes more of a term
-    than its product with the control, and for a gradient in the times of an SDE. [`nde.CheckpointAdjoint`][] has all of
-    these.
+    than its product with the control, and for a gradient in the times of an SDE, or in those at which a step-size
+    controller is told to stop. [`nde.CheckpointAdjoint`][] has all of these.
 
     **Limits:** reverse mode only, and once. Solving the state backward is unstable where the flow contracts strongly:
     errors grow by $e^{\int |\partial_y f|}$. A way back that does not come to its end in `max_steps` steps, and one
@@ -80,6 +81,12 @@ class ContinuousAdjoint(AbstractAdjoint):
             raise ValueError(
                 "ContinuousAdjoint has no gradient in the times of an SDE, whose path has no derivative: hold t0, t1 "
                 "and ts constant (jax.lax.stop_gradient), or take nde.CheckpointAdjoint."
+            )
+        if has_moving_stops(march.problem, perturbed):
+            raise ValueError(
+                "ContinuousAdjoint has no gradient in the times at which a step-size controller is told to stop "
+                "(step_ts or jump_ts of diffrax.ClipStepSizeController, ts of diffrax.StepTo), where the field may "
+                "jump: hold them constant (jax.lax.stop_gradient), or take nde.CheckpointAdjoint."
             )
 
         @jax.custom_vjp

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from nde.adjoints.base import AbstractAdjoint
-from nde.adjoints.sweep import merged, Pulled, Sweep, swept, with_shared
+from nde.adjoints.sweep import merged, Pulled, Sweep, swept
 from nde.solvers import find_way_back
 from nde.solvers.way_back import AbstractWayBack
 
@@ -123,9 +123,6 @@ class _ReversibleSweep(Sweep):
     def __init__(self, *given):
         super().__init__(*given)
         self.way_back = self.problem.way_back
-        grid = self.way_back.grid
-        self.grid_wanted = grid is not None and any(i in self.shared_wanted for i in grid.numbers)
-        self.times_wanted = self.times_wanted or self.grid_wanted
 
     def run(self):
         """The cotangents of the inputs."""
@@ -143,7 +140,7 @@ class _ReversibleSweep(Sweep):
             call = _Calls(self)
             step = way_back.back(call, t0, t1, self.batch.where(live, tail, safe), self.needs_dense)
             carry = self._pull(carry, t0, t1, step.y1, step.dense, self._pulled(step, call), i, live, before)
-            return i, self._grid_moved(carry, i), self.batch.where(live, step.tail, tail)
+            return i, carry, self.batch.where(live, step.tail, tail)
 
         most = self.batch.most(self.steps)
         return self._finish(jax.lax.while_loop(lambda s: s[0] > 0, back, (most, carry, tail))[1])
@@ -153,13 +150,9 @@ class _ReversibleSweep(Sweep):
         if self.way_back.grid is None:
             recorded = self._unpacked(self.record.rows, number)
             return recorded if isinstance(recorded, tuple) else (recorded, recorded)
-        time = self._grid_time(self.inputs.shared, number)
+        numbers, grid = jnp.broadcast_to(number, self.batch.shape), self.way_back.grid
+        time = self.march.lift(grid)(grid.pick(self.inputs.shared), numbers, self.inputs.place)
         return time, time
-
-    def _grid_time(self, shared, number):
-        numbers = jnp.broadcast_to(number, self.batch.shape)
-        grid = self.way_back.grid
-        return self.march.lift(grid)(grid.pick(shared), numbers, self.inputs.place)
 
     def _pulled(self, step, call):
         """A step's pull in the form of a sweep."""
@@ -170,25 +163,6 @@ class _ReversibleSweep(Sweep):
             return Pulled(call.shared, t0, t1, y, jax.tree.leaves(state))
 
         return pulled
-
-    def _move_times(self, times, t0, t1, t0_ct, t1_ct, number, live, is_last):
-        if self.grid_wanted:
-            inner0, inner1 = live & (number > 0), live & ~is_last
-            self.grid_ct = jnp.where(inner0, t0_ct, 0), jnp.where(inner1, t1_ct, 0)
-        return super()._move_times(times, t0, t1, t0_ct, t1_ct, number, live, is_last)
-
-    def _grid_moved(self, carry, number):
-        """Let the cotangents of a step's ends fall to a grid that is itself differentiated, but where an end does."""
-        if not self.grid_wanted:
-            return carry
-        numbers, mine = self._shared_of(self.way_back.grid)
-
-        def times(mine):
-            shared = merged(self.inputs.shared, numbers, mine)
-            return self._grid_time(shared, number), self._grid_time(shared, number + 1)
-
-        _, pull = jax.vjp(times, mine)
-        return with_shared(carry, numbers, pull(self.grid_ct)[0])
 
 
 class _Calls:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from nde.adjoints.moving import Moving, Times
+
 
 def swept(march: Any, inputs: Any, perturbed: Any, sweep: Any) -> Any:
     """The march's outcome, whose cotangents go back by a `sweep`."""
@@ -46,18 +48,10 @@ class Carry(NamedTuple):
     y: Any
     solver_state: Any
     shared: dict[int, jax.Array]
-    times: "_Times | None"
+    times: Times | None
     end: jax.Array
     ts_index: list[jax.Array]
     filled: list[jax.Array]
-
-
-class _Times(NamedTuple):
-    """Cotangents of the ends and of the save times."""
-
-    t0: jax.Array
-    t1: jax.Array
-    ts: list[jax.Array | None]
 
 
 class _Met(NamedTuple):
@@ -81,8 +75,8 @@ class Sweep(abc.ABC):
         self.march, self.batch, self.problem = march, march.batch, march.problem
         self.perturbed, self.inputs, self.outcome, self.record, self.ct = perturbed, inputs, outcome, record, cotangents
         self.shared_wanted = [i for i, p in enumerate(perturbed.shared) if p]
-        start = perturbed.place
-        self.times_wanted = start.t or perturbed.t1 or any(bool(x) for x in perturbed.ts)
+        self.moving = Moving(march, perturbed, inputs, outcome)
+        self.times_wanted = self.moving.wanted
         self.steps = outcome.counts.accepted
         self.wanted = self._touched()
         self.start = self._safe_start()
@@ -115,13 +109,11 @@ class Sweep(abc.ABC):
 
     def _begin(self) -> Carry:
         ct, place = self.ct.place, self.outcome.place
-        times = None
-        if self.times_wanted:
-            zero = jnp.zeros_like(place.t)
-            times = _Times(zero, zero, [None if ts is None else jnp.zeros_like(ts) for ts in self.inputs.ts])
-            at_start = self.steps == 0
-            share = self._share(place.t, at_start, ~at_start)
-            times = _add_shares(times, share, ct.t)
+        times = self.moving.begin()
+        if times is not None:
+            times = self.moving.move(times, self.steps, place.t, ct.t)
+            if self.ct.dense is not None:
+                times = times._replace(t0=times.t0 + self.ct.dense.ts[..., 0])
         state, _ = split(place.solver_state)
         state_ct, _ = split(ct.solver_state)
         return Carry(
@@ -133,14 +125,6 @@ class Sweep(abc.ABC):
             ts_index=[saved.ts_index for saved in self.outcome.saved],
             filled=[saved.filled for saved in self.outcome.saved],
         )
-
-    def _share(self, t, is_start, is_end):
-        """How much of a grid time's cotangent falls to `t0` and to `t1`: the ends move, and what is between may."""
-        t0, t1 = self.inputs.place.t, self.inputs.t1
-        if self.problem.grid_moves:
-            weight = jnp.where(t1 > t0, (t - t0) / jnp.where(t1 > t0, t1 - t0, 1), 0)
-            return 1 - weight, weight
-        return jnp.where(is_start, 1.0, 0.0).astype(t.dtype), jnp.where(is_end & (t >= t1), 1.0, 0.0).astype(t.dtype)
 
     def _unpacked(self, rows, i):
         """The places in row `i`."""
@@ -158,7 +142,7 @@ class Sweep(abc.ABC):
         )
         met = _Met(y_ct, self._dense_ct(dense, number, live, is_last), carry, jnp.zeros_like(t0), jnp.zeros_like(t0))
         for k in range(len(carry.filled)):
-            met = self._meet_saves(k, met, t0, t1, y1, dense, number, live)
+            met = self._meet_saves(k, met, t0, t1, y1, dense, number, live, before)
         carry = met.carry
         found = pull(met.y, state_ct, met.dense)
         t0_ct, t1_ct = (found.t0 + met.t0, found.t1 + met.t1) if self.times_wanted else (None, None)
@@ -213,16 +197,16 @@ class Sweep(abc.ABC):
             axis = len(self.batch.shape)
             t1_ct = t1_ct + jax.lax.dynamic_index_in_dim(self.ct.dense.ts, number + 1, axis, keepdims=False)
         t0_ct, t1_ct = jnp.where(live, t0_ct, 0), jnp.where(live, t1_ct, 0)
-        is_first = jnp.broadcast_to(number == 0, live.shape)
-        times = _add_shares(times, self._share(t0, is_first, False), t0_ct)
-        return _add_shares(times, self._share(t1, False, is_last), t1_ct)
+        number = jnp.broadcast_to(number, live.shape)
+        times = self.moving.move(times, number, t0, t0_ct)
+        return self.moving.move(times, number + 1, t1, t1_ct)
 
-    def _meet_saves(self, k, met: _Met, t0, t1, y1, dense, number, live) -> _Met:
+    def _meet_saves(self, k, met: _Met, t0, t1, y1, dense, number, live, before) -> _Met:
         """Add the cotangents of what sub `k` saved in and at the end of a step."""
         if self.march.every[k]:
             met = self._meet_end(k, met, t1, y1, number, live)
         if self.inputs.ts[k] is not None:
-            met = self._meet_inside(k, met, t0, t1, dense, number, live)
+            met = self._meet_inside(k, met, t0, t1, dense, number, live, before)
         return met
 
     def _meet_end(self, k, met, t1, y1, number, live):
@@ -243,7 +227,7 @@ class Sweep(abc.ABC):
             y=jax.tree.map(jnp.add, met.y, more), t1=met.t1 + t_ct, carry=with_shared(carry, numbers, shared)
         )
 
-    def _meet_inside(self, k, met, t0, t1, dense, number, live):
+    def _meet_inside(self, k, met, t0, t1, dense, number, live, before):
         ts = self.inputs.ts[k]
         numbers, mine = self._shared_of(self.problem.saves[k])
 
@@ -257,7 +241,7 @@ class Sweep(abc.ABC):
             """The last few save times to be met, which of them lie in this step, and their rows."""
             index = self.batch.following(carry.ts_index[k] - few, few)
             t = self.batch.get(ts, jnp.maximum(index, 0))
-            due = live[..., None] & (index >= 0) & ((t > t0[..., None]) | (number == 0))
+            due = live[..., None] & (index >= 0) & ((t > before[..., None]) | (number == 0))
             return index, t, due, self.batch.following(carry.filled[k] - few, few)
 
         def meet(met):
@@ -315,10 +299,7 @@ class Sweep(abc.ABC):
             y=self._masked(self.wanted, carry.y),
             solver_state=_unsplit(self.inputs.place.solver_state, carry.solver_state),
         )
-        t1, ts = None, nothing.ts
-        if carry.times is not None:
-            place, t1, ts = place._replace(t=carry.times.t0), carry.times.t1, carry.times.ts
-        return nothing._replace(shared=shared, place=place, t1=t1, ts=ts)
+        return self.moving.finish(carry.times, nothing._replace(shared=shared, place=place))
 
 
 def _with(carry: Carry, k: int, **places: jax.Array) -> Carry:
@@ -343,12 +324,6 @@ def merged(shared, numbers, mine):
     for i, x in zip(numbers, mine, strict=True):
         merged[i] = x
     return merged
-
-
-def _add_shares(times: _Times, shares, cotangent) -> _Times:
-    """Add a grid time's cotangent to what moves it."""
-    to_t0, to_t1 = shares
-    return times._replace(t0=times.t0 + to_t0 * cotangent, t1=times.t1 + to_t1 * cotangent)
 
 
 def split(tree):

@@ -270,27 +270,30 @@ class March:
 
     def _save(self, k: int, inputs: Inputs, saved: Saved, old: Place, dense, place: Place, accepted, counts: Counts):
         if inputs.ts[k] is not None:
-            saved = self._save_inside(k, inputs, saved, old, dense, accepted)
+            saved = self._save_inside(k, inputs, saved, old, dense, place, accepted)
         if self.every[k]:
             due = accepted & (counts.accepted % self.every[k] == 0)
             shared = self.problem.end_saves[k].pick(inputs.shared)
             saved = self._write(saved, due, place.t, self.end_saves[k](shared, place.t, place.y))
         return saved
 
-    def _save_inside(self, k: int, inputs: Inputs, saved: Saved, old: Place, dense, accepted) -> Saved:
+    def _save_inside(self, k: int, inputs: Inputs, saved: Saved, old: Place, dense, place: Place, accepted) -> Saved:
         """Save at all of `ts` that lie in the step just accepted."""
         ts: Any = inputs.ts[k]
+        until = old.tnext
+        if place.reached is not None:  # the last step may end just before a jump at the end
+            until = jnp.where(place.t >= inputs.t1, jnp.maximum(until, inputs.t1), until)
         shared = self.problem.saves[k].pick(inputs.shared)
         size, few = ts.shape[-1], self.few
 
         def is_due(saved: Saved):
             t = self.batch.get(ts, jnp.minimum(saved.ts_index, size - 1))
-            return accepted & (saved.ts_index < size) & (t <= old.tnext)
+            return accepted & (saved.ts_index < size) & (t <= until)
 
         def save_few(saved: Saved):
             index = self.batch.following(saved.ts_index, few)
             t = self.batch.get(ts, jnp.minimum(index, size - 1))
-            due = accepted[..., None] & (index < size) & (t <= old.tnext[..., None])
+            due = accepted[..., None] & (index < size) & (t <= until[..., None])
             ys = self.saves[k](shared, old.t, old.tnext, dense, jnp.where(due, t, old.tnext[..., None]))
             rows, times = jax.tree.map(lambda b, x: self.batch.put_block(b, saved.filled, x), saved.ys, ys), saved.ts
             if times is not None:

@@ -12,6 +12,7 @@ from nde.engine.apart import hide
 from nde.engine.choose import make_kernel
 from nde.engine.hoist import Hoisted, Hoister
 from nde.engine.kernel import AbstractKernel
+from nde.engine.stops import sorted_stops, stop_times
 
 
 class Place(NamedTuple):
@@ -66,6 +67,7 @@ class Problem:
     - `advance(t1, clip_floor, place) -> Advance`: a step, the controller's word on it, and what follows.
     - `saves`: a function for each `SubSaveAt`, `(t0, t1, dense, t) -> saved values` inside a step.
     - `end_saves`: the same at a step's end, `(t, y) -> saved values`.
+    - `stops`: `controller_state -> times` at which its controller makes steps end or begin, in order; `None` without.
     - `inputs`: all arrays that they read; `place`: the shapes of a place.
     - `way_back`: what an adjoint wants to be traced beside them, if anything: its `trace` is called with `hoist`.
     - `controls_error`: whether steps are chosen by their error; `grid_moves`: whether all times move with the ends.
@@ -90,6 +92,7 @@ class Problem:
         self.advance: Hoisted = hoister.hoist(self._advance, t1, t1, place)
         self.saves = [self._hoist_save(hoister, sub, place) for sub in self.subs]
         self.end_saves = [hoister.hoist(lambda t, y, fn=sub.fn: fn(t, y, args), place.t, place.y) for sub in self.subs]
+        self.stops = self._hoist_stops(hoister, place)
         if self.way_back is not None:
             self.way_back.trace(hoister.hoist)
         self.inputs, self.place = hoister.inputs, jax.eval_shape(lambda: place)
@@ -109,6 +112,13 @@ class Problem:
 
         dense = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.dense)
         return hoister.hoist(save, place.t, place.tnext, dense, place.t)
+
+    def _hoist_stops(self, hoister: Hoister, place: Place) -> Hoisted | None:
+        controller, dtype = self.options["stepsize_controller"], place.t.dtype
+        shapes = jax.eval_shape(lambda state: stop_times(controller, state), place.controller_state)
+        if not any(x.size for x in shapes):
+            return None
+        return hoister.hoist(lambda state: sorted_stops(controller, state, dtype), place.controller_state)
 
     def make_kernel(self, solver, terms, args, t0, t1, y0) -> AbstractKernel:
         """A kernel of another solver, over other terms."""
@@ -141,7 +151,8 @@ class Problem:
             place.controller_state,
         )
         t = jnp.minimum(t, t1)
-        tnext = clip_to_end(t, tnext, t1, clip_floor, keep, place.tnext)
+        is_stop = self._is_stop(tnext, controller_state) if place.made_jump is not None else None
+        tnext = clip_to_end(t, tnext, t1, clip_floor, keep, place.tnext, is_stop)
 
         def kept(new, old):
             return jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, old)
@@ -163,6 +174,11 @@ class Problem:
         active = self.running(place, t1)
         new = jax.tree.map(lambda a, b: jnp.where(active, a, b), _like(new, place), place)
         return Advance(new, dense, active & keep)
+
+    def _is_stop(self, tnext, controller_state) -> jax.Array:
+        """Whether the controller was told to stop at a time, say just before the field jumps."""
+        stops = stop_times(self.options["stepsize_controller"], controller_state)
+        return jnp.any(jnp.stack([jnp.any(x == tnext) for x in stops] or [jnp.asarray(False)]))
 
     def running(self, place: Place, t1) -> jax.Array:
         """Whether the solve goes on, steps permitting."""
@@ -195,14 +211,16 @@ class Problem:
         return condition(t, y, self.options["args"], **{name: self.options[name] for name in names})
 
 
-def clip_to_end(t, tnext, t1, clip_floor, keep, tried):
+def clip_to_end(t, tnext, t1, clip_floor, keep, tried, is_stop=None):
     """The next step's end, not past `t1`: a step that would stop within some 100 ulp of it goes to it.
 
     Not so a step that is itself that short, and leaves another of its kind: near the resolution of the times the steps
     that the error asks for would all be made one that it forbids. After a rejection the step is shorter than the one
     that was `tried`, whatever the rounding of times makes of it: else the same one would be tried again, for ever.
+    `is_stop`: whether it must not be gone past, if the controller has any such: the field may jump at `t1` itself.
     """
     near = (tnext > clip_floor) & (t1 - t <= 1.5 * (tnext - t))
+    near = near if is_stop is None else near & ~is_stop
     half = jnp.maximum(jnp.minimum(tnext, t + 0.5 * (tried - t)), jnp.nextafter(t, jnp.asarray(jnp.inf, t.dtype)))
     retried = jnp.where((tnext > clip_floor) | (tnext >= tried), half, tnext)
     return jnp.where(keep, jnp.where(near, t1, tnext), retried)

@@ -69,9 +69,11 @@ def diffeqsolve(
     by a callback.
 
     **Differs from diffrax** on purpose: a NaN or infinity in the last state of a solve without error control is the
-    failure `RESULTS.nonfinite`, which diffrax reports as a success; a gradient in `t0` and `t1` holds the accepted
-    times between them fixed, where diffrax holds the step sizes (both tend to the same as the tolerance falls);
-    where time is not at issue the two gradients agree to rounding. `controller_state` has no gradient: it
+    failure `RESULTS.nonfinite`, which diffrax reports as a success; a gradient in a time (`t0`, `t1`, `step_ts` or
+    `jump_ts` of a `diffrax.ClipStepSizeController`) holds the other accepted times fixed, where diffrax holds the step
+    sizes (both tend to the same as the tolerance falls; see [`nde.CheckpointAdjoint`][] for which times move with
+    what); where time is not at issue the two gradients agree to rounding. A jump at `t1` itself is met just before it,
+    where diffrax may step past it. `controller_state` has no gradient: it
     is zero, as in diffrax.
 
     **Limits:** see the adjoint's; the sum over a batch is one gradient only where `vmap` stands inside `grad`.
@@ -134,7 +136,7 @@ def _turned(solution: diffrax.Solution) -> diffrax.Solution:
 
 def _are_apart(t0: Any, t1: Any) -> bool:
     """Whether two times are known to differ."""
-    return not isinstance(t0, Tracer) and not isinstance(t1, Tracer) and bool(t0 != t1)
+    return not isinstance(t0, Tracer) and not isinstance(t1, Tracer) and bool(np.asarray(t0) != np.asarray(t1))
 
 
 def _time_dtype(times: Sequence[Any]) -> Any:
@@ -217,7 +219,6 @@ class _Core:
         """See [`nde.engine.collect.Core`][]."""
         march = self._march(levels, self.rows)
         wanted = self.structure.unflatten([i in perturbed for i in range(len(inputs))])
-        _refuse_moving_stops(wanted.place.controller_state)
         return self._flat(march.batch, self.adjoint.march(march, self._spread(march.batch, inputs), wanted))
 
     def _spread(self, batch: Batch, inputs: Sequence[jax.Array]) -> Inputs:
@@ -228,20 +229,6 @@ class _Core:
     def _flat(self, batch: Batch, outcome: Outcome) -> list[jax.Array]:
         flat, self.result = jax.tree.flatten(outcome)
         return [batch.unflatten(x) for x in flat]
-
-
-def _refuse_moving_stops(state: Any) -> None:
-    """Refuse a gradient in the times of a `diffrax.ClipStepSizeController`, given which of its state's leaves have one.
-
-    Accepted times are constants, so that it would be zero, which it is not where the field jumps at them.
-    """
-    while hasattr(state, "jump_info"):
-        if any(bool(x) for x in jax.tree.leaves((state.step_info, state.jump_info))):
-            raise ValueError(
-                "nde.diffeqsolve has no gradient in step_ts or jump_ts of a ClipStepSizeController: hold them constant "
-                "(jax.lax.stop_gradient), or take diffrax.RecursiveCheckpointAdjoint(), which has it."
-            )
-        state = state.inner_state
 
 
 def _has_noise(terms: Any) -> bool:

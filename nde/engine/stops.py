@@ -1,0 +1,68 @@
+"""The times at which a step-size controller is told to stop, as far as a solve's gradient needs them.
+
+An accepted step ends where the controller says, and that is a constant of the gradient, unless the controller was told
+the time: then it is an input, and the step's end moves with it.
+"""
+
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+
+
+def stop_times(controller: Any, state: Any) -> list[jax.Array]:
+    """All times, in arrays of one axis, to which a controller makes its steps end or begin exactly.
+
+    - `diffrax.StepTo`: its `ts`.
+    - `diffrax.ClipStepSizeController`, however deep it lies in others: `step_ts`, and of `jump_ts` the number just
+      before and the one just after, between which no step goes.
+    - A controller of one's own may have a method `stop_times(controller_state)` that gives them.
+    """
+    if hasattr(controller, "stop_times"):
+        return [jnp.ravel(x) for x in jax.tree.leaves(controller.stop_times(state))]
+    if isinstance(controller, diffrax.StepTo):
+        return [controller.ts]
+    times = []
+    for clip in jax.tree.leaves(state, is_leaf=_is_clip):
+        if _is_clip(clip):
+            if clip.step_info is not None:
+                times.append(clip.step_info[1])
+            if clip.jump_info is not None:
+                ts = clip.jump_info[1]
+                times.extend([_beside(ts, -jnp.inf), ts, _beside(ts, jnp.inf)])
+            times.extend(stop_times(getattr(controller, "controller", None), clip.inner_state))
+    return times
+
+
+def sorted_stops(controller: Any, state: Any, dtype: Any) -> jax.Array:
+    """[`nde.engine.stops.stop_times`][] in one array, in order; what one of several equal times gets, all share."""
+    ts = jnp.sort(jnp.concatenate([x.astype(dtype) for x in stop_times(controller, state)]))
+    first = jnp.searchsorted(ts, ts)
+    count = jnp.zeros_like(ts).at[first].add(1)
+    mean = jnp.zeros_like(ts).at[first].add(ts)[first] / count[first]
+    return _moving_with(ts, mean)
+
+
+def _is_clip(x: Any) -> bool:
+    """Whether it is the state of a `diffrax.ClipStepSizeController`, a class that diffrax keeps to itself."""
+    return hasattr(x, "jump_info") and hasattr(x, "step_info")
+
+
+def _beside(t: jax.Array, towards: float) -> jax.Array:
+    """The number next to `t`, as diffrax's controller takes it: next to zero the smallest that is not denormal."""
+    still, end = jax.lax.stop_gradient(t), jnp.asarray(towards, t.dtype)
+    tiny = jnp.sign(end) * jnp.finfo(t.dtype).tiny
+    return _moving_with(jnp.where(still == 0, tiny, jnp.nextafter(still, end)), t)
+
+
+@jax.custom_jvp
+def _moving_with(value: jax.Array, t: jax.Array) -> jax.Array:
+    """A value whose derivative is that of `t`."""
+    del t
+    return value
+
+
+@_moving_with.defjvp
+def _moving_with_jvp(primals, tangents):
+    return primals[0], tangents[1]
