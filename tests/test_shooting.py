@@ -63,6 +63,12 @@ def test_rows_before_the_horizon_are_solved_and_those_after_repeat_its_state():
     np.testing.assert_allclose(ys, exact(jnp.minimum(TS, 1.7)), atol=1e-7)
 
 
+def test_a_state_within_a_horizon_may_be_a_pytree():
+    pair = nde.NeuralODE(lambda t, y, args: {"sin": 2.0 * y["cos"], "cos": -2.0 * y["sin"]})
+    ys, _ = solve_within(pair, TS, {"sin": 0, "cos": 1}, 1.7)
+    np.testing.assert_allclose(ys["sin"], exact(jnp.minimum(TS, 1.7))[:, 0], atol=2e-3)
+
+
 def test_horizon_grows_from_its_first_share_to_the_whole_span():
     ts = jnp.array([1.0, 2.0, 5.0])
     horizons = [float(growing_horizon(ts, step, first=0.25, steps=10)) for step in (0, 5, 10, 99)]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import nde
+from nde import regularise
 from nde.fields.parameter import inverse_softplus
 
 KEY = jax.random.key(0)
@@ -23,6 +24,7 @@ def latent(**options):
 
 # A constructor that is not here fails the test below.
 PUBLIC = {
+    "AffineField": lambda: nde.fields.AffineField(nde.MLPField(1, 4, 1, key=KEY), location=[0], scale=[1]),
     "AugmentedField": lambda: nde.AugmentedField(nde.MLPField(3, 4, 1, key=KEY), 1),
     "CDEField": lambda: nde.CDEField(2, 3, 4, 1, key=KEY),
     "ConcatSquashField": lambda: nde.ConcatSquashField(2, 4, 1, key=KEY),
@@ -53,16 +55,38 @@ PUBLIC = {
     "BackwardEncoder": lambda: nde.models.BackwardEncoder(2, 4, key=KEY),
     "ELBO": lambda: nde.ELBO(samples=2),
     "GaussianLikelihood": lambda: nde.GaussianLikelihood(2, scale=1),
+    "ScaledLikelihood": lambda: nde.objectives.ScaledLikelihood(nde.GaussianLikelihood(1), unit=[2]),
     "StudentTLikelihood": lambda: nde.StudentTLikelihood(2, scale=1, degrees=6),
+    "BrownianGrid": lambda: nde.BrownianGrid(0, 1, 4, (2,), KEY),
+    "VirtualBrownianTree": lambda: nde.VirtualBrownianTree(0, 1, 0.1, (2,), KEY),
+    "CheckpointAdjoint": nde.CheckpointAdjoint,
+    "ContinuousAdjoint": nde.ContinuousAdjoint,
+    "ReversibleAdjoint": nde.ReversibleAdjoint,
+    "Reversible": lambda: nde.Reversible(nde.Tsit5()),
+    "Rex": lambda: nde.Rex(nde.Tsit5()),
+    "SemilinearTerm": lambda: nde.solvers.SemilinearTerm(lambda t, y, args: y, nde.solvers.AbstractVariables()),
+    "VariancePreserving": lambda: nde.solvers.VariancePreserving(1, 20),
+    "Together": lambda: regularise.Together([regularise.EndTime(), regularise.KineticEnergy()], [1, 0.5]),
+    "EndTime": regularise.EndTime,
+    "LearnedEndTime": lambda: regularise.LearnedEndTime(nde.MLPField(2, 4, 1, key=KEY), t0=0, start=1),
+    "RandomEndTime": regularise.RandomEndTime,
+    "ErrorEstimate": regularise.ErrorEstimate,
+    "StiffnessEstimate": regularise.StiffnessEstimate,
+    "LocalErrorEstimate": regularise.LocalErrorEstimate,
+    "JacobianNorm": regularise.JacobianNorm,
+    "KineticEnergy": regularise.KineticEnergy,
+    "TaylorDerivative": regularise.TaylorDerivative,
 }
 # Results of calls, and interfaces: not made by users.
-NOT_MADE = {"AbstractLikelihood", "Context", "ELBOTerms", "LatentPath", "Shots"}
+NOT_MADE = {"AbstractAdjoint", "AbstractLikelihood", "AbstractRegulariser", "AbstractVariables", "Context", "ELBOTerms"}
+NOT_MADE |= {"LatentPath", "Shots", "SpaceSpaceLevyArea"}
+FOLDERS = (nde.fields, nde.models, nde.objectives, nde.paths, nde.adjoints, nde.solvers, regularise)
 
 
-def test_every_public_module_of_fields_models_and_objectives_is_in_the_table():
+def test_every_public_module_is_in_the_table():
     found = {
         name
-        for folder in (nde.fields, nde.models, nde.objectives)
+        for folder in FOLDERS
         for name, each in vars(folder).items()
         if inspect.isclass(each) and issubclass(each, eqx.Module)
     }

@@ -7,11 +7,12 @@ fits the first part first.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from nde.fields.dtypes import as_floats
 
@@ -115,9 +116,11 @@ def growing_horizon(ts: Float[ArrayLike, " rows"], step: Array | int, *, first: 
 
 
 def solve_within(
-    solve: Solve, ts: Float[ArrayLike, " rows"], y0: Float[ArrayLike, " state"], horizon: ArrayLike
-) -> tuple[Float[Array, "rows state"], Bool[Array, " rows"]]:
+    solve: Callable[[Array, Any], PyTree[Array]], ts: Float[ArrayLike, " rows"], y0: PyTree[Any], horizon: ArrayLike
+) -> tuple[PyTree[Array], Bool[Array, " rows"]]:
     """Solve up to a horizon and no further: the states at `ts`, and which of the times lie within.
+
+    The state is whatever `solve` takes and gives, an array or a pytree; what comes back has a leading axis of rows.
 
     Rows past the horizon repeat the state there; leave them out of the loss. Nothing past the horizon is computed, so
     that a solution which would blow up later does no harm, and a short horizon costs little.
@@ -129,4 +132,4 @@ def solve_within(
     ```
     """
     ts, horizon = as_floats(ts, horizon)
-    return solve(jnp.minimum(ts, horizon), jnp.asarray(y0)), ts <= horizon
+    return solve(jnp.minimum(ts, horizon), y0), ts <= horizon
