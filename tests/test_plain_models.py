@@ -334,6 +334,15 @@ def test_path_of_a_complete_series_is_diffraxs():
     assert_trees_all_close(found, list(expected), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("gap", [0.2, 1e-3, 1e-7])
+def test_path_stays_near_the_values_however_close_two_rows_lie(gap):
+    values = jnp.array([[0.0], [1.0], [1.1], [1.0]])
+    path = series_path(jnp.array([0.0, 1.0, 1.0 + gap, 3.0]), values)
+    between = jax.vmap(path.evaluate)(jnp.linspace(1.0 + gap, 3.0, 50))[:, 1]
+    assert (between >= 1.0 - 0.3 * 0.2).all()
+    assert (between <= 1.1 + 0.3 * 0.2).all()
+
+
 def test_a_row_without_observations_does_not_bend_the_values():
     asked, mask = jnp.array([0.1, 0.45, 0.6, 0.85, 1.0, 1.8]), MASK.at[2].set(False)
     early, late = (trace(TIMES.at[2].set(t), VALUES, mask, asked)[0][:, :4] for t in (0.5, 0.9))
