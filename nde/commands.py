@@ -63,7 +63,9 @@ def _fit_one(given: Sequence[str], out: Path | None, resume: Path | None) -> run
         if not runs.train(run, problem, console):
             _say(console, f"stopped by a signal; go on with: nde fit --resume {run.folder}")
             raise typer.Exit(130)
-        evaluation = _score(console, run, problem)
+        with _stage(console, "scoring the models and the baselines on what was held out"):
+            runs.finish(run, problem)
+            evaluation = runs.evaluate(run, problem)
         evaluation.write(run.folder)
         _report(console, evaluation)
         _draw(console, run, problem, evaluation, None)
@@ -111,6 +113,8 @@ def predict(folder: Path, data: Path, out: Path, ahead: str, samples: int, keep_
         with _stage(Console(), f"forecasting the series of {data}"):
             table = runs.predict(opened, data, out, ahead=steps, samples=samples, keep_samples=keep_samples)
         _say(Console(), f"wrote {out}: {len(table)} rows")
+        for note in opened.kind.forecast_notes(opened):
+            _say(Console(), note)
         warning = warning_of(table["mark"].to_list()) if "mark" in table.columns else None
         if warning is not None:
             _say(Console(stderr=True), f"nde: warning: {warning}")

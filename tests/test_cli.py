@@ -1,6 +1,7 @@
 """The command line, end to end on a small table: what it leaves behind, and what it refuses."""
 
 import json
+import shutil
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,10 @@ from typer.testing import CliRunner
 from nde.cli import app
 from nde.config import load_config
 from nde.report import sample_forecast
+from nde.report.baselines import LastValue, MixedModel
 from nde.runs import evaluate, load_problem, resolve, Run
 from nde.runs.kinds.latent_sde.problem import sample_series
+from nde.runs.kinds.latent_sde.stack import learn_stack
 from nde.train import Interrupt
 
 CONFIG = Path(__file__).parent.parent / "configs" / "latent_sde.toml"
@@ -60,7 +63,8 @@ def test_fit_leaves_a_whole_run_folder(fitted):
     folder, output = fitted
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        "config.toml", "normaliser.json", "metrics.jsonl", "checkpoints", "results.csv", "results.json", "figures"
+        "config.toml", "normaliser.json", "metrics.jsonl", "checkpoints", "results.csv", "results.json", "figures",
+        "stack.json",
     }  # fmt: skip
     config = tomllib.loads((folder / "config.toml").read_text())
     assert config["train"]["clip"] == 1.0
@@ -72,7 +76,8 @@ def test_fit_leaves_a_whole_run_folder(fitted):
     }
     results = pl.read_csv(folder / "results.csv")
     assert results["method"].to_list() == [
-        "population", "last value", "mixed model", "mixed model + OU", "latent SDE, 2 members"
+        "population", "last value", "mixed model", "mixed model + OU", "latent SDE, 2 members",
+        "latent SDE + baselines",
     ]  # fmt: skip
     assert results["nll"].is_finite().all()
     assert "mixed model + OU" in output
@@ -325,9 +330,91 @@ def test_baseline_that_the_data_do_not_determine_is_left_out_and_said(fitted):
     run = Run.open(fitted[0])
     problem = load_problem(run.config)
     once = problem.panel.mask & (np.cumsum(problem.panel.mask, axis=1) <= np.array([1, 99]))
-    evaluation = evaluate(run, replace(problem, panel=replace(problem.panel, mask=once)))
-    assert "last value" not in evaluation.scores
+    few = replace(problem, panel=replace(problem.panel, mask=once))
+    evaluation = evaluate(run.changed(["evaluate.stack=false"]), few)
+    assert "last value" not in evaluation.scores and evaluation.pool is None
     assert any("baseline 'last value' is left out" in note for note in evaluation.notes)
+    stack = learn_stack(run, few)
+    assert list(stack.weights) == ["model", "mixed model", "mixed model + OU"]
+    assert any("baseline 'last value' is left out" in note for note in stack.notes)
+
+
+def with_weights(folder, to, **weights):
+    """A copy of a run whose pool has these weights."""
+    shutil.copytree(folder, to)
+    kept = json.loads((to / "stack.json").read_text())
+    names = ("model", "last value", "mixed model", "mixed model + OU")
+    kept["weights"] = {name: weights.get(name.split()[0], 0.0) for name in names}
+    (to / "stack.json").write_text(json.dumps(kept))
+    return Run.open(to)
+
+
+def test_pool_is_learned_on_validation_series_from_fits_without_them(fitted):
+    run = Run.open(fitted[0])
+    problem = load_problem(run.config)
+    kept = json.loads((run.folder / "stack.json").read_text())
+    weights = learn_stack(run, problem).weights
+    assert weights == kept["weights"] and kept["validation_series"] == len(problem.split.validation)
+    np.testing.assert_allclose(sum(weights.values()), 1)
+    assert f"pool: {weights['model']:.2f} latent SDE, 2 members, {weights['last value']:.2f} last value" in fitted[1]
+    # What is held out has no part in it.
+    values = problem.values.copy()
+    values[problem.split.test] = 1e3
+    assert learn_stack(run, replace(problem, values=values)).weights == weights
+    fit = MixedModel.fit(*problem.arrays(problem.split.fold))
+    assert kept["baselines"]["mixed model"]["noise"] == fit.noise.tolist()
+
+
+def test_evaluate_and_predict_use_the_pool_of_the_folder(fitted, tmp_path, table):
+    problem = load_problem(Run.open(fitted[0]).config)
+    scores = evaluate(with_weights(fitted[0], tmp_path / "last", last=1.0), problem).scores
+    np.testing.assert_allclose(scores["latent SDE + baselines"].nll, scores["last value"].nll)
+    run = with_weights(fitted[0], tmp_path / "model", model=1.0)
+    alone = evaluate(run, problem).scores
+    np.testing.assert_allclose(alone["latent SDE + baselines"].nll, alone["latent SDE, 2 members"].nll)
+    assert scores["latent SDE, 2 members"].mean("nll") == alone["latent SDE, 2 members"].mean("nll")
+
+    said, q50 = {}, {}
+    for name in ("last", "model", "none"):
+        folder = tmp_path / name
+        if name == "none":
+            shutil.copytree(fitted[0], folder)
+            (folder / "stack.json").unlink()
+        out = tmp_path / f"{name}.csv"
+        result = invoke("predict", folder, "--data", table, "--out", out, "--ahead", 5, "--samples", 400)
+        assert result.exit_code == 0, result.output
+        said[name], q50[name] = result.output, pl.read_csv(out)
+    assert "pool: 0.00 latent SDE, 2 members, 1.00 last value" in said["last"]
+    assert f"no stack.json in {tmp_path / 'none'}, so no pool" in said["none"]
+    assert q50["model"].equals(q50["none"])
+    # The last value's law, its drift included, of a channel that is not on a log scale.
+    ahead = q50["last"].filter(pl.col("channel") == "a").group_by("who", maintain_order=True).last()
+    fit = LastValue.fit(*problem.arrays(problem.split.fold))
+    times, values, mask = problem.arrays(np.arange(20))
+    last = np.array([t[m[:, 0]][-1] for t, m in zip(times, mask, strict=True)])
+    seen = np.array([x[m[:, 0], 0][-1] for x, m in zip(values, mask, strict=True)])
+    horizon = times[:, -1] + 0.5 - last
+    expected = problem.normaliser.mean[0] + problem.normaliser.std[0] * (seen + fit.drift[0] * horizon)
+    spread = problem.normaliser.std[0] * np.sqrt(fit.jump[0] ** 2 + fit.diffusion[0] ** 2 * horizon)
+    assert np.abs((ahead["mean"].to_numpy() - expected) / spread).max() < 5 / np.sqrt(400)
+
+
+def test_run_without_its_pool_says_so_and_a_broken_one_is_one_line(fitted, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(fitted[0], folder)
+    (folder / "stack.json").unlink()
+    bare = invoke("evaluate", folder)
+    assert bare.exit_code == 0 and "latent SDE + baselines" not in bare.output
+    assert f"`nde fit --resume {folder}` makes it" in bare.output
+    assert "stack.json" not in invoke("evaluate", folder, "--samples", 10).stderr
+    for text in ("{", "[]", '{"baselines": {"x": {"class": "Oracle"}}, "notes": [], "weights": {}}'):
+        (folder / "stack.json").write_text(text)
+        broken = invoke("evaluate", folder)
+        assert broken.exit_code == 2 and broken.stderr.count("\n") == 1
+        assert "stack.json: no pool is here" in broken.stderr
+    resumed = invoke("fit", "--resume", folder)
+    assert resumed.exit_code == 0, resumed.output
+    assert (folder / "stack.json").read_text() == (fitted[0] / "stack.json").read_text()
 
 
 def test_validation_and_scoring_take_a_sample_of_the_series_and_all_on_request(fitted):

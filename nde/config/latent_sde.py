@@ -118,11 +118,13 @@ class EvaluateConfig(Section):
     A landmark forecasts from `at` up to `until`, counted from each series' first row in the unit of the table's time
     column. `landmark_at` and `landmark_until` say the same in the model's unit of time (`data.time_unit`), and hold
     where `at` or `until` is left out. `series`: on how many of the test series, chosen by `data.split_seed`; 0 for all
-    of them.
+    of them. `stack`: whether forecasts are those of a pool of the model and the baselines, weighted by how each did on
+    the validation series, rather than the model's alone; the table of results shows both.
     """
 
     task: Literal["second_half", "landmark"] = "second_half"
     series: NonNegativeInt = 1000
+    stack: bool = True
     at: NonNegativeFloat | None = None
     until: PositiveFloat | None = None
     landmark_at: NonNegativeFloat = 2.0

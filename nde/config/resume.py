@@ -7,7 +7,7 @@ from nde.config.sections import RunConfig
 
 CHANGEABLE = (
     "train.*", "objective.*", "fit.continuity", "fit.continuity_end", "fit.residual_weight", "evaluate.samples",
-    "model.max_steps", "model.rtol", "model.atol", "model.dt0", "model.solver",
+    "evaluate.stack", "model.max_steps", "model.rtol", "model.atol", "model.dt0", "model.solver",
 )  # fmt: skip
 """How it is trained and how its equations are solved, and neither what is trained nor on what."""
 

@@ -30,8 +30,13 @@ from nde.report.figures import (
     plot_training as plot_training,
     Story as Story,
 )
-from nde.report.forecast import Forecast as Forecast, sample_forecast as sample_forecast
+from nde.report.forecast import (
+    baseline_forecast as baseline_forecast,
+    Forecast as Forecast,
+    sample_forecast as sample_forecast,
+)
 from nde.report.marks import forecast_marks as forecast_marks, warning_of as warning_of
+from nde.report.pool import pool_weights as pool_weights, PooledForecast as PooledForecast
 from nde.report.scores import (
     AbstractForecast as AbstractForecast,
     coverage as coverage,

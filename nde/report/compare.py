@@ -38,32 +38,55 @@ def compare(scores: dict[str, Scores], method: str) -> list[Row]:
     return rows
 
 
-def verdict(scores: dict[str, Scores], method: str) -> str:
-    """Which forecast to use, in a sentence: `method`, or the baseline with the lowest NLL.
+def verdict(scores: dict[str, Scores], method: str, pool: str | None = None) -> str:
+    """Which forecast to use, in a sentence: `method`, or the baseline with the lowest NLL; with a `pool` of them, two.
 
     The difference is that of the NLL per value, in nats, with its standard error over series. Below two standard
     errors the sentence says that these series do not tell. With a single scored series there is no error, and it says
-    so. Without a baseline there is nothing to compare, and the sentence says that.
+    so. Without a baseline there is nothing to compare, and the sentence says that. The second sentence is how the pool,
+    one of `scores`, stands to the method alone and to the best baseline.
     """
-    others = [name for name in scores if name != method]
+    others = [name for name in scores if name not in (method, pool)]
     if not others:
         return f"no baseline could be fitted, so nothing says whether the {method} is worth its cost."
     best = min(others, key=lambda name: scores[name].mean("nll"))
+    if pool is None:
+        return _which(scores, method, best)
+    return f"{_which(scores, method, best, alone=True)} {_of_pool(scores, method, best, pool)}"
+
+
+MORE = "nde fit --folds or more series would tell"
+
+
+def _which(scores: dict[str, Scores], method: str, best: str, alone: bool = False) -> str:
+    """Whether the method or the best baseline is ahead; `alone`: the method is not all that there is to be used."""
     difference, error = paired_difference(scores[method], scores[best], "nll")
     ahead = f"is ahead by {with_error(abs(difference), error, digits=2, sign='')} nats per value"
     scored = int((scores[method].count > 0).sum())
-    more = "nde fit --folds or more series would tell"
     if scored < 2:
         leader = method if difference < 0 else best
-        return f"verdict: the {leader} {ahead}, on a single series, which proves nothing; {more}."
+        return f"verdict: the {leader} {ahead}, on a single series, which proves nothing; {MORE}."
     if difference < 0:
-        doubt = "" if -difference > 2 * error else f"; {counted(scored, 'series', 'series')} do not prove it: {more}"
+        doubt = "" if -difference > 2 * error else f"; {counted(scored, 'series', 'series')} do not prove it: {MORE}"
         return f"verdict: the {method} {ahead} of the best baseline, {best}{doubt}."
-    doubt = "" if difference > 2 * error else f" (within two standard errors: {more})"
+    doubt = "" if difference > 2 * error else f" (within two standard errors: {MORE})"
+    if alone:
+        return f"verdict: the {best} {ahead} of the {method} alone{doubt}."
     return (
         f"verdict: the {best} {ahead}{doubt}; use it, or give the {method} more series, fewer states "
         "(model.state_size) or more members (train.members)."
     )
+
+
+def _of_pool(scores: dict[str, Scores], method: str, best: str, pool: str) -> str:
+    parts, worse = [], False
+    for name in (method, best):
+        difference, error = paired_difference(scores[pool], scores[name], "nll")
+        side = "ahead of" if difference < 0 else "behind"
+        parts.append(f"{with_error(abs(difference), error, digits=2, sign='')} {side} the {name}")
+        worse = difference > 2 * error
+    advice = f"; here the {best} is the better forecast" if worse else ""
+    return f"Their pool, which nde predict draws from, is {' and '.join(parts)}{advice}."
 
 
 def write_table(path: Path, rows: list[Row]) -> None:

@@ -1,4 +1,4 @@
-"""Forecasts of a latent path model, or of an ensemble of them, by samples."""
+"""Forecasts: of a latent path model, or of an ensemble of them, by samples; of a baseline."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from nde.objectives.elbo import LatentPathModel
-from nde.report.scores import SampleForecast
+from nde.report.baselines import Baseline
+from nde.report.scores import NormalForecast, SampleForecast
 
 
 class Forecast(eqx.Module):
@@ -108,3 +109,37 @@ def _block(model, data, ts: Array, series: Array, start: Array, key: PRNGKeyArra
     over_series = jax.vmap(path, in_axes=(0, 0, 0, None))
     over_samples = jax.vmap(over_series, in_axes=(None, None, None, 0))
     return over_samples(data, ts, series, start + jnp.arange(PATHS))
+
+
+BASELINE_SERIES = 500
+
+
+def baseline_forecast(
+    baseline: Baseline, times: np.ndarray, values: np.ndarray, context: np.ndarray, ts: np.ndarray
+) -> NormalForecast:
+    """A baseline's law of the values at times `ts` given the entries in `context`.
+
+    The arguments are those of [`nde.report.sample_forecast`][], and so is the shape of the law: `(series, asked,
+    channels)`. The work goes in blocks of series, since a mixed model's memory grows with the rows squared.
+    """
+    same = np.array_equal(times, ts)
+    means, stds = [], []
+    for first in range(0, len(times), BASELINE_SERIES):
+        t, x, known, asked = (a[first : first + BASELINE_SERIES] for a in (times, values, context, ts))
+        mean, std = baseline.predict(t, x, known) if same else _predict_at(baseline, t, x, known, asked)
+        means.append(mean)
+        stds.append(std)
+    return NormalForecast(np.concatenate(means), np.concatenate(stds))
+
+
+def _predict_at(baseline: Baseline, times, values, context, ts) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions at `ts`, by rows without values set among those of the panel, after the ones of the same time."""
+    rows = times.shape[1]
+    joined = np.concatenate([times, ts], axis=1)
+    order = np.argsort(joined, axis=1, kind="stable")
+    asked = np.argsort(order, axis=1)[:, rows:, None]
+    blank = np.zeros((*ts.shape, values.shape[-1]), bool)
+    parts = (np.concatenate([values, blank], axis=1), np.concatenate([context, blank], axis=1))
+    sorted_parts = (np.take_along_axis(part, order[..., None], axis=1) for part in parts)
+    mean, std = baseline.predict(np.take_along_axis(joined, order, axis=1), *sorted_parts)
+    return np.take_along_axis(mean, asked, axis=1), np.take_along_axis(std, asked, axis=1)

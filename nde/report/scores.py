@@ -13,6 +13,7 @@ from scipy import stats
 from scipy.special import logsumexp
 
 from nde.objectives import AbstractLikelihood
+from nde.objectives.likelihoods import host_generator
 
 Rows = Float[np.ndarray, "series rows channels"]
 
@@ -33,6 +34,10 @@ class AbstractForecast(eqx.Module):
     def quantiles(self, levels: Sequence[float]) -> Float[np.ndarray, "levels series rows channels"]:
         """Quantiles of each value's law at the given levels."""
 
+    @abstractmethod
+    def sample(self, count: int, *, key: PRNGKeyArray) -> Float[np.ndarray, "count series rows channels"]:
+        """So many draws of each value."""
+
 
 class NormalForecast(AbstractForecast):
     """Normal laws with the given means and standard deviations."""
@@ -50,6 +55,10 @@ class NormalForecast(AbstractForecast):
 
     def quantiles(self, levels: Sequence[float]) -> np.ndarray:
         return np.stack([stats.norm.ppf(level, self.mean, self.std) for level in levels])
+
+    def sample(self, count: int, *, key: PRNGKeyArray) -> np.ndarray:
+        """Draws that are independent from value to value."""
+        return self.mean + self.std * host_generator(key).standard_normal((count, *self.mean.shape))
 
 
 class SampleForecast(AbstractForecast):
@@ -86,6 +95,12 @@ class SampleForecast(AbstractForecast):
 
     def quantiles(self, levels: Sequence[float]) -> np.ndarray:
         return np.quantile(self.draws, np.asarray(levels), axis=0)
+
+    def sample(self, count: int, *, key: PRNGKeyArray) -> np.ndarray:
+        """Of the draws that the law holds, as many from each stretch of them, so that each member has its share; above
+        their number they repeat."""
+        del key
+        return self.draws[np.arange(count) * len(self.draws) // count]
 
 
 def crps_of_samples(draws: np.ndarray, values: np.ndarray) -> np.ndarray:

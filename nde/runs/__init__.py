@@ -7,6 +7,7 @@ results.csv        the held-out scores of the models and of the baselines
 results.json       the same, with what else the kind has to say
 figures/           training.png, and the kind's own
 normaliser.json    for kinds that standardise their data: with what
+stack.json         for a latent SDE: the baselines, and what each weighs in the pool that forecasts
 
 The `kind` of a config says what is fitted. Training, checkpoints, resume, the folder and the command line know none of
 the kinds: they ask an [`nde.runs.AbstractKind`][].
@@ -17,14 +18,15 @@ the kinds: they ask an [`nde.runs.AbstractKind`][].
    the `build_…` functions that turn their names into objects; enter it in `CONFIGS` of `nde/config/parse.py`.
 2. `nde/runs/kinds/x.py`, or a folder: a `class XKind(AbstractKind)` with `load`, `resolve`, `describe`, `new_model`,
    `examples`, `loss`, `validation`, `evaluate` (a `TableEvaluation` will mostly do) and `figures`; `members` if it
-   trains several sorts of model in one run, `save` and `predict` if there is something to save or predict; enter it in
-   `KINDS` of `nde/runs/kinds/__init__.py`.
+   trains several sorts of model in one run, `save`, `finish` and `predict` if there is something to save, to learn
+   after training, or to predict; enter it in `KINDS` of `nde/runs/kinds/__init__.py`.
 3. `configs/….toml` with comments, a line in README, and a test that a few steps lower the loss.
 """
 
 from nde.runs.actions import (
     draw as draw,
     evaluate as evaluate,
+    finish as finish,
     load_problem as load_problem,
     predict as predict,
     resolve as resolve,

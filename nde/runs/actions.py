@@ -31,6 +31,11 @@ def resolve(config: RunConfig, problem: Any) -> Any:
     return kind_of(config).resolve(config, problem)
 
 
+def finish(run: Run, problem: Any) -> None:
+    """Learn and write what the run's folder keeps beside its trained models."""
+    run.kind.finish(run, problem)
+
+
 def evaluate(run: Run, problem: Any) -> Any:
     """Score the run's models and the baselines on what was held out: an [`nde.runs.AbstractEvaluation`][]."""
     return run.kind.evaluate(run, problem)

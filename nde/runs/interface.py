@@ -183,6 +183,10 @@ class AbstractKind(ABC):
     def validation(self, config: Any, problem: Any) -> Callable[[Any], float]:
         """`model -> score`, lower is better: what chooses the best model and stops the training."""
 
+    def finish(self, run: OpenedRun, problem: Any) -> None:
+        """Learn and write what the folder of a run keeps beside its trained models. Nothing, unless overridden."""
+        del run, problem
+
     @abstractmethod
     def evaluate(self, run: OpenedRun, problem: Any) -> AbstractEvaluation:
         """Score the run's models and the baselines on what was held out."""
@@ -209,12 +213,17 @@ class AbstractKind(ABC):
         del run, asked
         return None
 
+    def forecast_notes(self, run: OpenedRun) -> Sequence[str]:
+        """What there is to say of the law that `predict` draws from, a line each."""
+        del run
+        return ()
+
     def can_predict(self) -> bool:
         """Whether `predict` is there."""
         return type(self).predict is not AbstractKind.predict
 
 
-PURPOSES = ("initial weights", "training", "validation", "forecasts", "figures", "data")
+PURPOSES = ("initial weights", "training", "validation", "forecasts", "figures", "data", "pool")
 
 
 def member_key(config: RunConfig, member: int, purpose: str) -> jax.Array:

@@ -24,6 +24,10 @@ from numpy.typing import ArrayLike
 from nde.report.baselines.last_value import LastValue as LastValue
 from nde.report.baselines.mixed_model import MixedModel as MixedModel
 from nde.report.baselines.population import Population as Population
+from nde.report.baselines.saved import (
+    baseline_from_plain as baseline_from_plain,
+    baseline_to_plain as baseline_to_plain,
+)
 
 Baseline = Population | LastValue | MixedModel
 BASELINES: Mapping[str, Callable[[ArrayLike, ArrayLike, ArrayLike], Baseline]] = MappingProxyType(

@@ -19,7 +19,7 @@ class Population:
     is the one with the least BIC. Hastie, Tibshirani and Friedman (2009), equations 5.4 and 5.5.
     """
 
-    curves: tuple["_Curve", ...]
+    curves: tuple["Curve", ...]
 
     @classmethod
     def fit(cls, times: ArrayLike, values: ArrayLike, mask: ArrayLike) -> "Population":
@@ -35,7 +35,7 @@ class Population:
 
 
 @dataclass(frozen=True)
-class _Curve:
+class Curve:
     """Natural cubic splines of the mean, first column of weights, and of the log variance, second column."""
 
     knots: Float[ndarray, " knots"]
@@ -58,12 +58,12 @@ def _splines(t: Float[ndarray, "*any"], knots: Float[ndarray, " knots"]) -> Floa
     return np.concatenate([np.ones_like(u), u, d[..., :-1] - d[..., -1:]], axis=-1)
 
 
-def _fit_curve(t: Float[ndarray, " values"], x: Float[ndarray, " values"]) -> _Curve:
+def _fit_curve(t: Float[ndarray, " values"], x: Float[ndarray, " values"]) -> Curve:
     fits = [_fit_splines(t, x, count) for count in range(1, min(6, 1 + t.size // 20) + 1)]
     return min(fits, key=lambda fit: 2 * fit[1] + fit[0].weights.size * np.log(t.size))[0]
 
 
-def _fit_splines(t: ndarray, x: ndarray, count: int) -> tuple[_Curve, float]:
+def _fit_splines(t: ndarray, x: ndarray, count: int) -> tuple[Curve, float]:
     """A curve with `count` knots, fewer where times coincide, and its negative log-likelihood."""
     knots = np.unique(np.quantile(t, np.linspace(0.0, 1.0, count), method="inverted_cdf"))
     # In an orthonormal basis the search is well conditioned.
@@ -82,4 +82,4 @@ def _fit_splines(t: ndarray, x: ndarray, count: int) -> tuple[_Curve, float]:
     theta, value = least(loss, [start], [(None, None)] * start.size)
     weights = np.linalg.solve(triangle, theta.reshape(-1, 2)) * [scale, 1.0]
     weights[0] += [centre, 2 * np.log(scale)]
-    return _Curve(knots, weights), value + t.size * np.log(scale)
+    return Curve(knots, weights), value + t.size * np.log(scale)

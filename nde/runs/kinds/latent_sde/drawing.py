@@ -9,8 +9,11 @@ from nde.report.figures import FAN_LEVELS
 from nde.runs.interface import member_key, OpenedRun
 from nde.runs.kinds.latent_sde.evaluation import COVERAGE_LEVELS, LatentSDEEvaluation
 from nde.runs.kinds.latent_sde.problem import Problem
+from nde.runs.kinds.latent_sde.stack import read_stack
 
 MAX_CHANNELS, MAX_SERIES, FAN_POINTS = 4, 3, 80
+REDRAWN = 20
+"""Draws of each sample's value, with which the bands are smooth to the eye."""
 
 
 def figures(run: OpenedRun, problem: Problem, evaluation: LatentSDEEvaluation) -> dict[str, Figure]:
@@ -30,12 +33,14 @@ def _fans(run: OpenedRun, problem: Problem) -> Figure:
     channels = np.sort(np.argsort(-mask[chosen].sum((0, 1)), kind="stable")[:MAX_CHANNELS])
     ends = np.array([times[i][mask[i].any(-1)].max() for i in chosen])
     ts = np.linspace(times[chosen, 0], ends, FAN_POINTS, axis=1)
-    forecast = sample_forecast(
-        run.models(), times[chosen], values[chosen], cut.context[chosen], ts,
-        samples=settings.samples, key=member_key(run.config, 0, "forecasts"),
-    )  # fmt: skip
-    smooth = forecast.law.redrawn(20, key=member_key(run.config, 0, "figures"))
-    bands = problem.normaliser.undo(smooth.quantiles(FAN_LEVELS))
+    given = times[chosen], values[chosen], cut.context[chosen], ts
+    key = member_key(run.config, 0, "forecasts")
+    forecast = sample_forecast(run.models(), *given, samples=settings.samples, key=key)
+    law = forecast.law.redrawn(REDRAWN, key=member_key(run.config, 0, "figures"))
+    stack = read_stack(run)
+    if stack is not None:
+        law = stack.pool(law, stack.forecasts(*given), REDRAWN * settings.samples, run.config)
+    bands = problem.normaliser.undo(law.quantiles(FAN_LEVELS))
     test = panel[problem.split.test]
     shown = panel.time_scale if run.config.data.table_unit else 1.0
     stories = [

@@ -11,11 +11,9 @@ from rich.table import Table
 from nde import config as configs
 from nde.config import LatentSDEConfig
 from nde.report import (
-    BASELINES,
     compare,
     counted,
     coverage,
-    NormalForecast,
     render,
     Row,
     sample_forecast,
@@ -26,6 +24,7 @@ from nde.report import (
 )
 from nde.runs.interface import AbstractEvaluation, member_key, OpenedRun
 from nde.runs.kinds.latent_sde.problem import Problem
+from nde.runs.kinds.latent_sde.stack import fit_baselines, model_name, no_stack, pool_name, read_stack
 
 COVERAGE_LEVELS = tuple(np.round(np.arange(0.1, 1.0, 0.1), 1)) + (0.95,)
 
@@ -36,18 +35,21 @@ class LatentSDEEvaluation(AbstractEvaluation):
 
     - `scores`: [`nde.report.Scores`][] of each method; the model's own stand under `method`.
     - `method`: what the model is called in the table.
+    - `pool`: what its pool with the baselines is called there, or `None` for a run without one. What follows on
+      coverage is then the pool's, since it is what `nde predict` draws from.
     - `kl_path`: `(series,)`; path KL of each scored series given its context, in nats.
     - `covered`: `(levels, channels)`; share of targets inside the central intervals of `COVERAGE_LEVELS`.
     - `over_all`: `(levels,)`; the same over all channels.
     - `counts`: `(channels,)`; the number of targets of each channel.
     - `title`: over the table.
     - `asked`: what was forecast, in words and in the table's unit of time.
-    - `notes`: baselines that these data do not determine, and why, a sentence each.
+    - `notes`: baselines that these data do not determine, and why, a sentence each; what the pool consists of.
     - `noisy`: whether the model has noise, and its path KL something to say.
     """
 
     scores: dict[str, Scores]
     method: str
+    pool: str | None
     kl_path: np.ndarray
     covered: np.ndarray
     over_all: np.ndarray
@@ -72,7 +74,7 @@ class LatentSDEEvaluation(AbstractEvaluation):
         kl = self.kl_path
         said = f"path KL per series: mean {kl.mean():.2f} nats, {100 * (kl < 0.5).mean():.0f} % below 0.5"
         noise = [said] if self.noisy else []
-        return [*self.notes, f"{size}, {self.asked}", *noise, verdict(self.scores, self.method)]
+        return [*self.notes, f"{size}, {self.asked}", *noise, verdict(self.scores, self.method, self.pool)]
 
     def pooled(self, others: Sequence[AbstractEvaluation]) -> "LatentSDEEvaluation":
         """All folds as one: the methods that every fold has, scored on all their series together."""
@@ -88,6 +90,7 @@ class LatentSDEEvaluation(AbstractEvaluation):
             covered=np.sum(held, axis=0) / np.where(counts > 0, counts, np.nan),
             over_all=np.sum(held, axis=(0, 2)) / counts.sum(),
             counts=counts,
+            pool=self.pool if self.pool in names else None,
             title=f"held-out series, {len(parts)} folds",
             notes=tuple(notes),
         )
@@ -104,7 +107,8 @@ class LatentSDEEvaluation(AbstractEvaluation):
                 "share_below_half": float((self.kl_path < 0.5).mean()),
             },
             "asked": self.asked,
-            "verdict": verdict(self.scores, self.method),
+            "verdict": verdict(self.scores, self.method, self.pool),
+            "coverage_of": self.pool or self.method,
             "coverage": dict(zip(map(str, COVERAGE_LEVELS), np.round(self.over_all, 4).tolist(), strict=True)),
             "methods": [asdict(row) for row in self.rows()],
         }
@@ -120,24 +124,34 @@ def evaluate(run: OpenedRun, problem: Problem) -> LatentSDEEvaluation:
     models = run.models()
     key = member_key(config, 0, "forecasts")
     forecast = sample_forecast(models, times, values, cut.context, times, samples=settings.samples, key=key)
-    method = _name(config)
-    laws, notes = _baselines(problem, cut.context)
-    scores = {name: score(law, values, cut.targets) for name, law in laws.items()}
+    method = model_name(config)
+    kept = read_stack(run)
+    stack = kept or fit_baselines(problem, problem.split.fold)
+    others = stack.forecasts(times, values, cut.context, times)
+    scores = {name: score(law, values, cut.targets) for name, law in others.items()}
     scores[method] = score(forecast.law, values, cut.targets)
-    covered = coverage(forecast.law, values, cut.targets, COVERAGE_LEVELS)
+    law, pool, notes = forecast.law, None, list(stack.notes)
+    if stack.weights:
+        law, pool = stack.pool(law, others, settings.samples, config), pool_name(config)
+        scores[pool] = score(law, values, cut.targets)
+        notes.append(stack.line(method))
+    elif settings.stack and kept is None:
+        notes.append(no_stack(run))
+    covered = coverage(law, values, cut.targets, COVERAGE_LEVELS)
     counts = cut.targets.sum((0, 1))
-    pooled = np.nansum(covered * counts, axis=1) / counts.sum()
+    over_all = np.nansum(covered * counts, axis=1) / counts.sum()
     scored = cut.targets.any((1, 2))
     return LatentSDEEvaluation(
         scores=scores,
         method=method,
+        pool=pool,
         kl_path=forecast.kl_path[scored],
         covered=covered,
-        over_all=pooled,
+        over_all=over_all,
         counts=counts,
         title=f"held-out series, fold {config.data.fold} of {config.data.folds}",
         asked=_asked(config),
-        notes=notes,
+        notes=tuple(notes),
         noisy=bool(config.model.diffusion_scale),
     )
 
@@ -153,22 +167,3 @@ def _asked(config: LatentSDEConfig) -> str:
     if settings.at is not None or settings.until is not None or config.data.table_unit:
         unit, shown = config.data.table_unit or f"units of '{config.data.time}'", scale
     return f"given what is known at {at * shown:g}, up to {until * shown:g} {unit} after the first row"
-
-
-def _name(config: LatentSDEConfig) -> str:
-    kind = "latent SDE" if config.model.diffusion_scale else "latent ODE"
-    members = config.train.members
-    return kind if members == 1 else f"{kind}, {members} members"
-
-
-def _baselines(problem: Problem, context: np.ndarray) -> tuple[dict[str, NormalForecast], tuple[str, ...]]:
-    """The forecasts of each baseline for the test series, and notes of those that could not be fitted."""
-    fold = problem.arrays(problem.split.fold)
-    times, values, _ = problem.arrays(problem.split.test)
-    laws, notes = {}, []
-    for name, fit in BASELINES.items():
-        try:
-            laws[name] = NormalForecast(*fit(*fold).predict(times, values, context))
-        except ValueError as error:
-            notes.append(f"baseline '{name}' is left out: {error}.")
-    return laws, tuple(notes)

@@ -1,6 +1,6 @@
 """The latent SDE as a kind of run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -14,8 +14,9 @@ from nde.report import counted
 from nde.runs.interface import AbstractKind, Examples, OpenedRun, Prediction
 from nde.runs.kinds.latent_sde.drawing import figures
 from nde.runs.kinds.latent_sde.evaluation import evaluate, LatentSDEEvaluation
-from nde.runs.kinds.latent_sde.prediction import predict
+from nde.runs.kinds.latent_sde.prediction import forecast_notes, predict
 from nde.runs.kinds.latent_sde.problem import load_problem, Problem, resolve
+from nde.runs.kinds.latent_sde.stack import learn_stack, write_stack
 from nde.runs.kinds.latent_sde.training import batch_loss, validation_score
 from nde.runs.kinds.normaliser_file import write_normaliser
 from nde.train import LossFunction
@@ -58,11 +59,18 @@ class LatentSDEKind(AbstractKind):
     def remedies(self, config: LatentSDEConfig) -> list[str]:
         return [f"lower model.dt0 (now {config.model.dt0:g})"]
 
+    def finish(self, run: OpenedRun, problem: Problem) -> None:
+        if run.config.evaluate.stack:
+            write_stack(run.folder, learn_stack(run, problem))
+
     def evaluate(self, run: OpenedRun, problem: Problem) -> LatentSDEEvaluation:
         return evaluate(run, problem)
 
     def figures(self, run: OpenedRun, problem: Problem, evaluation: LatentSDEEvaluation) -> dict[str, Figure]:
         return figures(run, problem, evaluation)
+
+    def forecast_notes(self, run: OpenedRun) -> Sequence[str]:
+        return forecast_notes(run)
 
     def predict(self, run: OpenedRun, asked: Prediction) -> pl.DataFrame:
         return predict(run, asked)

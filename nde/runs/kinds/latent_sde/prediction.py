@@ -10,6 +10,7 @@ from nde.data import Normaliser, Panel, read_panel
 from nde.report import forecast_marks, sample_forecast
 from nde.runs.interface import member_key, OpenedRun, Prediction, RunError
 from nde.runs.kinds.latent_sde.problem import MAX_STEPS
+from nde.runs.kinds.latent_sde.stack import model_name, no_stack, read_stack
 from nde.runs.kinds.normaliser_file import read_normaliser
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -22,7 +23,9 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     result has a row for each (series, time, channel): the value observed, if any, and mean, 5, 25, 50, 75 and 95 %
     quantiles of the predictive law, in the channel's own unit. For a channel on a log scale `mean` holds the median,
     since under Student's t the mean of an exponential is not finite; `statistic` says which of the two it is. `mark`
-    says of which forecasts little is known ([`nde.report.forecast_marks`][]); it is empty elsewhere.
+    says of which forecasts little is known ([`nde.report.forecast_marks`][]); it is empty elsewhere. A run that keeps a
+    pool with the baselines forecasts by it; [`forecast_notes`][nde.runs.kinds.latent_sde.prediction.forecast_notes]
+    says so.
 
     **Raises:** `RunError` or `TableError` for a table that can not be used.
     """
@@ -47,14 +50,25 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
             f"{data}: a series or --ahead of {horizon:g} takes {horizon / dt0:.3g} steps, above {MAX_STEPS}."
         )
     values = normaliser.apply(panel)
-    forecast = sample_forecast(
-        run.models(horizon=horizon), panel.times, values, panel.mask, panel.times,
-        samples=asked.samples, key=member_key(run.config, 0, "forecasts"),
-    )  # fmt: skip
-    centre = np.median(forecast.law.draws, axis=0)
+    given = panel.times, values, panel.mask, panel.times
+    models, key = run.models(horizon=horizon), member_key(run.config, 0, "forecasts")
+    law = sample_forecast(models, *given, samples=asked.samples, key=key).law
+    stack = read_stack(run)
+    if stack is not None:
+        law = stack.pool(law, stack.forecasts(*given), asked.samples, run.config)
+    draws = law.sample(asked.samples, key=key)
+    centre = np.median(draws, axis=0)
     span = run.config.model.horizon if run.config.data.span is None else run.config.data.span
     marks = forecast_marks(panel.times, values, panel.mask, centre, span=span)
-    return _table(run, panel, normaliser, forecast.law.draws, marks, asked.keep_samples)
+    return _table(run, panel, normaliser, draws, marks, asked.keep_samples)
+
+
+def forecast_notes(run: OpenedRun) -> list[str]:
+    """What the forecasts of a run are drawn from, where that is not its models alone, or should not be."""
+    stack = read_stack(run)
+    if stack is None:
+        return [no_stack(run)] if run.config.evaluate.stack else []
+    return [stack.line(model_name(run.config))] if stack.weights else list(stack.notes)
 
 
 def _ask_ahead(panel: Panel, ahead: Sequence[float]) -> Panel:
