@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from chex import assert_trees_all_equal
 from matplotlib.image import imread
+from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 from nde.cli import app
@@ -386,7 +387,7 @@ def test_evaluate_and_predict_use_the_pool_of_the_folder(fitted, tmp_path, table
         said[name], q50[name] = result.output, pl.read_csv(out)
     assert "pool: 0.00 latent SDE, 2 members, 1.00 last value" in said["last"]
     assert f"no stack.json in {tmp_path / 'none'}, so no pool" in said["none"]
-    assert q50["model"].equals(q50["none"])
+    assert_frame_equal(q50["model"], q50["none"])
     # The last value's law, its drift included, of a channel that is not on a log scale.
     ahead = q50["last"].filter(pl.col("channel") == "a").group_by("who", maintain_order=True).last()
     fit = LastValue.fit(*problem.arrays(problem.split.fold))

@@ -419,7 +419,7 @@ def test_verdict_names_the_best_and_says_how_sure_it_is():
     pool = Scores(ours.nll - [0.4, 0.6, 0.5, 0.5], ours.crps, count)
     both = verdict({**scores, "ours": ours, "pool": pool}, "ours", "pool")
     assert both.startswith("verdict: the near is ahead by 1.00 ± 0.08 nats per value of the ours alone. Their pool")
-    assert "is 0.50 ± 0.04 ahead of the ours and 0.50 ± 0.04 behind the near; here the near is the better" in both
+    assert "is 0.50 ± 0.04 ahead of the ours and 0.50 ± 0.07 behind the near; here the near is the better" in both
     better = verdict({"far": scores["far"], "ours": ours, "pool": pool}, "ours", "pool")
     assert better.endswith("is 0.50 ± 0.04 ahead of the ours and 9.50 ± 0.04 ahead of the far.")
     console = Console(width=100, record=True, file=StringIO())

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy import stats
 from jaxtyping import Array, Float, PRNGKeyArray
+from numpy.typing import ArrayLike
 
 from nde.fields.dtypes import as_floats, default_float
 from nde.fields.parameter import inverse_softplus
@@ -31,11 +32,12 @@ class AbstractLikelihood(eqx.Module):
 
 
 class GaussianLikelihood(AbstractLikelihood):
-    r"""$x_c \sim \mathcal N(\mu_c, s_c^2)$ with a learned scale $s_c > 0$ for each channel, starting at `scale`."""
+    r"""$x_c \sim \mathcal N(\mu_c, s_c^2)$ with a learned scale $s_c > 0$ for each channel, starting at `scale`: a
+    number, or one for each."""
 
     raw_scale: Float[Array, " channels"]
 
-    def __init__(self, channels: int, *, scale: float = 0.5):
+    def __init__(self, channels: int, *, scale: ArrayLike = 0.5):
         self.raw_scale = _raw("GaussianLikelihood", "scale", channels, scale, above=0.0)
 
     @property
@@ -62,7 +64,7 @@ class StudentTLikelihood(AbstractLikelihood):
     raw_scale: Float[Array, " channels"]
     raw_degrees: Float[Array, " channels"]
 
-    def __init__(self, channels: int, *, scale: float = 0.5, degrees: float = 6.0):
+    def __init__(self, channels: int, *, scale: ArrayLike = 0.5, degrees: ArrayLike = 6.0):
         self.raw_scale = _raw("StudentTLikelihood", "scale", channels, scale, above=0.0)
         self.raw_degrees = _raw("StudentTLikelihood", "degrees", channels, degrees, above=2.0)
 
@@ -121,11 +123,12 @@ class ScaledLikelihood(AbstractLikelihood):
 MIN_SCALE = 1e-3
 
 
-def _raw(owner: str, name: str, channels: int, start: float, *, above: float) -> Float[Array, " channels"]:
-    """For each channel the `r` with `above` + softplus(`r`) = `start`."""
-    if not above < start < np.inf:
+def _raw(owner: str, name: str, channels: int, start: ArrayLike, *, above: float) -> Float[Array, " channels"]:
+    """For each channel the `r` with `above` + softplus(`r`) = `start`, which may differ from channel to channel."""
+    begin = np.asarray(start, np.float64)
+    if not ((above < begin) & (begin < np.inf)).all():
         raise ValueError(f"{owner} needs {name} > {above:g}, and finite, but got {name}={start}.")
-    return jnp.full(channels, inverse_softplus(start - above), default_float())
+    return jnp.asarray(np.broadcast_to(inverse_softplus(begin - above), channels), default_float())
 
 
 def host_generator(key: PRNGKeyArray) -> np.random.Generator:

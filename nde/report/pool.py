@@ -44,7 +44,8 @@ class PooledForecast(AbstractForecast):
 
     def log_density(self, values: Rows) -> Rows:
         densities = np.stack([law.log_density(values) for law in self.laws])
-        return logsumexp(densities, axis=0, b=self.weights.reshape(-1, *[1] * (densities.ndim - 1)))
+        weights = self.weights.reshape(-1, *[1] * (densities.ndim - 1))
+        return np.asarray(logsumexp(densities, axis=0, b=weights))
 
     def crps(self, values: Rows) -> Rows:
         return crps_of_samples(self.draws, values)
