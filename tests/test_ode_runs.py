@@ -21,7 +21,7 @@ from nde.data import make_pendulum, make_spirals, pendulum_drag
 from nde.fields import KnownField, lotka_volterra, pendulum
 from nde.models import observed_states
 from nde.objectives import GaussianLikelihood, ScaledLikelihood
-from nde.runs import evaluate, load_problem, resolve, Run, train
+from nde.runs import evaluate, kind_of, load_problem, resolve, Run, train
 from nde.runs.kinds.ode import ODEProblem
 from nde.runs.kinds.ode.evaluation import baselines, parameter_notes
 
@@ -185,6 +185,26 @@ def test_channel_with_nothing_to_fit_is_named(values, message, tmp_path):
     assert result.exit_code == 2
     assert message in result.stderr and "leave it out by data.channels=['a']" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_series_that_start_from_the_mean_are_named(tmp_path):
+    rows = [
+        (f"s{i}", t, None if i == 2 else t + i, None if i < 5 and t < 2 else 0.5 * t)
+        for i in range(7)
+        for t in range(4)
+    ]
+    pl.DataFrame(rows, schema=["who", "day", "a", "b"], orient="row").write_csv(tmp_path / "t.csv")
+    (tmp_path / "run.toml").write_text('kind = "ode"\n')
+    columns = [f"data.path={tmp_path / 't.csv'}", "data.id=who", "data.time=day", "data.test_after=1.5"]
+    lines = {}
+    for more in ([], ["data.channels=['b']"], ["data.test_after=2.5"]):
+        config = load_config(tmp_path / "run.toml", [*columns, *more])
+        problem = load_problem(config)
+        lines[len(lines)] = kind_of(config).describe(resolve(config, problem), problem)
+    said = "no value to fit, so that the start is the mean over all series: "
+    assert lines[0][-1] == said + "'a' of s2; 'b' of s0, s1, s2 and 2 more"
+    assert lines[1][-1] == said + "'b' of s0, s1, s2 and 2 more"
+    assert lines[2][-1] == said + "'a' of s2"
 
 
 def test_last_value_of_channels_that_take_turns_has_a_spread():

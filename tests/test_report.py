@@ -485,6 +485,7 @@ def test_training_figure_of_one_member():
     np.testing.assert_array_equal(drawn(loss, BLUE), [[[1, 1.0], [2, 0.5], [4, 0.25]]])
     np.testing.assert_array_equal(drawn(validation, BLUE), [[[4, 0.7]]])
     assert validation.lines[0].get_marker() == "."  # a single score would be no line
+    assert validation.get_xlim() == loss.get_xlim() == (0.88, 4.12)
     np.testing.assert_allclose(drawn(kl, BLUE), [[[1, 0.1], [2, 0.2], [4, 0.4]]])
     assert figure.legends == []
 

@@ -43,13 +43,17 @@ def plot_training(
     grid = np.ravel(figure.subplots(lines, columns))
     for axes in grid[len(panels) :]:
         axes.remove()
+    # One range for all, since a panel of a single validation would count in fractions of a step.
+    steps = [row["step"] for row in rows] or [0]
+    margin = 0.04 * (max(steps) - min(steps)) or 0.5
+    limits = (min(steps) - margin, max(steps) + margin)
     for axes, (name, label) in zip(grid[: len(panels)], panels, strict=True):
         for member in members:
             points = [(row["step"], row[name]) for row in rows if row["member"] == member and name in row]
             colour = BLUE if len(members) == 1 else colours[called[member]]
             if points:
                 axes.plot(*np.transpose(points), color=colour, lw=1.3, marker="." if name == "validation" else None)
-        axes.set(xlabel="step", title=label)
+        axes.set(xlabel="step", title=label, xlim=limits)
         axes.title.set_fontsize(10)
         _tidy(axes)
     if len(members) > 1:
@@ -115,19 +119,24 @@ def plot_forecasts(
                 axes.set_xlabel(time_label)
             _tidy(axes)
             axes.set_ylabel(f"{story.name}\n{labels[c]}" if c == 0 else labels[c], fontsize=9)
+    fan_legend(figure, "given", [Line2D([], [], color=GREY, ls="--", label="cut-off")])
+    if note:
+        figure.supxlabel(textwrap.fill(note, int(14 * size[0])), fontsize=9)
+    return figure
+
+
+def fan_legend(figure: Figure, known: str, more: Sequence[Line2D] = ()) -> None:
+    """A legend of forecast fans above their figure: bands, median, the values that were `known` and those held out."""
     handles = [
         Patch(color=BLUE, alpha=0.22, lw=0, label="90 % band"),
         Patch(color=BLUE, alpha=0.45, lw=0, label="50 % band"),
         Line2D([], [], color=BLUE, label="median"),
-        Line2D([], [], color="black", marker="o", ls="", ms=5, label="given"),
+        Line2D([], [], color="black", marker="o", ls="", ms=5, label=known),
         Line2D([], [], color=ORANGE, marker="o", mfc="white", ls="", ms=5, label="held out"),
-        Line2D([], [], color=GREY, ls="--", label="cut-off"),
+        *more,
     ]
-    columns = legend_columns(len(handles), size[0])
+    columns = legend_columns(len(handles), figure.get_figwidth())
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=10)
-    if note:
-        figure.supxlabel(textwrap.fill(note, int(14 * size[0])), fontsize=9)
-    return figure
 
 
 def legend_columns(entries: int, width: float) -> int:

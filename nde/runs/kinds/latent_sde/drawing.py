@@ -9,7 +9,7 @@ from nde.report.figures import FAN_LEVELS
 from nde.runs.interface import member_key, OpenedRun
 from nde.runs.kinds.latent_sde.evaluation import COVERAGE_LEVELS, LatentSDEEvaluation
 from nde.runs.kinds.latent_sde.problem import Problem
-from nde.runs.kinds.latent_sde.stack import read_stack
+from nde.runs.kinds.latent_sde.stack import pool_name, read_stack
 
 MAX_CHANNELS, MAX_SERIES, FAN_POINTS = 4, 3, 80
 REDRAWN = 20
@@ -60,9 +60,10 @@ def _fans(run: OpenedRun, problem: Problem) -> Figure:
     labels = [f"{name} ({units[name]})" if name in units else name for name in names]
     log = [bool(problem.normaliser.log[c]) for c in channels]
     left = [name for name in panel.channels if name not in names]
-    note = f"not drawn, with fewer values in these series: {', '.join(left)}" if left else ""
+    notes = [f"forecasts of the {pool_name(run.config)}"] if stack is not None and stack.weights else []
+    notes += [f"not drawn, with fewer values in these series: {', '.join(left)}"] if left else []
     unit = run.config.data.table_unit or panel.time_unit
-    return plot_forecasts(stories, names, labels, log, f"time since first row ({unit})", note=note)
+    return plot_forecasts(stories, names, labels, log, f"time since first row ({unit})", note="; ".join(notes))
 
 
 def _telling(targets: np.ndarray, last_times: np.ndarray) -> list[int]:

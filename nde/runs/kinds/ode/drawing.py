@@ -7,12 +7,12 @@ from matplotlib.figure import Figure
 
 from nde.config import ODEConfig
 from nde.data import pendulum_drag
+from nde.report.figures import BLUE, fan_legend, GREY, ORANGE
 from nde.runs.interface import OpenedRun, TableEvaluation
 from nde.runs.kinds.ode.evaluation import forecast, NAMES, ODEDetails
 from nde.runs.kinds.ode.problem import ODEProblem
 from nde.runs.kinds.ode.training import first_states, trajectories
 
-BLUE, ORANGE, GREY = "#2b6ca3", "#c4561e", "#6b6b6b"
 MAX_SERIES, POINTS = 3, 300
 
 
@@ -34,7 +34,7 @@ def plot_methods(config: ODEConfig, problem: ODEProblem, details: ODEDetails) ->
     places = [(series, channel) for series in chosen for channel in range(len(panel.channels))]
     methods = list(details.models)
     ts = np.linspace(panel.times[:, 0], panel.times.max(1), POINTS, axis=1)
-    figure = Figure(figsize=(4.2 * len(methods), 1.9 * len(places) + 0.7), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(methods), 1.9 * len(places) + 1.0), layout="constrained")
     grid = figure.subplots(len(places), len(methods), squeeze=False, sharex=True, sharey="row")
     back = np.exp if config.model.noise == "log_normal" else np.asarray
     for column, method in enumerate(methods):
@@ -60,6 +60,7 @@ def plot_methods(config: ODEConfig, problem: ODEProblem, details: ODEDetails) ->
             axes.spines[["top", "right"]].set_visible(False)
     if held > len(chosen):
         figure.supxlabel(f"{len(chosen)} of the {held} held-out series are drawn", fontsize=9)
+    fan_legend(figure, "fitted")
     for axes in grid[-1]:
         axes.set_xlabel(f"time since first row ({panel.time_unit})")
     return figure
@@ -103,6 +104,7 @@ def plot_residual(config: ODEConfig, problem: ODEProblem, details: ODEDetails) -
     if config.data.dataset == "pendulum":
         axes.plot(grid, pendulum_drag(grid), color="black", ls="--", lw=1.5, label="truth")
     axes.plot(visited.ravel(), np.full(visited.size, axes.get_ylim()[0]), "|", color=GREY, ms=5, alpha=0.2)
+    axes.plot([], [], "|", color=GREY, ms=5, label="visited while fitted")
     axes.set(xlabel=name, ylabel=f"added to the rate of {acted}")
     axes.legend(frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)

@@ -10,7 +10,7 @@ from nde.models import ObservedODE
 from nde.runs.interface import AbstractKind, Examples, OpenedRun, TableEvaluation
 from nde.runs.kinds.ode.drawing import figures
 from nde.runs.kinds.ode.evaluation import evaluate, held_out, NAMES
-from nde.runs.kinds.ode.problem import load, ODEProblem, resolve
+from nde.runs.kinds.ode.problem import load, ODEProblem, resolve, unfitted_starts
 from nde.runs.kinds.ode.training import batch_loss, examples, failure_time, validation_score
 from nde.train import LossFunction
 
@@ -27,7 +27,8 @@ class ODEKind(AbstractKind):
     def describe(self, config: ODEConfig, problem: ODEProblem) -> list[str]:
         panel = problem.panel
         size = f"{len(panel)} series of {', '.join(panel.channels)}: {int(problem.fit.sum())} values to fit"
-        return [*panel.notes, f"{size}, {int(problem.test.sum())} held out ({held_out(config)})"]
+        starts = unfitted_starts(problem) if config.model.start == "learned" else []
+        return [*panel.notes, f"{size}, {int(problem.test.sum())} held out ({held_out(config)})", *starts]
 
     def members(self, config: ODEConfig) -> list[str]:
         count = config.train.members

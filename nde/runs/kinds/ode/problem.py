@@ -187,5 +187,20 @@ def _starts(config: ODEConfig, model: ODEModelConfig, problem: ODEProblem, indic
     return tuple(tuple(tuple(start) for start in one) for one in starts.tolist())
 
 
+NAMED = 3
+
+
+def unfitted_starts(problem: ODEProblem) -> list[str]:
+    """Series without a value of a channel to fit, whose learned start begins at the mean: one line, or none."""
+    parts = []
+    for channel, name in enumerate(problem.panel.channels):
+        without = np.flatnonzero(~problem.fit[..., channel].any(1))
+        if len(without):
+            named = [str(problem.panel.ids[i]) for i in without[:NAMED]]
+            more = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
+            parts.append(f"'{name}' of {', '.join(named)}{more}")
+    return [f"no value to fit, so that the start is the mean over all series: {'; '.join(parts)}"] if parts else []
+
+
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
