@@ -5,8 +5,12 @@ import importlib
 
 import pytest
 
+MODELS = ["neural_ode", "neural_sde", "neural_cde", "normalising_flow", "observed_ode", "latent_sde"]
+MODULES = ["nde.models", *(f"nde.models.{name}" for name in MODELS), "nde.objectives.elbo", "nde.engine.solve"]
+MODULES += ["nde.paths.brownian_grid", "nde.paths.brownian_tree", "nde.train.loop"]
 
-@pytest.mark.parametrize("module", ["nde.models.neural_ode", "nde.models.neural_cde"])
+
+@pytest.mark.parametrize("module", MODULES)
 def test_examples_of_docstrings(module):
     failed, tried = doctest.testmod(importlib.import_module(module))
     assert tried and not failed

@@ -15,7 +15,7 @@ from scipy import stats
 from scipy.linalg import expm
 
 from nde.models import ContinuousNormalizingFlow, NeuralCDE, NeuralODE, NeuralSDE, series_path
-from nde.paths import VirtualBrownianTree
+from nde.paths import BrownianGrid, VirtualBrownianTree
 
 A = jnp.array([[-0.5, 1.3], [-1.1, 0.2]])
 # Euler's method is exact to write down, and diffrax compiles it in a fraction of the time of any other.
@@ -293,6 +293,24 @@ def test_sde_of_a_key_is_one_path():
     # the times in between choose what is shown, not what happens
     coarser = sample(ts.at[1].set(0.1).at[3].set(1.3), jax.random.key(4))
     assert_trees_all_close(*(jax.tree.map(lambda y: y[::2], each) for each in (coarser, once)), rtol=1e-12)
+
+
+def test_sde_on_a_grid_has_its_path_with_and_without_jit_whatever_part_a_series_sees():
+    model = NeuralSDE(
+        lambda t, y, args: 0 * y, lambda t, y, args: 0 * y + 1, **SDE | {"dt0": 0.01}, grid=(1.0, 41.0, 4000)
+    )
+    ts, key = jnp.array([2.0, 2.5, 40.5], jnp.float32), jax.random.key(0)
+    bare = model(ts, X.astype(jnp.float32), key=key)
+    assert_trees_all_close(eqx.filter_jit(model)(ts, X.astype(jnp.float32), key=key), bare, rtol=1e-5, atol=1e-5)
+    path = BrownianGrid(1.0, 41.0, 4000, jax.ShapeDtypeStruct((2,), jnp.float32), key)
+    exact = jax.vmap(lambda t: path.evaluate(ts[0], t))(ts)
+    np.testing.assert_allclose(bare - bare[:1], exact, atol=1e-4)
+    with pytest.raises(eqx.EquinoxRuntimeError, match=r"points of its grid, .*: 4000 steps from 1.0 to 41.0, each of"):
+        model(ts.at[0].set(2.004), X, key=key)
+    with pytest.raises(
+        ValueError, match=r"a grid .* a controller of constant steps, but got grid=\(0.0, 1.0, 10\) and P"
+    ):
+        NeuralSDE(zeros, ones, solver=diffrax.SPaRK(), dt0=0.1, grid=(0.0, 1.0, 10), controller=TIGHT)
 
 
 @pytest.mark.parametrize("solver", [diffrax.SPaRK(), diffrax.SlowRK(), diffrax.HalfSolver(diffrax.SPaRK())])

@@ -45,6 +45,16 @@ def diffeqsolve(
     not traced) is a `scan`, for which every transformation of JAX works; every other solve is a loop over the whole
     batch, differentiated by its adjoint.
 
+    ```python
+    >>> import jax.numpy as jnp, nde
+    >>> controller = nde.PIDController(rtol=1e-6, atol=1e-6)
+    >>> term, options = nde.ODETerm(lambda t, y, args: -y), {"stepsize_controller": controller}
+    >>> solution = nde.diffeqsolve(term, nde.Tsit5(), 0.0, 1.0, None, jnp.ones(1), **options)
+    >>> [round(float(y), 4) for y in solution.ys[-1]]
+    [0.3679]
+
+    ```
+
     **Arguments:** `terms`, `solver`, `t0`, `t1`, `dt0`, `y0`, `args` and the keywords of `diffrax.diffeqsolve`:
     `saveat`, `stepsize_controller`, `event`, `max_steps`, `throw`, `progress_meter`, `solver_state`,
     `controller_state`, `made_jump`. `adjoint`: one of [`nde.adjoints`][]; one of diffrax's own hands the call to

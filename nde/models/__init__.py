@@ -6,6 +6,31 @@ The plain ones take any field, any diffrax solver, controller and adjoint: [`Neu
 batched by `jax.vmap`. [`ObservedODE`][nde.models.ObservedODE] is an ODE with what is
 seen of it. [`LatentSDE`][nde.models.LatentSDE] is a generative model of panels of irregular series.
 [`GRUDeltaT`][nde.models.GRUDeltaT] is the recurrent network that a neural CDE is compared with.
+
+**A line search must be able to try a bad point.** L-BFGS does, and by default a solve that fails is an error; with
+`throw=False` such a point has an infinite loss, from which the search turns back:
+
+```python
+>>> import jax, jax.numpy as jnp, nde, optax
+>>> ts = jnp.linspace(0.0, 0.9, 10)
+>>> model = nde.NeuralODE(lambda t, y, rate: rate * y**2, throw=False, max_steps=100)
+>>> def loss(rate):  # against 1 / (1 - t); with a rate above 1.11 the solution blows up before the last row
+...     return jnp.mean((model(ts, 1.0, rate) - 1 / (1 - ts)) ** 2)
+>>> optimiser = optax.lbfgs()  # whose first step has length one
+>>> @jax.jit
+... def step(rate, state):
+...     value, gradient = optax.value_and_grad_from_state(loss)(rate, state=state)
+...     change, state = optimiser.update(gradient, state, rate, value=value, grad=gradient, value_fn=loss)
+...     return optax.apply_updates(rate, change), state
+>>> rate, state = jnp.array(0.4), optimiser.init(jnp.array(0.4))
+>>> float(loss(rate + 1.0))
+inf
+>>> for _ in range(5):
+...     rate, state = step(rate, state)
+>>> print(f"{rate:.2f}")
+1.00
+
+```
 """
 
 from nde.models.encoder import BackwardEncoder as BackwardEncoder, Context as Context

@@ -53,6 +53,18 @@ class LatentSDE(eqx.Module):
     Everything acts on one series: times of shape `(rows,)`, sorted, values and mask of shape `(rows, channels)`; what
     the mask hides is never read. Times count from the first row. Use `jax.vmap` over series, and over keys for samples.
 
+    ```python
+    >>> import jax, jax.numpy as jnp, nde
+    >>> key = jax.random.key(0)
+    >>> model = nde.LatentSDE(channels=2, state_size=3, horizon=30.0, dt0=1.0, width=4, encoder_size=4, key=key)
+    >>> days, values = jnp.array([0, 7, 14]), jnp.array([[1.0, 2.0], [0.0, 2.5], [1.2, 0.0]])
+    >>> mask = jnp.array([[1, 1], [0, 1], [1, 0]], bool)  # what was observed
+    >>> path = model.posterior(days, values, mask, jnp.array([0, 10, 20]), key=key)
+    >>> model.decode(path.zs).shape  # both channels at three times
+    (3, 2)
+
+    ```
+
     **Arguments of the constructor:**
 
     - `channels`: number of observed channels.

@@ -7,13 +7,14 @@ from typing import Any
 import diffrax
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from nde.adjoints import CheckpointAdjoint
 from nde.fields import check_field, check_noise, diffusion_term
 from nde.models.checks import check_times_and_state, refuse
 from nde.models.numerics import solve
-from nde.paths import VirtualBrownianTree
+from nde.paths import BrownianGrid, VirtualBrownianTree
 from nde.regularise import AbstractRegulariser
 
 
@@ -27,6 +28,14 @@ class NeuralSDE(eqx.Module):
     It acts on one series and draws one sample; use `jax.vmap` over series and over keys. The same key gives the same
     Brownian path between the same ends, whatever the solver's steps, as long as `tol` is the same.
 
+    ```python
+    >>> import diffrax, jax, jax.numpy as jnp, nde
+    >>> model = nde.NeuralSDE(lambda t, y, args: -y, lambda t, y, args: 0.1 * y, solver=diffrax.Euler(), dt0=0.25)
+    >>> model(jnp.array([0, 1, 2]), jnp.ones(3), key=jax.random.key(0)).shape
+    (3, 3)
+
+    ```
+
     **Arguments of the constructor:**
 
     - `drift`: any callable `f(t, y, args)` that returns what `y` is.
@@ -39,6 +48,10 @@ class NeuralSDE(eqx.Module):
     - `adjoint`: how gradients are made.
     - `tol`: the length of time below which the Brownian motion is not resolved; `dt0 / 2` if `None`. Set it below the
       least step where the controller is adaptive.
+    - `grid`: `(start, end, steps)`, numbers: the Brownian motion is then that of a [`nde.paths.BrownianGrid`][],
+      cheaper than the tree, and one for all series within `[start, end]`, whatever their first and last times. Every
+      series begins and ends at one of its points, and `dt0` is its step or a multiple; `tol` has no part in it. `None`
+      for a tree. The same key gives the same path with and without `jit`, but another than the tree's. Static.
     - `max_steps`: how many steps a solve may take; more is an error. Static.
     - `throw`: as for [`nde.models.NeuralODE`][]. Static.
 
@@ -49,11 +62,11 @@ class NeuralSDE(eqx.Module):
     **Raises:** `ValueError` without a key, if `ts` holds fewer than two times, if the drift or the diffusion does not
     fit `y0`, or if the solver is not made for SDEs or not for the kind of noise that the diffusion declares
     ([`nde.fields.check_noise`][]; one that declares none counts as general); an error at run time if `ts` does not
-    increase or the solve fails.
+    increase, leaves the grid, or the solve fails. With a `grid`, `ValueError` for a controller that chooses steps.
 
     **Limits:** between steps the state is interpolated linearly, so that its spread is too small there by up to a
-    quarter of a step's: let `ts` lie on the grid of steps, or `dt0` well below the time between them. The path is a
-    [`nde.paths.VirtualBrownianTree`][], drawn anew from the key at each query, at a cost that grows with
+    quarter of a step's: let `ts` lie on the grid of steps, or `dt0` well below the time between them. Without a `grid`,
+    the path is a [`nde.paths.VirtualBrownianTree`][], drawn anew from the key at each query, at a cost that grows with
     `log((ts[-1] - ts[0]) / tol)`.
 
     **Source:** Tzen & Raginsky 2019, arXiv 1905.09883; Li, Wong, Chen, Duvenaud 2020, arXiv 2001.01328; the tree,
@@ -68,8 +81,18 @@ class NeuralSDE(eqx.Module):
     controller: diffrax.AbstractStepSizeController = diffrax.ConstantStepSize()
     adjoint: diffrax.AbstractAdjoint = CheckpointAdjoint()
     tol: float | None = None
+    grid: tuple[float, float, int] | None = eqx.field(default=None, static=True)
     max_steps: int = eqx.field(default=4096, static=True)
     throw: bool = eqx.field(default=True, static=True)
+
+    def __check_init__(self):
+        if self.grid is None:
+            return
+        if len(self.grid) != 3 or isinstance(self.controller, diffrax.AbstractAdaptiveStepSizeController):
+            raise ValueError(
+                "NeuralSDE needs a grid (start, end, steps) and with it a controller of constant steps, but got "
+                f"grid={self.grid} and {type(self.controller).__name__}."
+            )
 
     def __call__(
         self, ts: ArrayLike, y0: PyTree[ArrayLike], args: PyTree[Any] = None, *, key: PRNGKeyArray | None = None
@@ -98,14 +121,32 @@ class NeuralSDE(eqx.Module):
         check_noise(self.diffusion, self.solver)
         check_field(self.drift, ts[0], y0, args)
         diagonal, noise = _noise_like(y0, eqx.filter_eval_shape(self.diffusion, ts[0], y0, args))
-        tol = self.dt0 / 2 if self.tol is None else self.tol
-        path = VirtualBrownianTree(ts[0], ts[-1], tol, noise, key, _levy_area(self.solver))
+        ts, path = self._path(ts, noise, key)
         noise_term = diffusion_term(self.diffusion, path, diagonal=diagonal)
         terms = diffrax.MultiTerm(diffrax.ODETerm(self.drift), noise_term)
         saveat, other = diffrax.SaveAt(ts=ts), jax.random.fold_in(key, 1)
         return solve(
             self, terms, y0, args, t0=ts[0], t1=ts[-1], dt0=self.dt0, saveat=saveat, regulariser=regulariser, key=other
         )
+
+    def _path(self, ts: Array, noise: PyTree[jax.ShapeDtypeStruct], key: PRNGKeyArray) -> tuple[Array, Any]:
+        """The times, checked, and the Brownian motion."""
+        area = _levy_area(self.solver)
+        if self.grid is None:
+            tol = self.dt0 / 2 if self.tol is None else self.tol
+            return ts, VirtualBrownianTree(ts[0], ts[-1], tol, noise, key, area)
+        path = BrownianGrid(*self.grid, noise, key, levy_area=area)
+        width = (path.t1 - path.t0) / path.num_steps
+        whole = jnp.round(self.dt0 / width)
+        off = (whole < 1) | (jnp.abs(self.dt0 / width - whole) > 1e-3)
+        return refuse(ts, off | ~jnp.all(path.knows(ts[jnp.array([0, -1])])), _off_grid(self.grid)), path
+
+
+def _off_grid(grid: tuple[float, float, int]) -> str:
+    return (
+        "NeuralSDE needs series that begin and end at points of its grid, and a dt0 that is its step or a multiple: "
+        f"{grid[2]} steps from {grid[0]} to {grid[1]}, each of {(grid[1] - grid[0]) / grid[2]}."
+    )
 
 
 def _noise_like(y: PyTree[Array], sigma: PyTree[Any]) -> tuple[bool, PyTree[jax.ShapeDtypeStruct]]:

@@ -17,6 +17,16 @@ class ObservedODE(eqx.Module):
     Channel $c$ observes state $i(c)$: $g(x_c) = g(y_{i(c)}) + \varepsilon_c$, with $g$ the identity or, for noise in
     proportion, the logarithm; the likelihood is that of $g(x)$.
 
+    ```python
+    >>> import jax.numpy as jnp, nde
+    >>> ode = nde.NeuralODE(lambda t, y, args: jnp.stack([-y[0], y[0]]))  # a drug leaves the gut, and enters the blood
+    >>> model = nde.ObservedODE(ode, None, nde.GaussianLikelihood(1), observed=(1,))  # of which the blood is sampled
+    >>> concentrations = model.locations(model.ode(jnp.array([0, 1, 2]), jnp.array([1.0, 0.0])))[:, 0]
+    >>> [round(float(x), 2) for x in concentrations]
+    [0.0, 0.63, 0.86]
+
+    ```
+
     **Arguments of the constructor:**
 
     - `ode`: a [`nde.models.NeuralODE`][] on one array. With `positive` it solves for the logarithms of the states, as

@@ -77,6 +77,17 @@ class ELBO(eqx.Module):
     where the context ends. The bound holds for every context, since a posterior may ignore what it likes; training
     over random contexts teaches one model both to smooth and to forecast.
 
+    ```python
+    >>> import jax, jax.numpy as jnp, nde
+    >>> key, sizes = jax.random.key(0), {"channels": 1, "state_size": 2, "width": 4, "encoder_size": 4}
+    >>> model = nde.LatentSDE(**sizes, horizon=3.0, dt0=1.0, key=key)
+    >>> times, values, mask = jnp.arange(3), jnp.array([[1.0], [0.0], [1.2]]), jnp.array([[True], [False], [True]])
+    >>> terms = nde.ELBO(samples=2)(model, times, values, mask, mask, key=key)
+    >>> terms.loss().shape, int(terms.count)
+    ((), 2)
+
+    ```
+
     **Arguments of the constructor:**
 
     - `samples`: how many paths each series is averaged over.

@@ -30,6 +30,14 @@ class BrownianGrid(diffrax.AbstractBrownianPath):
     Increment $n$ is a function of the key and $n$, drawn when it is asked for: the same path in any order and in every
     pass, forward or backward, and no memory but that of one increment.
 
+    ```python
+    >>> import jax, nde
+    >>> path = nde.BrownianGrid(0.0, 1.0, 10, (2,), jax.random.key(0))
+    >>> path.evaluate(0.2, 0.5).shape
+    (2,)
+
+    ```
+
     **Arguments of the constructor:**
 
     - `t0`, `t1`: the ends, numbers known at trace time.
@@ -105,9 +113,9 @@ class BrownianGrid(diffrax.AbstractBrownianPath):
         out = named(_evaluate(self, times))
         return out if use_levy else out.W
 
-    def knows(self, times: np.ndarray) -> np.ndarray:
-        """Which of some times, known at trace time, are points of the grid."""
-        return self._place(np, times)[1]
+    def knows(self, times: Any) -> Any:
+        """Which of some times are points of the grid; times in a NumPy array are looked up at trace time."""
+        return self._place(np if isinstance(times, np.ndarray) else jnp, times)[1]
 
     def _place(self, xp: Any, times: Any) -> tuple[Any, Any]:
         """The points of the grid nearest to the times, and whether they are the times."""

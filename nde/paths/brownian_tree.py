@@ -52,6 +52,14 @@ class VirtualBrownianTree(diffrax.AbstractBrownianPath):
     `tol`. In one such cell each time alone has the right law, and W, H and K of neighbouring intervals still join
     exactly, but increments within it have too small a variance.
 
+    ```python
+    >>> import jax, nde
+    >>> path = nde.VirtualBrownianTree(0.0, 1.0, 1e-3, (2,), jax.random.key(0))
+    >>> path.evaluate(0.123, 0.5).shape
+    (2,)
+
+    ```
+
     **Arguments of the constructor** (those of `diffrax.VirtualBrownianTree`):
 
     - `t0`, `t1`: the ends.

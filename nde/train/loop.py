@@ -84,6 +84,23 @@ def fit(
     What happens at a step depends on the state, the key and the step's own batch only, so a run that was stopped and
     resumed from a checkpoint goes through the same states as one that was not.
 
+    ```python
+    >>> import jax, jax.numpy as jnp, nde, optax
+    >>> from nde.train import BatchLoss, fit, make_step, Schedule, TrainState
+    >>> data = jnp.array([1.0, 2.0, 3.0])
+    >>> def loss(model, batch, step, key):
+    ...     each = (batch - model) ** 2
+    ...     return BatchLoss(jnp.mean(each), {}, each)
+    >>> optimiser = optax.sgd(0.25)
+    >>> update, start = make_step(loss, optimiser), TrainState.create(jnp.zeros(()), optimiser)
+    >>> batches, validate = [jnp.arange(3)] * 20, lambda model: abs(model - 2.0)
+    >>> options = {"key": jax.random.key(0), "names": ["a", "b", "c"]}
+    >>> outcome = fit(update, start, data, batches, validate, Schedule(steps=20, every=10), **options)
+    >>> round(float(outcome.state.best_model), 2), outcome.reason
+    (2.0, 'finished')
+
+    ```
+
     **Arguments:**
 
     - `update`: from [`nde.train.make_step`][].
