@@ -29,10 +29,9 @@ class CheckpointAdjoint(AbstractAdjoint):
 
     - the first moves with `t0`, and the last with `t1`;
     - a step that ends or begins at one of `step_ts` or `jump_ts` of a `diffrax.ClipStepSizeController`, or at one of
-      `ts` of a `diffrax.StepTo`, moves with it. So the gradient in the time at which a field jumps, say of a dose, is
-      right where the controller is told that time as one of `jump_ts`. It is zero where it is not told, and wrong where
-      it is told as one of `step_ts`, since a stage then lies on the jump itself. Equal times share theirs equally, and
-      one that is `t0` or `t1` too leaves it to these;
+      `ts` of a `diffrax.StepTo`, moves with it, and those that lead to it from the stop before in proportion. So the
+      gradient in the time at which a field jumps, say of a dose, is right where the controller is told that time, and
+      zero where it is not. Equal times share theirs equally, and one that is `t0` or `t1` too leaves it to these;
     - at constant steps, all times move with the ends, and the first step's end with `dt0`.
 
     A controller of one's own that stops at given times says so by a method `stop_times(controller_state)`, which

@@ -33,13 +33,16 @@ class Moving:
     - The first is `t0`, and the last is `t1` if the solve came to its end.
     - Of constant steps, those between divide what lies between the ends, and the first ends at `tnext`, `dt0` from the
       start; with an infinite end each is `dt0` long.
-    - Of other controllers, a time that is one of those to stop at is that one: see [`nde.engine.stops`][].
+    - Of other controllers, a time that is one of those to stop at is that one (see [`nde.engine.stops`][]), and those
+      that lead to it divide the stretch from the stop before, or from `t0`, in constant proportions. For where stages
+      lie on or beyond the end of their step (Kvaerno 5: 0.23 of it beyond) those of the last step are on the other side
+      of a jump there; error control makes that step tiny, and if it alone moved, it would all be by the wrong field.
     """
 
     def __init__(self, march: Any, perturbed: Any, inputs: Any, outcome: Any):
         self.march, self.batch, self.problem = march, march.batch, march.problem
         self.inputs, self.steps = inputs, outcome.counts.accepted
-        self.at_end = outcome.place.t >= inputs.t1
+        self.reached, self.at_end = outcome.place.t, outcome.place.t >= inputs.t1
         self.tnext_wanted = bool(self.problem.grid_moves and perturbed.place.tnext)
         ends = perturbed.place.t or perturbed.t1 or any(bool(x) for x in perturbed.ts)
         stops_move = has_moving_stops(self.problem, perturbed)
@@ -94,10 +97,13 @@ class Moving:
         )
         if self.stops is None:
             return times
-        index = jnp.sum(self.stops < t[..., None], axis=-1, dtype=jnp.int32)[..., None]
-        index = jnp.minimum(index, self.stops.shape[-1] - 1)
-        met = self.batch.get(self.stops, index) == t[..., None]
-        return times._replace(stops=self.batch.add(times.stops, index, jnp.where(met, inner[..., None], 0)))
+        index = jnp.sum(self.stops < t[..., None], axis=-1, dtype=jnp.int32)
+        last = jnp.minimum(index, self.stops.shape[-1] - 1)
+        stop, before = self.batch.get(self.stops, last), self.batch.get(self.stops, jnp.maximum(index - 1, 0))
+        before = jnp.where(index > 0, jnp.maximum(before, self.inputs.place.t), self.inputs.place.t)
+        share = jnp.where(stop > before, (t - before) / jnp.where(stop > before, stop - before, 1), 1)
+        inner = jnp.where((stop >= t) & (stop <= self.reached), share * inner, 0)
+        return times._replace(stops=self.batch.add(times.stops, last[..., None], inner[..., None]))
 
     def _move_grid(self, times: Times, number, t, cotangent, last) -> Times:
         """The same of a grid of constant steps, of which every time is a sum of its ends and `tnext`, with weights."""
