@@ -15,7 +15,7 @@ from nde import runs
 from nde.config import ConfigError, load_config
 from nde.report import warning_of
 from nde.runs import Run
-from nde.train import cause_of, CheckpointNotWritten, FailedExamples
+from nde.train import cause_of, CheckpointNotWritten, FailedExamples, terminated_as_interrupted
 
 
 def fit(given: Sequence[str], out: Path | None, resume: Path | None, folds: int | None = None) -> None:
@@ -79,10 +79,7 @@ def _reopen(folder: Path, overrides: Sequence[str], out: Path | None) -> tuple[R
     run = Run.open(folder)
     if overrides:
         run = run.resumed(overrides)
-    problem = runs.load_problem(run.config)
-    if overrides:
-        run.write_config()
-    return run, problem
+    return run, runs.load_problem(run.config)
 
 
 def evaluate(folder: Path, given: Mapping[str, Any], out: Path | None) -> None:
@@ -186,7 +183,8 @@ def _one_line_errors() -> Iterator[None]:
     """Turn an error that the user can mend into one line on standard error and exit code 2; a failed run into 1."""
     errors = Console(stderr=True)
     try:
-        yield
+        with terminated_as_interrupted():
+            yield
     except (runs.RunFailed, CheckpointNotWritten) as error:
         _say(errors, f"nde: {error}")
         raise typer.Exit(1) from None

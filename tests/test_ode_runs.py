@@ -326,6 +326,8 @@ def test_failed_fit_says_why_in_one_line_and_goes_on_with_an_override(tmp_path):
     assert failed.stderr.startswith(told + " reached at t = 0.")
     assert "raise model.max_steps (now 2)" in failed.stderr
     assert "There is no checkpoint yet" in failed.stderr
+    assert invoke("fit", "--resume", folder, "model.max_steps=3").exit_code == 1
+    assert tomllib.loads((folder / "config.toml").read_text())["model"]["max_steps"] == 2  # as if not tried
     mended = invoke("fit", "--resume", folder, "model.max_steps=400")
     assert mended.exit_code == 0, mended.output
     assert tomllib.loads((folder / "config.before-1.toml").read_text())["model"]["max_steps"] == 2
@@ -333,6 +335,9 @@ def test_failed_fit_says_why_in_one_line_and_goes_on_with_an_override(tmp_path):
     again = invoke("fit", "--resume", folder, "model.max_steps=3", "train.steps=3")
     assert again.exit_code == 1
     assert "The checkpoint of step 2 is kept" in again.stderr
+    assert tomllib.loads((folder / "config.toml").read_text())["model"]["max_steps"] == 400
+    config = (folder / "config.toml").read_text()
+    (folder / "config.toml").write_text(config.replace("max_steps = 400", "max_steps = 3"))
     scored = invoke("evaluate", folder)
     assert scored.exit_code == 1
     assert scored.stderr.startswith("nde: series s0, s1 could not be solved (the maximum number of solver steps")

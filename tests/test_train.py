@@ -31,6 +31,7 @@ from nde.train import (
     ProgressPrinter,
     read_metrics,
     Schedule,
+    terminated_as_interrupted,
     TrainState,
 )
 
@@ -336,3 +337,10 @@ def test_schedule_of_the_rate_rises_and_falls():
 def test_schedule_refuses_what_can_not_be():
     with pytest.raises(ValueError, match=r"every must be positive"):
         Schedule(steps=10, every=0)
+
+
+def test_termination_is_an_interruption_within_the_context_alone():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -6,13 +6,14 @@ from typing import Any
 from nde.config.sections import RunConfig
 
 CHANGEABLE = (
-    "train.*", "objective.*", "fit.continuity", "fit.continuity_end", "fit.residual_weight", "evaluate.samples",
-    "evaluate.stack", "model.max_steps", "model.rtol", "model.atol", "model.dt0", "model.solver",
+    "train.*", "objective.*", "regularise.*", "fit.continuity", "fit.continuity_end", "fit.residual_weight",
+    "evaluate.samples", "evaluate.stack", "model.max_steps", "model.rtol", "model.atol", "model.dt0", "model.solver",
 )  # fmt: skip
 """How it is trained and how its equations are solved, and neither what is trained nor on what."""
 
-# Members are models; and the scores of other validations would be compared with those of before.
-FIXED = ("train.members", "train.validation_samples", "train.validation_series")
+# Members are models; the scores of other validations would be compared with those of before; and a flow whose end of
+# time is penalised has it as a parameter.
+FIXED = ("regularise.penalties.end_time", "train.members", "train.validation_samples", "train.validation_series")
 
 
 def changed_keys(old: RunConfig, new: RunConfig) -> list[str]:

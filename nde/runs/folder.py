@@ -77,9 +77,14 @@ class Run:
                 )
         return changed
 
-    def write_config(self) -> None:
-        """Write the config over that of the folder, which is kept as `config.before-1.toml`, `-2`, …"""
+    def keep_config(self) -> None:
+        """Write a changed config over that of the folder, which is kept as `config.before-1.toml`, `-2`, …
+
+        It is called once there is a checkpoint that was trained by it: one that fails at once leaves no trace.
+        """
         path = self.folder / "config.toml"
+        if configs.load_config(path) == self.config:
+            return
         number = 1
         while (kept := self.folder / f"config.before-{number}.toml").exists():
             number += 1

@@ -13,7 +13,7 @@ from nde.data import index_batches
 from nde.runs.failure import explain_failure
 from nde.runs.folder import Run
 from nde.runs.interface import member_key, RunFailed
-from nde.train import fit, Interrupt, make_step, MetricsFile, ProgressPrinter, TrainingFailed, TrainState
+from nde.train import fit, Interrupt, make_step, MetricsFile, ProgressPrinter, StepReport, TrainingFailed, TrainState
 
 
 def train(run: Run, problem: Any, console: Console) -> bool:
@@ -30,7 +30,30 @@ def train(run: Run, problem: Any, console: Console) -> bool:
             reason = _train_member(run, problem, member, update, validate, optimiser, console, interrupt)
             if reason == "interrupted":
                 return False
+    run.keep_config()
     return True
+
+
+class _ConfigKeeper:
+    """An observer that keeps a resumed run's config with the first checkpoint of what was trained by it."""
+
+    def __init__(self, run: Run, start: int):
+        self.run, self.start = run, start
+
+    def stepped(self, step: int, report: StepReport) -> None:
+        """Nothing."""
+
+    def validated(self, state: TrainState, score: float) -> None:
+        """Keep it: the checkpoint has just been written."""
+        self.run.keep_config()
+
+    def ended(self, state: TrainState) -> None:
+        """Keep it if there were steps."""
+        if int(state.step) > self.start:
+            self.run.keep_config()
+
+    def failed(self, state: TrainState) -> None:
+        """Nothing."""
 
 
 def _train_member(run, problem, member, update, validate, optimiser, console, interrupt) -> str:
@@ -58,7 +81,7 @@ def _train_member(run, problem, member, update, validate, optimiser, console, in
         configs.build_schedule(config.train),
         key=member_key(config, member, "training"),
         names=examples.names,
-        observers=(log, checkpoints, progress),  # a step that is in a checkpoint is in the log
+        observers=(log, checkpoints, _ConfigKeeper(run, start), progress),  # what is in a checkpoint is in the log
         stop=lambda: interrupt.asked,
     )
     try:

@@ -16,7 +16,7 @@ from nde.train.failures import (
     FailedStep as FailedStep,
     TrainingFailed as TrainingFailed,
 )
-from nde.train.interrupt import Interrupt as Interrupt
+from nde.train.interrupt import Interrupt as Interrupt, terminated_as_interrupted as terminated_as_interrupted
 from nde.train.log import MetricsFile as MetricsFile, ProgressPrinter as ProgressPrinter, read_metrics as read_metrics
 from nde.train.loop import fit as fit, Outcome as Outcome, Schedule as Schedule
 from nde.train.optimiser import adam_with_warmup as adam_with_warmup

@@ -3,6 +3,8 @@
 import contextlib
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -37,3 +39,17 @@ class Interrupt:
         print("\nstopping after this step; Ctrl-C again to stop at once", file=sys.stderr, flush=True)
         for each in SIGNALS:
             signal.signal(each, signal.default_int_handler)
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """A context in which SIGTERM raises `KeyboardInterrupt`, as Ctrl-C does; it does nothing off the main thread."""
+    try:
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
