@@ -14,7 +14,7 @@ ROOT = Path(nde.__file__).parent
 # From the top down; a module may import from its own layer and from those after it.
 LAYERS = [
     "cli", "commands", "runs", "config", "data", "train", "report", "models", "objectives", "regularise", "engine",
-    "adjoints", "solvers", "paths", "fields",
+    "adjoints", "solvers", "paths", "fields", "terms",
 ]  # fmt: skip
 
 

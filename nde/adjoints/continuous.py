@@ -11,6 +11,7 @@ from nde.adjoints.base import AbstractAdjoint
 from nde.adjoints.costate import costate_terms, CostateStep, SOLVES_BACKWARD
 from nde.adjoints.costate_sweep import CostateSweep
 from nde.adjoints.moving import has_moving_stops
+from nde.terms.inspect import brownian_terms, unwrap_time_direction
 
 
 class ContinuousAdjoint(AbstractAdjoint):
@@ -120,12 +121,11 @@ class _WayBack:
         self.controller, self.slack = adjoint.controller, adjoint.slack
         forward = options["stepsize_controller"]
         if self.controller is not None:  # its times are the user's, which a solve backward in time turns
-            self.controller = self.controller.wrap(_direction(options["terms"]))
+            self.controller = self.controller.wrap(unwrap_time_direction(options["terms"])[1])
         elif problem.controls_error:
             self.controller = forward
         self.grid = forward.ts if isinstance(forward, diffrax.StepTo) and self.controller is None else None
-        brownian = jax.tree.leaves(options["terms"], is_leaf=_is_brownian)
-        self.is_sde = any(_is_brownian(x) for x in brownian)
+        self.is_sde = bool(brownian_terms(options["terms"]))
         self.refusal = self._refusal()
 
     def _refusal(self) -> str | None:
@@ -183,13 +183,3 @@ class _WayBack:
         grid = self.grid
         if grid is not None:
             self.below = hoist(lambda t: jnp.max(jnp.where(grid < t, grid, -jnp.inf)), place.t)
-
-
-def _direction(terms: Any) -> Any:
-    """The sign that diffrax's entry has given time."""
-    wrapped = jax.tree.leaves(terms, is_leaf=lambda x: hasattr(x, "direction"))
-    return next((x.direction for x in wrapped if hasattr(x, "direction")), 1)
-
-
-def _is_brownian(x: Any) -> bool:
-    return isinstance(x, diffrax.AbstractBrownianPath)

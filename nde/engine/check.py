@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from nde.fields.dependence import dependence, MIXED
 from nde.fields.interpretation import Interpretation, interpretation_of
 from nde.fields.noise import check_noise, NoiseKind
+from nde.terms.inspect import brownian_terms, is_noise, unwrap_solver
 
 
 def check_sde(terms: Any, solver: Any, times: "Times", y0: PyTree[Any], args: Any) -> None:
@@ -25,14 +26,14 @@ def check_sde(terms: Any, solver: Any, times: "Times", y0: PyTree[Any], args: An
     neither the state nor the path. Times are looked at where they are known when the solve is traced; so are values of
     a diffusion whose operations do not show whether its columns commute, and elsewhere it is believed.
     """
-    noisy = [term for term in _each(terms) if isinstance(getattr(term, "control", None), diffrax.AbstractBrownianPath)]
-    inner, parts = _unwrapped(solver)
-    if noisy:
+    inner, parts = unwrap_solver(solver)
+    noisy = brownian_terms(terms)
+    if any(is_noise(term) for term, _ in noisy):
         _check_reading(terms, inner)
-    for term in noisy:
-        path = term.control
-        _check_area(path, inner)
-        times.check(path, parts, type(inner).__name__)
+    for term, path in noisy:
+        if is_noise(term):  # others take the increments of their path only, and read it by a clock of their own
+            _check_area(path, inner)
+        times.check(path, parts, type(inner).__name__, getattr(term, "path_time", None))
         if isinstance(term, diffrax.ControlTerm):
             state = _state(y0, times.dtype)
             field = eqx.filter_eval_shape(lambda y, term=term: term.vf(times.any, y, args), state)
@@ -53,17 +54,21 @@ class Times:
         self.dt0 = None if dt0 is None or isinstance(dt0, Tracer) or jnp.ndim(dt0) else float(dt0)
         self.any, self.dtype = jnp.asarray(t0, dtype), dtype
 
-    def check(self, path: Any, parts: int, solver: str) -> None:
-        """Whether a path is known from end to end, and at every step, `parts` of which the solver takes at a time."""
+    def check(self, path: Any, parts: int, solver: str, clock: Any = None) -> None:
+        """Whether a path is known from end to end, and at every step, `parts` of which the solver takes at a time.
+
+        `clock`: the time of the path by the time of the solve, if that is another.
+        """
         name = type(path).__name__
         bounds = (path.t0, path.t1)
-        if self.ends is not None and not any(isinstance(t, Tracer) for t in bounds):
-            slack = 8 * float(jnp.finfo(self.dtype).eps) * max(map(abs, self.ends))
-            low, high = min(self.ends) + slack, max(self.ends) - slack
-            if low < float(path.t0) or high > float(path.t1):
+        ends = self.ends if self.ends is None or clock is None else self._by(clock, self.ends)
+        if ends is not None and not any(isinstance(t, Tracer) for t in bounds):
+            slack = (8 if clock is None else 64) * float(jnp.finfo(self.dtype).eps) * max(map(abs, ends))
+            if min(ends) + slack < float(path.t0) or max(ends) - slack > float(path.t1):
+                where = "the solve goes" if clock is None else "in the path's own time the solve goes"
                 raise ValueError(
-                    f"{name} is known from t0={path.t0} to t1={path.t1}, but the solve goes from {self.ends[0]} to "
-                    f"{self.ends[1]}: give the path the solve's ends."
+                    f"{name} is known from t0={path.t0} to t1={path.t1}, but {where} from {ends[0]} to {ends[1]}: "
+                    "give the path the solve's ends."
                 )
         knows = getattr(path, "knows", None)
         if knows is None:
@@ -73,13 +78,21 @@ class Times:
                 f"{name} is known at its {path.num_steps} equal steps only, but {type(self.controller).__name__} "
                 "chooses steps of its own: take a VirtualBrownianTree."
             )
-        grid = self._grid(parts)
+        grid = self._grid(parts) if clock is None else None  # steps that are equal in time are not by another clock
         if grid is not None and not np.all(knows(grid)):
             raise ValueError(
                 f"{name} has num_steps={path.num_steps} from t0={path.t0} to t1={path.t1}, but {solver} takes "
                 f"{len(grid) - 1} steps from {grid[0]} to {grid[-1]}, whose ends are not all points of that grid. "
                 f"{self._remedy(len(grid) - 1, parts)}, or take a VirtualBrownianTree."
             )
+
+    def _by(self, clock: Any, ends: tuple[float, float]) -> tuple[float, float] | None:
+        """The ends by another clock, if they are known when the solve is traced, and are numbers."""
+        with jax.ensure_compile_time_eval():
+            found = [clock(jnp.asarray(t, self.dtype)) for t in ends]
+        if any(isinstance(t, Tracer) for t in found) or not all(np.isfinite(np.asarray(t)) for t in found):
+            return None
+        return float(found[0]), float(found[1])
 
     def _remedy(self, steps: int, parts: int) -> str:
         """The number of steps to give a path, and the first step that makes them equal where it does not yet."""
@@ -103,19 +116,6 @@ class Times:
         shares = np.arange(parts) / parts
         inner = (grid[:-1, None] + np.diff(grid)[:, None] * shares[None]).reshape(-1)
         return np.append(inner, grid[-1])
-
-
-def _each(terms: Any) -> list[Any]:
-    return list(terms.terms) if isinstance(terms, diffrax.MultiTerm) else [terms]
-
-
-def _unwrapped(solver: Any) -> tuple[Any, int]:
-    """What a solver wraps, and into how many parts it divides a step."""
-    parts = 1
-    while isinstance(solver, diffrax.AbstractWrappedSolver):
-        parts *= 2 if isinstance(solver, diffrax.HalfSolver) else 1
-        solver = solver.solver
-    return solver, parts
 
 
 def _state(y0: PyTree[Any], time_dtype: Any) -> PyTree[jax.ShapeDtypeStruct]:

@@ -22,6 +22,7 @@ from nde.engine.kernel import AbstractKernel, any_nonfinite
 from nde.engine.march import Counts, Dense, Outcome, Saved, SavePlan
 from nde.engine.problem import Place
 from nde.paths.counter import NOISE
+from nde.terms.inspect import is_sub
 
 
 def count_steps(controller, t0: Any, t1: Any, dt0: Any, time_dtype: Any) -> int | None:
@@ -88,7 +89,7 @@ def scan_grid(
     taken = steps if limit is None else min(steps, limit)
     grid = _grid(place, options, steps)[: taken + 1]
     saveat = options["saveat"]
-    subs = jax.tree.leaves(saveat.subs, is_leaf=lambda x: isinstance(x, diffrax.SubSaveAt))
+    subs = jax.tree.leaves(saveat.subs, is_leaf=is_sub)
     inside = saveat.dense or any(sub.ts is not None for sub in subs)
     along = inside or any(sub.steps for sub in subs)
 

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from nde.terms.inspect import is_sub
+
 
 class Given(eqx.Module):
     """`t0`, `t1` and `dt0`; `ts`: the save times of each sub that has any; `grid`: `StepTo`'s, or `None`."""
@@ -105,5 +107,5 @@ def _check_grid(ts: np.ndarray, ends: tuple[Any, Any] | None) -> None:
 
 def save_times(saveat: diffrax.SaveAt | None) -> list[Any]:
     """The times of each sub that has any."""
-    subs = [] if saveat is None else jax.tree.leaves(saveat.subs, is_leaf=lambda x: isinstance(x, diffrax.SubSaveAt))
+    subs = [] if saveat is None else jax.tree.leaves(saveat.subs, is_leaf=is_sub)
     return [sub.ts for sub in subs if sub.ts is not None]

@@ -22,6 +22,7 @@ from nde.engine.heuristics import check_heuristics, Measure, STEPS, WatchedKerne
 from nde.engine.kernel import AbstractKernel
 from nde.engine.march import Inputs, March, Outcome, SavePlan
 from nde.engine.problem import EventPlace, Place, Problem
+from nde.terms.inspect import brownian_terms, is_sub
 
 
 def diffeqsolve(
@@ -180,10 +181,10 @@ class _Engine(diffrax.AbstractAdjoint):
         kernel = make_kernel(options["solver"], options["terms"], options["args"], state.tprev, state.tnext, state.y)
         names, controller = self.measure.names, options["stepsize_controller"]
         if set(names) - {STEPS}:
-            is_sde = _has_noise(options["terms"])
+            is_sde = bool(brownian_terms(options["terms"]))
             kernel = WatchedKernel(kernel, self.measure, options["solver"], controller, is_sde)
         place, entered = _begin(kernel, state, options)
-        subs = jax.tree.leaves(options["saveat"].subs, is_leaf=_is_sub)
+        subs = jax.tree.leaves(options["saveat"].subs, is_leaf=is_sub)
         plans = [
             _plan(*each) for each in zip(subs, jax.tree.leaves(state.save_state, is_leaf=is_save_state), strict=True)
         ]
@@ -241,12 +242,6 @@ class _Core:
         return [batch.unflatten(x) for x in flat]
 
 
-def _has_noise(terms: Any) -> bool:
-    """Whether any term is driven by Brownian motion."""
-    leaves = jax.tree.leaves(terms, is_leaf=lambda x: isinstance(x, diffrax.AbstractBrownianPath))
-    return any(isinstance(x, diffrax.AbstractBrownianPath) for x in leaves)
-
-
 def _bytes(tree: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
@@ -299,10 +294,6 @@ def _may_jump_or_fail(kernel: AbstractKernel, state: Any, options: dict[str, Any
 def _strong(tree: Any) -> Any:
     """A tree of arrays of fixed dtype, as a loop carries them."""
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), tree)
-
-
-def _is_sub(x: Any) -> bool:
-    return isinstance(x, diffrax.SubSaveAt)
 
 
 def _plan(sub: diffrax.SubSaveAt, rows: Any) -> SavePlan:

@@ -5,6 +5,8 @@ from typing import Any
 
 import diffrax
 
+from nde.terms.inspect import unwrap_solver
+
 
 class NoiseKind(enum.StrEnum):
     r"""The kind of noise that a diffusion $\sigma(t, y)\,dW$ makes; a diffusion declares its own as `noise`.
@@ -69,8 +71,7 @@ def check_noise(diffusion: Any, solver: diffrax.AbstractSolver, kind: NoiseKind 
     commutative noise.
     """
     kind = noise_kind(diffusion) if kind is None else kind
-    while isinstance(solver, diffrax.AbstractWrappedSolver):
-        solver = solver.solver
+    solver, _ = unwrap_solver(solver)
     name = type(solver).__name__
     if not isinstance(solver, diffrax.AbstractItoSolver | diffrax.AbstractStratonovichSolver):
         raise ValueError(

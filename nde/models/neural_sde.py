@@ -16,6 +16,7 @@ from nde.models.checks import check_times_and_state, refuse
 from nde.models.numerics import solve
 from nde.paths import BrownianGrid, VirtualBrownianTree
 from nde.regularise import AbstractRegulariser
+from nde.terms.inspect import unwrap_solver
 
 
 class NeuralSDE(eqx.Module):
@@ -167,8 +168,7 @@ def _noise_like(y: PyTree[Array], sigma: PyTree[Any]) -> tuple[bool, PyTree[jax.
 
 def _levy_area(solver: diffrax.AbstractSolver) -> Any:
     """The least that the Brownian path must know for the solver."""
-    while isinstance(solver, diffrax.AbstractWrappedSolver) and hasattr(solver, "solver"):
-        solver = solver.solver
+    solver, _ = unwrap_solver(solver)
     needed = getattr(solver, "minimal_levy_area", diffrax.BrownianIncrement)
     known = (diffrax.BrownianIncrement, diffrax.SpaceTimeLevyArea, diffrax.SpaceTimeTimeLevyArea)
     return next(area for area in known if issubclass(area, needed))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nde.regularise.base import AbstractRegulariser, Call, need_key, Plan
+from nde.terms.inspect import is_sub
 
 
 class RandomEndTime(AbstractRegulariser):
@@ -63,12 +64,12 @@ class RandomEndTime(AbstractRegulariser):
             return jnp.where(t0 <= t1, jnp.minimum(t, t1), jnp.maximum(t, t1)) if has_path else t
 
         def moved(sub):
-            if not _is_sub(sub) or sub.ts is None:
+            if not is_sub(sub) or sub.ts is None:
                 return sub
             ts = jnp.asarray(sub.ts, t0.dtype)
             return eqx.tree_at(lambda s: s.ts, sub, clip(ts + self.spread * _room(ts, t0) * _draw(key, ts)))
 
-        subs = jax.tree.map(moved, saveat.subs, is_leaf=_is_sub)
+        subs = jax.tree.map(moved, saveat.subs, is_leaf=is_sub)
         asked, times = _save_times(saveat.subs), _save_times(subs)
         if times:
             last, end = (functools.reduce(latest, [x[-1] for x in each]) for each in (asked, times))
@@ -81,7 +82,7 @@ class RandomEndTime(AbstractRegulariser):
 
 
 def _save_times(subs: Any) -> list[Any]:
-    return [sub.ts for sub in jax.tree.leaves(subs, is_leaf=_is_sub) if sub.ts is not None and len(sub.ts)]
+    return [sub.ts for sub in jax.tree.leaves(subs, is_leaf=is_sub) if sub.ts is not None and len(sub.ts)]
 
 
 def _draw(key, ts) -> Any:
@@ -93,10 +94,6 @@ def _room(ts, t0) -> Any:
     before = jnp.abs(ts - jnp.concatenate([t0[None], ts[:-1]]))
     after = jnp.concatenate([jnp.abs(ts[1:] - ts[:-1]), jnp.full(1, jnp.inf, ts.dtype)])
     return jnp.minimum(before, after)
-
-
-def _is_sub(x: Any) -> bool:
-    return isinstance(x, diffrax.SubSaveAt)
 
 
 def _is_path(x: Any) -> bool:

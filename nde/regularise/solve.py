@@ -15,6 +15,7 @@ from nde.engine import diffeqsolve
 from nde.engine.heuristics import check_heuristics
 from nde.engine.solve import check_call
 from nde.regularise.base import AbstractRegulariser, Call, Plan, Seen
+from nde.terms.inspect import is_noise, is_sub
 
 
 def solve(
@@ -59,7 +60,7 @@ def _run(plan: Plan) -> tuple[diffrax.Solution, Any]:
         y0 = (y0, [jnp.zeros((), _real_dtype(y0))] * len(plan.rates))
         terms = _terms_with(terms, plan.rates)
         subs = [_of_state(sub) for sub in subs] + [diffrax.SubSaveAt(t1=True, fn=_integrals)]
-        saveat = _with_subs(given, jax.tree.map(_of_state, given.subs, is_leaf=_is_sub))
+        saveat = _with_subs(given, jax.tree.map(_of_state, given.subs, is_leaf=is_sub))
         measure = dataclasses.replace(
             measure,
             controller=measure.controller and _with_norm_of_state(measure.controller),
@@ -135,7 +136,7 @@ def _terms_with(terms: Any, rates: Sequence[Callable[..., Any]]) -> Any:
         return diffrax.ODETerm(_WithRates(terms.vector_field, rates))
     if isinstance(terms, diffrax.MultiTerm) and isinstance(terms.terms[0], diffrax.ODETerm):
         first, *rest = terms.terms
-        if not all(isinstance(getattr(term, "control", None), diffrax.AbstractBrownianPath) for term in rest):
+        if not all(is_noise(term) for term in rest):
             raise ValueError(
                 "A regulariser that integrates along the solution sees the first term of a MultiTerm, and the others "
                 f"must be noise, but got {', '.join(type(term).__name__ for term in rest)}: make one ODETerm of all "
@@ -178,10 +179,6 @@ class _OfState(eqx.Module):
 def _integrals(t: Any, z: Any, args: Any) -> Any:
     del t, args
     return z[1]
-
-
-def _is_sub(x: Any) -> bool:
-    return isinstance(x, diffrax.SubSaveAt)
 
 
 def _options_of_state(options: dict[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+
+from nde.terms.inspect import brownian_terms
 
 
 def refuse_state_dependent_noise(what: str, solver: Any, terms: Any, t: Any, y: Any, args: Any) -> None:
@@ -13,27 +14,13 @@ def refuse_state_dependent_noise(what: str, solver: Any, terms: Any, t: Any, y: 
 
     **Raises:** `ValueError` naming `what` and the solver.
     """
-    each = jax.tree.leaves(terms, is_leaf=_is_one)
-    if any(_has_noise(term) and _reads_state(term, t, y, args) for term in each):
+    if any(_reads_state(term, t, y, args) for term, _ in brownian_terms(terms)):
         name = type(solver).__name__
         raise ValueError(
             f"{what}({name}()) was given noise that depends on the state, but {name} converges to the Itô solution, "
             f"which is another one backward in time. Wrap a Stratonovich method, as {what}(diffrax.Heun()), with the "
             "equation in Stratonovich form, or make the noise independent of the state."
         )
-
-
-def _is_one(x: Any) -> bool:
-    return isinstance(x, diffrax.AbstractTerm) and not isinstance(x, diffrax.MultiTerm)
-
-
-def _has_noise(term: Any) -> bool:
-    leaves = jax.tree.leaves(term, is_leaf=_is_brownian)
-    return any(_is_brownian(x) for x in leaves)
-
-
-def _is_brownian(x: Any) -> bool:
-    return isinstance(x, diffrax.AbstractBrownianPath)
 
 
 def _reads_state(term: Any, t: Any, y: Any, args: Any) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from nde.solvers.reversible import Reversible
 from nde.solvers.semilinear import scaled, SemilinearTerm
 from nde.solvers.way_back import AbstractWayBack, BackStep, Call, Piece
+from nde.terms.inspect import unwrap_time_direction
 
 
 class Rex(diffrax.AbstractWrappedSolver):
@@ -122,8 +123,7 @@ class _Lawson:
     """
 
     def __init__(self, terms):
-        self.direction = getattr(terms, "direction", 1)
-        given = terms.term if hasattr(terms, "direction") else terms
+        given, self.direction = unwrap_time_direction(terms)
         if not isinstance(given, SemilinearTerm):
             raise ValueError(
                 f"Rex solves an nde.solvers.SemilinearTerm, as nde.diffusion_model_term makes it, but got "

@@ -90,6 +90,10 @@ class SemilinearTerm(diffrax.AbstractTerm):
         w = self.path.evaluate(jnp.minimum(tau0, tau1), jnp.maximum(tau0, tau1))
         return jax.tree.map(lambda w: jnp.where(tau1 < tau0, -w, w), w)
 
+    def path_time(self, t) -> Any:
+        r"""$\tau(s(t))$, the time at which the Brownian motion is read."""
+        return self.variables.noise_clock(self.variables.clock(t))
+
     def transformed(self) -> diffrax.AbstractTerm:
         r"""The equation $\mathrm dy = f(t(s), m y)\,\mathrm ds\;(+\,\mathrm dW_\tau)$ in the new variables."""
 

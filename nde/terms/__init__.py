@@ -1,0 +1,1 @@
+"""What the terms of a differential equation are made of."""
