@@ -210,13 +210,7 @@ def test_columns_of_one_name_are_refused(tmp_path, header, message):
         read_panel(write(tmp_path, header + "x,1,2,3\n"), WIDE)
 
 
-def test_dates_and_doubled_channels_are_refused(tmp_path):
-    frame = pl.DataFrame({"id": ["x"], "t": [0.0], "a": [1.0]}).with_columns(
-        pl.lit("2020-01-01").str.to_date().alias("t")
-    )
-    frame.write_parquet(tmp_path / "table.parquet")
-    with pytest.raises(TableError, match=r"column 't' holds Date; turn it into numbers, such as days"):
-        read_panel(tmp_path / "table.parquet", WIDE)
+def test_doubled_channels_are_refused(tmp_path):
     with pytest.raises(TableError, match=r"asked for twice among id, t, a, a"):
         read_panel(write(tmp_path, "id,t,a\nx,0,1\n"), TableFormat(id="id", time="t", channels=("a", "a")))
 

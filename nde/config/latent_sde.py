@@ -9,68 +9,33 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from nde.config.regularise import FIXED_STEPS, RegulariseConfig
 from nde.config.sections import RunConfig, Section, TrainConfig
-from nde.data import pbc_path, TableFormat
+from nde.config.table import TableData
+from nde.data import pbc_path
 from nde.models import LatentSDE
 from nde.objectives import ELBO, GaussianLikelihood, StudentTLikelihood
 from nde.report import AbstractTask, Landmark, SecondHalf
 
 
-class DataConfig(Section):
-    """`[data]`: the table, what its columns are, and how its series are divided.
+class DataConfig(TableData):
+    """`[data]`: a table, as of [`nde.config.table.TableData`][], and how its series are divided.
 
-    Give either `dataset`, a table that ships with nde, or `path`, a `.csv` or `.parquet` file. Without a `time_scale`
-    the longest series is made ten units of time long, which suits the rates that a model starts from; figures then
-    count in the table's own unit. Written by `nde fit`: `sha256`, which where present must be that of the file; `span`,
-    the last time of the series that are learned from; and `table_unit`, what the time column counts in, where figures
-    are drawn in it.
+    `log` names channels that are put on a log scale, `units` are for figures. Without a `time_scale` the longest series
+    is made ten units of time long, which suits the rates that a model starts from; figures then count in the table's
+    own unit. Written by `nde fit`: `span`, the last time of the series that are learned from; and `table_unit`, what
+    the time column counts in, where figures are drawn in it.
     """
 
     dataset: Literal["pbc"] | None = None
-    path: str | None = None
-    id: str
-    time: str
-    channels: tuple[str, ...] | None = None
-    channel: str | None = None
-    value: str | None = None
+    id: str  # pyright: ignore[reportGeneralTypeIssues]
+    time: str  # pyright: ignore[reportGeneralTypeIssues]
     log: tuple[str, ...] = ()
     units: dict[str, str] = Field(default_factory=dict)
-    time_scale: PositiveFloat | None = None
-    time_unit: str | None = None
-    min_observations: PositiveInt = 1
-    fold: NonNegativeInt = 0
-    folds: int = Field(default=5, ge=2)
-    validation: float = Field(default=0.15, gt=0, lt=1)
     split_seed: int = Field(default=0, ge=0, lt=2**32)
     span: NonNegativeFloat | None = None
     table_unit: str | None = None
-    sha256: str | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> "DataConfig":
-        if (self.dataset is None) == (self.path is None):
-            raise ValueError("give either `dataset` or `path`, and not both")
-        if (self.channel is None) != (self.value is None):
-            raise ValueError("a long table needs both `channel` and `value`, a wide one neither")
-        if self.fold >= self.folds:
-            raise ValueError(f"fold must be below folds = {self.folds}, but is {self.fold}")
-        return self
 
     def table_path(self) -> Path:
-        """The file to read."""
         return pbc_path() if self.path is None else Path(self.path)
-
-    def table_format(self) -> TableFormat:
-        """How the file is laid out."""
-        return TableFormat(
-            id=self.id,
-            time=self.time,
-            channels=self.channels,
-            channel=self.channel,
-            value=self.value,
-            time_scale=self.time_scale or 1.0,
-            time_unit=self.time_unit or self.time,
-            min_observations=self.min_observations,
-        )
 
 
 class ModelConfig(Section):

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 from jaxtyping import PRNGKeyArray
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from nde.config.regularise import PENALTIES, RegulariseConfig
 from nde.config.sections import RunConfig, Section, TrainConfig
-from nde.data import lynx_hare_path, TableFormat
+from nde.config.table import TableData
+from nde.data import lynx_hare_path
 from nde.fields import AffineField, Hybrid, KnownField, LogField, MLPField, StandardField, SYSTEMS
 from nde.models import NeuralODE, observed_states, ObservedODE
 from nde.objectives import GaussianLikelihood, ScaledLikelihood
@@ -21,51 +22,28 @@ from nde.objectives import GaussianLikelihood, ScaledLikelihood
 Method = Literal["known", "hybrid", "neural_ode"]
 
 
-class ODEDataConfig(Section):
+class ODEDataConfig(TableData):
     """`[data]`: where the series come from, and what of them is held out.
 
-    Give either `dataset`, data that ship with nde or are made from `seed`, or `path`, a `.csv` or `.parquet` table with
-    the columns `id` and `time`. With `test_after` all series are trained on up to that time, since their first row, and
-    forecast after it; what lies in (`validate_after`, `test_after`] chooses the best model. Without it, whole series
-    are held out, a fold of them, and `validation` is the share of the others that chooses.
+    Either `dataset`, made from `seed` or shipped, or a table, as of [`nde.config.table.TableData`][]. With `test_after`
+    all series are trained on up to that time, since their first row, and forecast after it; what lies in
+    (`validate_after`, `test_after`] chooses the best model. Without it, whole series are held out, a fold of them, and
+    `validation` is the share of the others that chooses.
     """
 
     dataset: Literal["lynx_hare", "pendulum", "spirals"] | None = None
-    path: str | None = None
-    id: str | None = None
-    time: str | None = None
-    channels: tuple[str, ...] | None = None
-    time_unit: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     test_after: PositiveFloat | None = None
     validate_after: PositiveFloat | None = None
-    fold: NonNegativeInt = 0
-    folds: int = Field(default=5, ge=2)
-    validation: float = Field(default=0.15, gt=0, lt=1)
-    sha256: str | None = None
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "ODEDataConfig":
-        if (self.dataset is None) == (self.path is None):
-            raise ValueError("give either `dataset` or `path`, and not both")
-        if self.path is not None and (self.id is None or self.time is None):
-            raise ValueError("a table of your own needs the names of its columns `id` and `time`")
         if self.validate_after is not None and not self.validate_after < (self.test_after or 0.0):
             raise ValueError(f"validate_after = {self.validate_after:g} must lie before test_after = {self.test_after}")
-        if self.fold >= self.folds:
-            raise ValueError(f"fold must be below folds = {self.folds}, but is {self.fold}")
         return self
 
     def table_path(self) -> Path | None:
-        """The file that is read, `None` for data that are made."""
-        if self.path is not None:
-            return Path(self.path)
-        return lynx_hare_path() if self.dataset == "lynx_hare" else None
-
-    def table_format(self) -> TableFormat:
-        """How the file of a `path` is laid out."""
-        assert self.id is not None and self.time is not None
-        return TableFormat(id=self.id, time=self.time, channels=self.channels, time_unit=self.time_unit or self.time)
+        return lynx_hare_path() if self.dataset == "lynx_hare" else super().table_path()
 
 
 class ODEModelConfig(Section):

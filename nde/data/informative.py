@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from nde.data.panel import Panel
-from nde.data.table import TableError
+from nde.data.layout import TableError
 
 
 def refuse_empty_channels(panel: Panel, fitted: Bool[np.ndarray, "series rows channels"], *, source: object) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from nde.data.labelled import LabelledPanel
+from nde.data.layout import TableError
 from nde.data.panel import Panel
-from nde.data.table import TableError
 
 MOTION_CHANNELS = ("accelerometer x", "accelerometer y", "accelerometer z", "gyroscope x", "gyroscope y", "gyroscope z")
 """The six channels, in the order and the (unstated) units of the published files."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from nde.data.layout import TableError
 from nde.data.panel import Panel
-from nde.data.table import TableError
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _refuse(panel: Panel, bad: np.ndarray, why: str) -> None:
     if bad.any():
         series, row, channel = (int(i[0]) for i in np.nonzero(bad))
         raise TableError(
-            f"series {panel.ids[series]}, time {panel.table_times()[series, row]:g}: channel "
+            f"series {panel.ids[series]}, time {panel.time_name(series, row)}: channel "
             f"'{panel.channels[channel]}' is {panel.values[series, row, channel]:g}, which {why}; correct it, or leave "
             "the channel out."
         )

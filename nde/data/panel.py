@@ -4,7 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+import polars as pl
+from jaxtyping import Bool, Float, Int
+
+from nde.data.times import TimeColumn
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Which row of a table each row of a panel is, and the columns that name it there.
+
+    - `ids`, `times`: the table's columns, bit for bit and in their own types.
+    - `index`: `(series, rows)`; the row of the table, counted from 0. Past a series' end it repeats its last.
+    """
+
+    ids: pl.Series
+    times: TimeColumn
+    index: Int[np.ndarray, "series rows"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +38,8 @@ class Panel:
     - `origin`: `(series,)`, the time of the series' first row in the table, in the table's own unit.
     - `time_scale`: units of the table's time column in one unit of `times`.
     - `time_unit`: what one unit of `times` is called in figures.
-    - `notes`: what reading left out, a sentence each.
+    - `notes`: what reading left out and what is odd about the channels, a sentence each.
+    - `table`: the rows of the table that it was read from, a `TableRows`; `None` for a panel that was made otherwise.
 
     A panel is indexed by series: `panel[[3, 1]]` holds two of them.
     """
@@ -37,6 +54,7 @@ class Panel:
     time_scale: float = 1.0
     time_unit: str = "time"
     notes: tuple[str, ...] = ()
+    table: TableRows | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,6 +69,7 @@ class Panel:
             mask=self.mask[chosen],
             lengths=self.lengths[chosen],
             origin=self.origin[chosen],
+            table=None if self.table is None else replace(self.table, index=self.table.index[chosen]),
         )
 
     @property
@@ -58,9 +77,72 @@ class Panel:
         """The time of each series' last observation, shape `(series,)`; zero for one without observations."""
         return np.where(self.mask.any(-1), self.times, 0.0).max(-1)
 
-    def table_times(self) -> Float[np.ndarray, "series rows"]:
-        """`times` in the unit and with the origin of the table, shape `(series, rows)`."""
-        # Twelve digits: the table's own decimals come back, not what scaling them there and back made of them.
-        times = self.origin[:, None] + self.times * self.time_scale
-        digits = 12 - np.ceil(np.log10(np.maximum(np.abs(times).max(initial=1.0), 1.0)))
-        return np.round(times, int(digits))
+    def table_times(self) -> np.ndarray:
+        """The times as they stand in the table, `(series, rows)`: numbers bit for bit, dates as `datetime64`.
+
+        Past a series' end they repeat its last.
+        """
+        if self.table is None:
+            return self.origin[:, None] + self.times * self.time_scale
+        index = self.table.index
+        return self.table.times.cells.gather(index.ravel()).to_numpy().reshape(index.shape)
+
+    def time_name(self, series: int, row: int) -> str:
+        """The time of one row as a message shows it."""
+        if self.table is None:
+            return f"{self.table_times()[series, row]:g}"
+        return self.table.times.name(self.table.index[series, row])
+
+    def keys(self, series: np.ndarray, row: np.ndarray, *, as_text: bool = False) -> tuple[pl.Series, pl.Series]:
+        """The id and the time of some rows as the table has them, in its own types, so that results join its rows.
+
+        `as_text` gives dates of a CSV file as they were written there.
+        """
+        if self.table is None:
+            return pl.Series(np.array(self.ids)[series]), pl.Series(self.table_times()[series, row])
+        rows = self.table.index[series, row]
+        return self.table.ids.gather(rows), self.table.times.shown(rows, as_text=as_text)
+
+    def asked_ahead(self, steps: Sequence[float]) -> "Panel":
+        """The panel with a row without values for each of the steps after each series' last row.
+
+        **Arguments:** `steps`: positive, in the unit of the table's times. A time that results is of the table's type:
+        dates move by whole days, timestamps to their resolution, and the row stands at the time as rounded.
+
+        **Raises:** `ValueError` for a step that is less than the resolution of the table's dates.
+        """
+        if not len(steps):
+            return self
+        steps = sorted(set(steps))
+        count, rows = len(self), self.times.shape[1]
+        ends = np.arange(count), self.lengths - 1
+        inside = np.arange(rows)[None, :] < self.lengths[:, None]
+        places = self.lengths[:, None] + np.arange(len(steps))
+
+        def longer(x: np.ndarray, added: np.ndarray, beyond: np.ndarray) -> np.ndarray:
+            out = np.empty((count, rows + len(steps), *x.shape[2:]), x.dtype)
+            out[:] = beyond
+            out[:, :rows][inside] = x[inside]
+            out[ends[0][:, None], places] = added
+            return out
+
+        table = self.table
+        if table is None:
+            moves = np.broadcast_to(np.array(steps), (count, len(steps)))
+        else:
+            last = table.index[ends]
+            times = table.times.extended(last, steps)
+            fresh = len(table.times.cells) + np.arange(count * len(steps)).reshape(count, -1)
+            moves = (times.ticks[fresh] - times.ticks[last][:, None]) / times.per_unit
+            index = longer(table.index, fresh, fresh[:, -1:])
+            table = TableRows(pl.concat([table.ids, table.ids.gather(np.repeat(last, len(steps)))]), times, index)
+        ahead = self.times[ends][:, None] + moves / self.time_scale
+        nothing = np.zeros(())
+        return replace(
+            self,
+            times=longer(self.times, ahead, ahead[:, -1:]),
+            values=longer(self.values, nothing, nothing),
+            mask=longer(self.mask, nothing, nothing),
+            lengths=self.lengths + len(steps),
+            table=table,
+        )

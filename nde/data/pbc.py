@@ -3,8 +3,9 @@
 from importlib import resources
 from pathlib import Path
 
+from nde.data.layout import TableFormat
 from nde.data.panel import Panel
-from nde.data.table import read_panel, TableFormat
+from nde.data.table import read_panel
 
 PBC_LABS = ("bili", "chol", "albumin", "alk.phos", "ast", "platelet", "protime")
 """The seven laboratory channels: bilirubin (mg/dl), cholesterol (mg/dl), albumin (g/dl), alkaline phosphatase (U/l),

@@ -1,58 +1,36 @@
 """Read a table of irregular observations, long or wide, and say clearly what is wrong with it."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from nde.data.panel import Panel
+from nde.data.cells import read_names, read_numbers
+from nde.data.files import check_columns, read_table, Table
+from nde.data.layout import TableFormat
+from nde.data.merge import Cells, merge_rows, Series
+from nde.data.panel import Panel, TableRows
+from nde.data.remarks import remarks
+from nde.data.times import read_times, TimeColumn
 
-MISSING = ("", "NA", "NaN", "nan", "null", "NULL", "None", ".")
-
-
-class TableError(ValueError):
-    """A table that can not be read: one line naming the file, the row or the column, and what would be right."""
-
-
-@dataclass(frozen=True)
-class TableFormat:
-    """How a table is laid out.
-
-    - `id`: the column that names the series a row belongs to.
-    - `time`: the column of times, numbers in any unit.
-    - `channels`: the columns of values of a wide table, or the names to take from a long one; `None` for all.
-    - `channel`, `value`: the columns of a long table (one row a value). Both `None` for a wide table (one row a time).
-    - `time_scale`: units of the time column in one unit of the model's time: 365.25 turns days into years.
-    - `time_unit`: what the model's unit of time is called.
-    - `min_observations`: series with fewer rows of observations are left out, and a note says so.
-    """
-
-    id: str
-    time: str
-    channels: tuple[str, ...] | None = None
-    channel: str | None = None
-    value: str | None = None
-    time_scale: float = 1.0
-    time_unit: str = "time"
-    min_observations: int = 1
-
-    def __post_init__(self):
-        if (self.channel is None) != (self.value is None):
-            raise ValueError("A long table needs both `channel` and `value`; a wide table neither.")
-        if not self.time_scale > 0:
-            raise ValueError(f"time_scale must be positive, but is {self.time_scale}.")
+# The columns that pandas and R write for row numbers: without a name, or by these.
+INDEX = re.compile(r"Unnamed: \d+(\.\d+)?|__index_level_\d+__|")
 
 
 def read_panel(path: str | Path, layout: TableFormat, *, require_values: bool = True) -> Panel:
     """Read a CSV or Parquet table of irregular observations into a [`nde.data.Panel`][].
 
     Rows may come in any order. A row that repeats another's (id, time) is merged with it where the two do not disagree.
-    Empty cells and NA, NaN, null, None or a lone dot are missing values.
+    In columns of values empty cells and NA, NaN, null, None or a lone dot are missing, and what `layout.missing` says;
+    ids and names of channels may be spelt so. Dates and timestamps become times in `layout.unit_of_dates()`, days
+    unless it says otherwise; those with a zone are taken to UTC. Of a long table the rows of channels that are not
+    asked for are not read.
 
     **Arguments:**
 
-    - `path`: a `.csv` or `.parquet` file.
+    - `path`: a `.csv`, `.tsv` or `.parquet` file.
     - `layout`: which column is what, a [`nde.data.TableFormat`][].
     - `require_values`: whether each channel needs at least one value. False for a table that asks for forecasts.
 
@@ -61,181 +39,121 @@ def read_panel(path: str | Path, layout: TableFormat, *, require_values: bool = 
     **Raises:** `TableError` for a file or a column that is missing, a cell that is no number, a time that is missing or
     infinite, the same (id, time) with different values, a channel without any value.
     """
-    path = Path(path)
-    table = _read_cells(path)
-    _check_columns(path, table, layout)
-    cells = _long_cells(path, table, layout, require_values) if layout.channel else _wide_cells(path, table, layout)
-    if len(cells.ids) == 0:
-        raise TableError(f"{path}: the table has no rows; it needs at least one.")
-    return _pack(path, cells, layout, require_values)
+    return panel_of(read_table(path, layout), layout, require_values=require_values)
 
 
-@dataclass(frozen=True)
-class _Cells:
-    """Rows of a table, in its order: `ids (rows,)`, `times (rows,)`, `values (rows, channels)`, nan where missing."""
+def panel_of(table: Table, layout: TableFormat, *, require_values: bool = True, beside: Sequence[str] = ()) -> Panel:
+    """The panel of a table whose cells are read, as [`nde.data.read_panel`][] makes it.
 
-    ids: np.ndarray
-    times: np.ndarray
-    values: np.ndarray
-    channels: tuple[str, ...]
-
-
-def _read_cells(path: Path) -> pl.DataFrame:
-    if not path.is_file():
-        raise TableError(f"{path}: no such file; give the path of a .csv or .parquet table.")
-    try:
-        if path.suffix == ".csv":
-            return pl.read_csv(path, infer_schema=False, null_values=list(MISSING))
-        if path.suffix == ".parquet":
-            return pl.read_parquet(path)
-    except pl.exceptions.PolarsError as error:
-        raise TableError(f"{path}: not a readable {path.suffix} table ({str(error).splitlines()[0]}).") from None
-    raise TableError(f"{path}: unknown kind of table '{path.suffix}'; use .csv or .parquet.")
-
-
-def _check_columns(path: Path, table: pl.DataFrame, layout: TableFormat) -> None:
-    wanted = [layout.id, layout.time]
-    wanted += [layout.channel, layout.value] if layout.channel and layout.value else list(layout.channels or ())
-    missing = [name for name in wanted if name not in table.columns]
-    if len(set(wanted)) < len(wanted):
-        raise TableError(f"{path}: a column is asked for twice among {', '.join(wanted)}; name each once.")
-    doubled = [name for name in table.columns if "_duplicated_" in name]
-    if doubled:
-        raise TableError(f"{path}: two columns have the name '{doubled[0].partition('_duplicated_')[0]}'; rename one.")
-    if missing:
-        raise TableError(f"{path}: no column '{missing[0]}'; the columns are {', '.join(table.columns)}.")
+    **Arguments:** `table`: from [`nde.data.read_table`][], or `Table.of_frame` of a polars frame; `beside`: columns
+    that are no channels where `layout.channels` is `None`, such as a label.
+    """
+    check_columns(table, layout)
+    notes: list[str] = []
+    if layout.channel:
+        table, channels = _named_rows(table, layout, require_values, notes)
+    else:
+        channels = layout.channels or _channels(table, layout, beside, notes)
+    if not len(table.frame):
+        raise table.error("the table has no rows; it needs at least one.")
+    names = read_names(table, layout.id)
+    times = read_times(table, layout)
+    row, channel, value = (_long_cells if layout.channel else _wide_cells)(table, layout, channels)
+    seen = ~np.isnan(value)
+    cells = Cells(names, times, row[seen], channel[seen], value[seen], channels)
+    series = _long_enough(table, merge_rows(table, cells, layout), layout, notes)
+    if require_values:
+        empty = np.isnan(series.values).all(0)
+        if empty.any():
+            name = channels[int(empty.argmax())]
+            raise table.error(f"channel '{name}' has no value at all; leave it out of the channels.")
+        notes += remarks(series, channels)
+    keys = TableRows(table.frame[layout.id], times, series.padded(series.rows, last=True))
+    return _panel(series, channels, times, keys, layout, tuple(notes))
 
 
-def _wide_cells(path: Path, table: pl.DataFrame, layout: TableFormat) -> _Cells:
-    channels = layout.channels or tuple(c for c in table.columns if c not in (layout.id, layout.time))
+def _channels(table: Table, layout: TableFormat, beside: Sequence[str], notes: list[str]) -> tuple[str, ...]:
+    """All columns that can be channels."""
+    others = [name for name in table.frame.columns if name not in (layout.id, layout.time, *beside)]
+    channels = tuple(name for name in others if not INDEX.fullmatch(name))
+    for name in others:
+        if name not in channels:
+            notes.append(f"column '{name}' is taken for row numbers, as pandas writes them, and left out.")
     if not channels:
-        raise TableError(f"{path}: no column beside '{layout.id}' and '{layout.time}'; give one column a channel.")
-    values = np.stack([_numbers(path, table, name) for name in channels], axis=1)
-    return _Cells(_names(path, table, layout.id), _times(path, table, layout.time), values, tuple(channels))
+        raise table.error(f"no column beside '{layout.id}' and '{layout.time}'; give one column a channel.")
+    return channels
 
 
-def _long_cells(path: Path, table: pl.DataFrame, layout: TableFormat, require_values: bool) -> _Cells:
-    assert layout.channel is not None and layout.value is not None
-    names = _names(path, table, layout.channel)
-    known = tuple(dict.fromkeys(names.tolist()))
+def _named_rows(
+    table: Table, layout: TableFormat, require_values: bool, notes: list[str]
+) -> tuple[Table, tuple[str, ...]]:
+    """The rows of a long table whose channel is asked for, and the channels."""
+    assert layout.channel is not None
+    names = read_names(table, layout.channel)
+    known = tuple(names.unique(maintain_order=True).to_list())
     channels = layout.channels or known
     absent = [name for name in channels if name not in known]
     if absent and require_values:
-        raise TableError(
-            f"{path}: column '{layout.channel}' never says '{absent[0]}'; its names are {', '.join(known)}."
-        )
-    numbers = _numbers(path, table, layout.value)
-    values = np.where(names[:, None] == np.asarray(channels)[None, :], numbers[:, None], np.nan)
-    return _Cells(_names(path, table, layout.id), _times(path, table, layout.time), values, channels)
+        raise table.error(f"column '{layout.channel}' never says '{absent[0]}'; its names are {', '.join(known)}.")
+    kept = table.only(names.is_in(list(channels)).to_numpy())
+    lost = table.frame[layout.id].n_unique() - kept.frame[layout.id].n_unique()
+    if lost:
+        notes.append(f"{lost} series have no row of the channels {', '.join(channels)} and are left out.")
+    return kept, channels
 
 
-def _names(path: Path, table: pl.DataFrame, column: str) -> np.ndarray:
-    try:
-        names = table[column].cast(pl.String)
-    except pl.exceptions.PolarsError:
-        raise TableError(f"{path}: column '{column}' holds {table[column].dtype}; it must hold names.") from None
-    if names.null_count():
-        row = names.is_null().arg_true()[0]
-        raise TableError(f"{path}: row {_row(path, row)}, column '{column}' is empty; every row needs one.")
-    return names.to_numpy().astype(str)
+def _wide_cells(table: Table, layout: TableFormat, channels: tuple[str, ...]) -> tuple[np.ndarray, ...]:
+    values = np.stack([read_numbers(table, name, layout) for name in channels], axis=1)
+    rows, columns = np.indices(values.shape)
+    return rows.ravel(), columns.ravel(), values.ravel()
 
 
-def _numbers(path: Path, table: pl.DataFrame, column: str) -> np.ndarray:
-    cells = table[column]
-    if cells.dtype.is_temporal():
-        raise TableError(
-            f"{path}: column '{column}' holds {cells.dtype}; turn it into numbers, such as days since a date."
-        )
-    try:
-        numbers = cells.cast(pl.Float64, strict=False) if cells.dtype == pl.String else cells.cast(pl.Float64)
-    except pl.exceptions.PolarsError:
-        raise TableError(f"{path}: column '{column}' holds {cells.dtype}; it must hold numbers.") from None
-    bad = (numbers.is_null() & cells.is_not_null()) | numbers.is_infinite().fill_null(False)
-    if bad.any():
-        row = bad.arg_true()[0]
-        raise TableError(
-            f"{path}: row {_row(path, row)}, column '{column}': '{cells[row]}' is no finite number; "
-            "write a number, or leave the cell empty where nothing was observed."
-        )
-    return numbers.fill_null(float("nan")).to_numpy().astype(np.float64)
+def _long_cells(table: Table, layout: TableFormat, channels: tuple[str, ...]) -> tuple[np.ndarray, ...]:
+    assert layout.channel is not None and layout.value is not None
+    names = read_names(table, layout.channel)
+    numbers = names.replace_strict(list(channels), np.arange(len(channels)), return_dtype=pl.Int64).to_numpy()
+    return np.arange(len(names)), numbers, read_numbers(table, layout.value, layout)
 
 
-def _times(path: Path, table: pl.DataFrame, column: str) -> np.ndarray:
-    times = _numbers(path, table, column)
-    if np.isnan(times).any():
-        row = int(np.isnan(times).argmax())
-        raise TableError(f"{path}: row {_row(path, row)}, column '{column}': no time; every row needs one.")
-    return times
-
-
-def _row(path: Path, index: int) -> int:
-    """The row as an editor numbers it: a CSV file's header is its line 1."""
-    return int(index) + (2 if path.suffix == ".csv" else 1)
-
-
-def _pack(path: Path, cells: _Cells, layout: TableFormat, require_values: bool) -> Panel:
-    ids = tuple(dict.fromkeys(cells.ids.tolist()))
-    rows = [_merge(path, cells, np.flatnonzero(cells.ids == name), layout) for name in ids]
-    counts = np.array([(~np.isnan(values)).any(-1).sum() for _, values in rows])
-    notes = []
-    few = counts < layout.min_observations
+def _long_enough(table: Table, series: Series, layout: TableFormat, notes: list[str]) -> Series:
+    """The series with `min_observations`, and a note on the others."""
+    seen = (~np.isnan(series.values)).any(-1)
+    counts = np.add.reduceat(seen, series.starts, dtype=int)
+    few, count = counts < layout.min_observations, len(series.ids)
     if few.any():
         notes.append(
-            f"{few.sum()} of {len(ids)} series have fewer than {layout.min_observations} observations and are left out."
+            f"{few.sum()} of {count} series have fewer than {layout.min_observations} observations and are left out."
         )
     elif (counts == 1).any():
-        notes.append(f"{(counts == 1).sum()} of {len(ids)} series have a single observation and are kept.")
-    kept = np.flatnonzero(~few)
-    if len(kept) == 0:
-        raise TableError(f"{path}: no series has {layout.min_observations} observations; at least one must.")
-    panel = _pad(tuple(ids[i] for i in kept), [rows[i] for i in kept], cells.channels, layout, tuple(notes))
-    empty = ~panel.mask.any((0, 1))
-    if require_values and empty.any():
-        name = cells.channels[int(empty.argmax())]
-        raise TableError(f"{path}: channel '{name}' has no value at all; leave it out of the channels.")
-    return panel
+        notes.append(f"{(counts == 1).sum()} of {count} series have a single observation and are kept.")
+    if few.all():
+        raise table.error(f"no series has {layout.min_observations} observations; at least one must.")
+    return series.only(~few)
 
 
-def _merge(path: Path, cells: _Cells, rows: np.ndarray, layout: TableFormat) -> tuple[np.ndarray, np.ndarray]:
-    """One series sorted by time, rows of equal time made one: times `(rows,)`, values `(rows, channels)`."""
-    times, first = np.unique(cells.times[rows], return_inverse=True)
-    merged = np.full((len(times), len(cells.channels)), np.nan)
-    source = np.zeros_like(merged, dtype=int)
-    for row, place in zip(rows, first, strict=True):
-        new, old = cells.values[row], merged[place]
-        clash = (new != old) & ~np.isnan(new) & ~np.isnan(old)
-        if clash.any():
-            channel = int(clash.argmax())
-            raise TableError(
-                f"{path}: rows {_row(path, source[place, channel])} and {_row(path, row)} both give "
-                f"'{cells.channels[channel]}' of {layout.id} {cells.ids[row]} at {layout.time} {cells.times[row]:g}, "
-                f"as {old[channel]:g} and {new[channel]:g}; keep one."
-            )
-        source[place] = np.where(np.isnan(new), source[place], row)
-        merged[place] = np.where(np.isnan(new), old, new)
-    return times, merged
-
-
-def _pad(ids, rows, channels, layout: TableFormat, notes: tuple[str, ...]) -> Panel:
-    lengths = np.array([len(times) for times, _ in rows])
-    shape = len(ids), int(lengths.max())
-    times = np.zeros(shape)
-    values = np.full((*shape, len(channels)), np.nan)
-    for i, (t, x) in enumerate(rows):
-        times[i] = t[-1]
-        times[i, : len(t)] = t
-        values[i, : len(t)] = x
-    mask = ~np.isnan(values)
-    origin = times[:, 0].copy()
+def _panel(
+    series: Series,
+    channels: tuple[str, ...],
+    times: TimeColumn,
+    keys: TableRows,
+    layout: TableFormat,
+    notes: tuple[str, ...],
+) -> Panel:
+    ticks, scale = times.ticks[series.rows], layout.time_scale or 1.0
+    # Differences of whole ticks, or of doubles, before anything is rounded to the model's precision.
+    since = (ticks - np.repeat(ticks[series.starts], series.lengths)) / times.per_unit
+    values = series.padded(series.values)
+    mask = series.padded(~np.isnan(series.values))
     return Panel(
-        ids=ids,
-        channels=tuple(channels),
-        times=(times - origin[:, None]) / layout.time_scale,
+        ids=series.ids,
+        channels=channels,
+        times=series.padded(since / scale, last=True),
         values=np.where(mask, values, 0.0),
         mask=mask,
-        lengths=lengths,
-        origin=origin,
-        time_scale=layout.time_scale,
-        time_unit=layout.time_unit,
+        lengths=series.lengths,
+        origin=times.numbers()[series.rows][series.starts],
+        time_scale=scale,
+        time_unit=layout.time_unit or times.unit or layout.time,
         notes=notes,
+        table=keys,
     )

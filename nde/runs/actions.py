@@ -70,7 +70,7 @@ def predict(
     - `run`: the run whose models forecast. Its training table is not needed.
     - `data`: a table laid out like the one that it was trained on.
     - `out`: a `.csv` or `.parquet` file that does not exist yet.
-    - `ahead`: times after each series' last row, in the table's unit.
+    - `ahead`: times after each series' last row, in the table's unit, which for dates is the run's `data.date_unit`.
     - `samples`: how many.
     - `keep_samples`: whether each sample becomes a column `sample_0`, `sample_1`, …
 
@@ -90,7 +90,7 @@ def predict(
         raise RunError(f"{out}: no folder {out.parent} is there; make it, or give another --out.")
     if any(not 0 < step < math.inf for step in ahead):
         raise RunError(f"--ahead must hold times after the last row, above zero, but is {', '.join(map(str, ahead))}.")
-    table = run.kind.predict(run, Prediction(data, ahead, samples, keep_samples))
+    table = run.kind.predict(run, Prediction(data, ahead, samples, keep_samples, as_text=out.suffix == ".csv"))
     assert table is not None
     table.write_csv(out) if out.suffix == ".csv" else table.write_parquet(out)
     return table

@@ -58,12 +58,14 @@ class Prediction:
     - `data`: a table laid out like the one that the run was trained on.
     - `ahead`: times after each series' last row to forecast too, in the table's unit.
     - `samples`: how many; `keep_samples`: whether each becomes a column.
+    - `as_text`: whether dates of a CSV table are given as they are written there; else as dates.
     """
 
     data: Path
     ahead: Sequence[float] = ()
     samples: int = 200
     keep_samples: bool = False
+    as_text: bool = False
 
 
 class AbstractEvaluation(ABC):

@@ -19,6 +19,7 @@ from nde.runs.kinds.latent_sde.problem import load_problem, Problem, resolve
 from nde.runs.kinds.latent_sde.stack import learn_stack, write_stack
 from nde.runs.kinds.latent_sde.training import batch_loss, validation_score
 from nde.runs.kinds.normaliser_file import write_normaliser
+from nde.runs.kinds.tables import describe_table
 from nde.train import LossFunction
 
 
@@ -36,7 +37,7 @@ class LatentSDEKind(AbstractKind):
         values, channels = counted(int(panel.mask.sum()), "value"), counted(len(panel.channels), "channel")
         size = f"{len(panel)} series, {values} of {channels}"
         parts = f"{len(split.train)} train, {len(split.validation)} validate, {len(split.test)} test"
-        return [*panel.notes, f"{size}: {parts}"]
+        return [*describe_table(config.data, panel), f"{size}: {parts}"]
 
     def save(self, folder: Path, config: LatentSDEConfig, problem: Problem) -> None:
         write_normaliser(folder / "normaliser.json", problem.normaliser)

@@ -1,17 +1,15 @@
 """Forecast the series of a table with a run's latent SDEs."""
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 import numpy as np
 import polars as pl
 
-from nde.data import Normaliser, Panel, read_panel
+from nde.data import Normaliser, Panel
 from nde.report import forecast_marks, sample_forecast
 from nde.runs.interface import member_key, OpenedRun, Prediction, RunError
 from nde.runs.kinds.latent_sde.problem import MAX_STEPS
 from nde.runs.kinds.latent_sde.stack import model_name, no_stack, read_stack
 from nde.runs.kinds.normaliser_file import read_normaliser
+from nde.runs.kinds.tables import read_asked
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -26,6 +24,7 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     says of which forecasts little is known ([`nde.report.forecast_marks`][]); it is empty elsewhere. A run that keeps a
     pool with the baselines forecasts by it; [`forecast_notes`][nde.runs.kinds.latent_sde.prediction.forecast_notes]
     says so.
+    Ids and times are those of the table, bit for bit and in their types, so that forecasts join its rows.
 
     **Raises:** `RunError` or `TableError` for a table that can not be used.
     """
@@ -41,8 +40,11 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     if taken:
         raise RunError(f"{data}: '{min(taken)}' is also the name of a column of the forecasts; rename it in the table.")
     normaliser = read_normaliser(run.folder / "normaliser.json")
-    layout = replace(run.config.data.table_format(), channels=normaliser.channels, min_observations=0)
-    panel = _ask_ahead(read_panel(data, layout, require_values=False), asked.ahead)
+    panel = read_asked(run.config.data, data, normaliser.channels)
+    try:
+        panel = panel.asked_ahead(asked.ahead)
+    except ValueError as error:
+        raise RunError(f"{data}: --ahead: {error}.") from None
     horizon = float(panel.times.max())
     dt0 = run.config.model.dt0 or horizon
     if horizon / dt0 > MAX_STEPS:
@@ -60,7 +62,7 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     centre = np.median(draws, axis=0)
     span = run.config.model.horizon if run.config.data.span is None else run.config.data.span
     marks = forecast_marks(panel.times, values, panel.mask, centre, span=span)
-    return _table(run, panel, normaliser, draws, marks, asked.keep_samples)
+    return _table(run, panel, normaliser, draws, marks, asked)
 
 
 def forecast_notes(run: OpenedRun) -> list[str]:
@@ -71,24 +73,8 @@ def forecast_notes(run: OpenedRun) -> list[str]:
     return [stack.line(model_name(run.config))] if stack.weights else list(stack.notes)
 
 
-def _ask_ahead(panel: Panel, ahead: Sequence[float]) -> Panel:
-    """The panel with a row without values for each of the times ahead."""
-    if not ahead:
-        return panel
-    rows = panel.times.shape[1] + len(ahead)
-    last = panel.times[np.arange(len(panel)), panel.lengths - 1]
-    times = np.repeat((last + max(ahead) / panel.time_scale)[:, None], rows, axis=1)
-    values = np.zeros((len(panel), rows, len(panel.channels)))
-    mask = np.zeros(values.shape, bool)
-    for i, length in enumerate(panel.lengths):
-        times[i, :length] = panel.times[i, :length]
-        times[i, length : length + len(ahead)] = last[i] + np.sort(ahead) / panel.time_scale
-        values[i, :length], mask[i, :length] = panel.values[i, :length], panel.mask[i, :length]
-    return replace(panel, times=times, values=values, mask=mask, lengths=panel.lengths + len(ahead))
-
-
 def _table(
-    run: OpenedRun, panel: Panel, normaliser: Normaliser, draws: np.ndarray, marks: np.ndarray, keep_samples: bool
+    run: OpenedRun, panel: Panel, normaliser: Normaliser, draws: np.ndarray, marks: np.ndarray, asked: Prediction
 ) -> pl.DataFrame:
     rows = np.arange(panel.times.shape[1])[None, :] < panel.lengths[:, None]
     series, row = np.nonzero(rows)
@@ -96,9 +82,10 @@ def _table(
     chosen = normaliser.undo(draws)[:, series, row].reshape(len(draws), -1)
     log = np.tile(normaliser.log, len(series))
     observed = np.where(panel.mask, panel.values, np.nan)[series, row].reshape(-1)
+    ids, times = panel.keys(np.repeat(series, count), np.repeat(row, count), as_text=asked.as_text)
     columns = {
-        run.config.data.id: np.repeat(np.array(panel.ids)[series], count),
-        run.config.data.time: np.repeat(panel.table_times()[series, row], count),
+        run.config.data.id: ids,
+        run.config.data.time: times,
         "channel": np.tile(np.array(panel.channels), len(series)),
         "observed": observed,
         "mean": np.where(log, np.median(chosen, axis=0), chosen.mean(0)),
@@ -108,7 +95,7 @@ def _table(
         _quantile_name(q): values for q, values in zip(LEVELS, np.quantile(chosen, LEVELS, axis=0), strict=True)
     }
     columns["mark"] = [mark or None for mark in marks[series, row].reshape(-1)]
-    if keep_samples:
+    if asked.keep_samples:
         columns |= {f"sample_{i}": sample for i, sample in enumerate(chosen)}
     return pl.DataFrame(columns, schema_overrides={"mark": pl.String}).with_columns(pl.col("observed").fill_nan(None))
 

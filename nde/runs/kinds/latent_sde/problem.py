@@ -1,14 +1,13 @@
 """A latent SDE's table, read, split and standardised."""
 
-import hashlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from nde.config import build_task, LatentSDEConfig
-from nde.data import Normaliser, Panel, read_panel, refuse_empty_channels, Split, split_series
+from nde.data import Normaliser, Panel, refuse_empty_channels, Split, split_series
 from nde.runs.interface import RunError
+from nde.runs.kinds.tables import load_table, resolved_table
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,7 @@ def load_problem(config: LatentSDEConfig) -> Problem:
     config's `data.sha256` was made from.
     """
     data = config.data
-    path = data.table_path()
-    panel = read_panel(path, data.table_format())
-    if data.sha256 is not None and data.sha256 != _sha256(path):
-        raise RunError(f"{path}: the table has changed since the run was made; give the run back its table.")
+    panel = load_table(data)
     if data.time_scale is None:
         panel = _in_tenths(panel)
     split = split_series(len(panel), fold=data.fold, folds=data.folds, validation=data.validation, seed=data.split_seed)
@@ -77,15 +73,8 @@ def resolve(config: LatentSDEConfig, problem: Problem) -> LatentSDEConfig:
             "raise model.dt0, or let data.time_scale choose a larger unit of time."
         )
     _check_targets(config, problem)
-    path = None if data.path is None else str(Path(data.path).absolute())
-    update = {
-        "path": path,
-        "sha256": _sha256(data.table_path()),
-        "channels": problem.panel.channels,
-        "time_scale": problem.panel.time_scale,
-        "time_unit": problem.panel.time_unit,
-        "span": float(problem.panel[problem.split.fold].last_times.max()),
-    }
+    update = resolved_table(data, problem.panel)
+    update["span"] = float(problem.panel[problem.split.fold].last_times.max())
     # A unit of time that was chosen here, or that has no name, would mean nothing on an axis.
     if data.table_unit is None and (data.time_scale is None or data.time_unit is None):
         update["table_unit"] = problem.panel.time_unit
@@ -115,7 +104,3 @@ def _in_tenths(panel: Panel) -> Panel:
     """The panel in a unit of time of which its longest series has ten."""
     scale = float(panel.times.max()) / 10 or 1.0
     return replace(panel, times=panel.times / scale, time_scale=scale)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -12,6 +12,7 @@ from nde.runs.kinds.ode.drawing import figures
 from nde.runs.kinds.ode.evaluation import evaluate, held_out, NAMES
 from nde.runs.kinds.ode.problem import load, ODEProblem, resolve, unfitted_starts
 from nde.runs.kinds.ode.training import batch_loss, examples, failure_time, validation_score
+from nde.runs.kinds.tables import describe_table
 from nde.train import LossFunction
 
 
@@ -26,9 +27,10 @@ class ODEKind(AbstractKind):
 
     def describe(self, config: ODEConfig, problem: ODEProblem) -> list[str]:
         panel = problem.panel
-        size = f"{len(panel)} series of {', '.join(panel.channels)}: {int(problem.fit.sum())} values to fit"
+        size = f"{len(panel)} series: {int(problem.fit.sum())} values to fit"
+        held = f"{size}, {int(problem.test.sum())} held out ({held_out(config)})"
         starts = unfitted_starts(problem) if config.model.start == "learned" else []
-        return [*panel.notes, f"{size}, {int(problem.test.sum())} held out ({held_out(config)})", *starts]
+        return [*describe_table(config.data, panel), held, *starts]
 
     def members(self, config: ODEConfig) -> list[str]:
         count = config.train.members

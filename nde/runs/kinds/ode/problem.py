@@ -1,16 +1,15 @@
 """The series of an ODE run: read or made, and divided into what is fitted, what chooses and what is scored."""
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from nde.config import ODEConfig
 from nde.config.ode import ODEDataConfig, ODEModelConfig
-from nde.data import load_lynx_hare, make_pendulum, make_spirals, Panel, read_panel, refuse_empty_channels, split_series
+from nde.data import load_lynx_hare, make_pendulum, make_spirals, Panel, refuse_empty_channels, split_series
 from nde.models import observed_states
 from nde.runs.interface import RunError
+from nde.runs.kinds.tables import check_unchanged, load_table, resolved_table
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,6 @@ def load(config: ODEConfig) -> ODEProblem:
     **Raises:** `ValueError` for a bad table or split, and if nothing is left to fit or to score.
     """
     data = config.data
-    path = data.table_path()
-    if path is not None and data.sha256 is not None and data.sha256 != _sha256(path):
-        raise RunError(f"{path}: the table has changed since the run was made; give the run back its table.")
     panel = _panel(data)
     log = config.model.noise == "log_normal"
     if config.model.positive and (panel.values[panel.mask] <= 0).any():
@@ -68,7 +64,8 @@ def load(config: ODEConfig) -> ODEProblem:
 
 def _panel(data: ODEDataConfig) -> Panel:
     if data.path is not None:
-        return read_panel(data.path, data.table_format())
+        return load_table(data)
+    check_unchanged(data)
     if data.dataset == "pendulum":
         return make_pendulum(seed=data.seed)
     if data.dataset == "spirals":
@@ -129,13 +126,8 @@ def resolve(config: ODEConfig, problem: ODEProblem) -> ODEConfig:
     resolved = model.model_copy(update=update)
     if model.start == "learned" and model.starts is None:
         resolved = resolved.model_copy(update={"starts": _starts(config, resolved, problem, indices)})
-    path = data.table_path()
-    channels = {"channels": panel.channels, "time_unit": panel.time_unit}
-    if data.path is not None:
-        channels["path"] = str(Path(data.path).absolute())
-    if path is not None:
-        channels["sha256"] = _sha256(path)
-    return config.model_copy(update={"data": data.model_copy(update=channels), "model": resolved})
+    found = resolved_table(data, panel)
+    return config.model_copy(update={"data": data.model_copy(update=found), "model": resolved})
 
 
 def _units(problem: ODEProblem, model: ODEModelConfig, indices, count: int):
@@ -200,7 +192,3 @@ def unfitted_starts(problem: ODEProblem) -> list[str]:
             more = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
             parts.append(f"'{name}' of {', '.join(named)}{more}")
     return [f"no value to fit, so that the start is the mean over all series: {'; '.join(parts)}"] if parts else []
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,150 @@
+"""From a file to a table of cells, with the numbers of its rows as an editor shows them."""
+
+import csv
+import io
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from nde.data.layout import TableError, TableFormat
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of a table.
+
+    - `source`: what messages call it, its path.
+    - `frame`: the cells: text from a CSV file, empty where a cell is, of any type from elsewhere.
+    - `numbers`: `(rows,)`, what messages call each row: the line of a CSV file, whose header is line 1.
+    """
+
+    source: str
+    frame: pl.DataFrame
+    numbers: np.ndarray
+
+    @classmethod
+    def of_frame(cls, frame: pl.DataFrame, source: str = "frame") -> "Table":
+        """A table that is in memory already. Its rows are counted from 1."""
+        return cls(source, frame, np.arange(1, len(frame) + 1))
+
+    def only(self, rows: np.ndarray) -> "Table":
+        """The rows for which a boolean array is true."""
+        return Table(self.source, self.frame.filter(pl.Series(rows)), self.numbers[rows])
+
+    def error(self, text: str) -> TableError:
+        """What is wrong with this table."""
+        return TableError(f"{self.source}: {text}")
+
+    def row_error(self, row: int, column: str, text: str) -> TableError:
+        """What is wrong with one of its rows, by its index."""
+        return self.error(f"row {self.numbers[row]}, column '{column}'{text}")
+
+
+def read_table(path: str | Path, layout: TableFormat) -> Table:
+    """Read the cells of a `.csv`, `.tsv` or `.parquet` file, and check that the columns of a layout are there.
+
+    Rows of a CSV file without any content are skipped.
+
+    **Raises:** `TableError` for a file that is missing or can not be read, and for a column that is missing or double.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TableError(f"{path}: no such file; give the path of a .csv or .parquet table.")
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".tsv", ".parquet"):
+        raise TableError(f"{path}: unknown kind of table '{path.suffix}'; use .csv or .parquet.")
+    table = _read_parquet(path) if kind == ".parquet" else _read_text(path, layout)
+    check_columns(table, layout)
+    return table
+
+
+def check_columns(table: Table, layout: TableFormat) -> None:
+    """Refuse a table that lacks a column of a layout, or from which one is asked for twice."""
+    wanted = [layout.id, layout.time]
+    wanted += [layout.channel, layout.value] if layout.channel and layout.value else list(layout.channels or ())
+    if len(set(wanted)) < len(wanted):
+        raise table.error(f"a column is asked for twice among {', '.join(wanted)}; name each once.")
+    columns = table.frame.columns
+    missing = [name for name in wanted if name not in columns]
+    if missing:
+        text = f"no column '{missing[0]}'; the columns are {', '.join(columns)}."
+        raise table.error(text + _separator_hint(columns, wanted))
+
+
+def _separator_hint(columns: list[str], wanted: list[str]) -> str:
+    """What to do where the header would name the columns if it were split elsewhere."""
+    for separator, shown in ((";", "';'"), ("\t", r"'\t'"), ("|", "'|'"), (",", "','")):
+        header = [cell.strip().strip('"') for name in columns for cell in name.split(separator)]
+        if len(header) > len(columns) and set(wanted) <= set(header):
+            return f" Its cells seem to be separated by {shown}: set data.separator = {shown}."
+    return ""
+
+
+def _read_parquet(path: Path) -> Table:
+    try:
+        return Table.of_frame(pl.read_parquet(path), str(path))
+    except pl.exceptions.PolarsError as error:
+        raise TableError(f"{path}: not a readable .parquet table ({str(error).splitlines()[0]}).") from None
+
+
+def _read_text(path: Path, layout: TableFormat) -> Table:
+    text = _decode(path, layout.encoding)
+    separator = layout.separator or ("\t" if path.suffix.lower() == ".tsv" else ",")
+    if not text.strip():
+        raise TableError(f"{path}: not a readable {path.suffix} table (empty); it needs a header and rows.")
+    try:
+        cells = pl.read_csv(text.encode(), has_header=False, infer_schema=False, separator=separator)
+    except pl.exceptions.PolarsError as error:
+        reason = _ragged(text, separator) or f"({str(error).splitlines()[0]})"
+        raise TableError(f"{path}: not a readable {path.suffix} table {reason}.") from None
+    cells = cells.with_columns(pl.all().fill_null(""))
+    numbers = np.arange(1, len(cells) + 1)
+    filled = cells.select(pl.any_horizontal(pl.all().str.strip_chars() != "")).to_series().to_numpy()
+    first = int(filled.argmax())
+    header = [str(name).strip() for name in cells.row(first)]
+    doubled = [name for name, count in Counter(header).items() if count > 1 and name]
+    if doubled:
+        raise TableError(f"{path}: two columns have the name '{doubled[0]}'; rename one.")
+    # Columns without a name are told apart as pandas does it.
+    cells.columns = [name or _unnamed(i, header) for i, name in enumerate(header)]
+    filled[first] = False
+    return Table(str(path), cells, numbers).only(filled)
+
+
+def _unnamed(column: int, header: list[str]) -> str:
+    name = f"Unnamed: {column}"
+    return name if name not in header else f"Unnamed: {column}.1"
+
+
+def _decode(path: Path, encoding: str) -> str:
+    """The text of a file, without a byte order mark."""
+    data = path.read_bytes()
+    if encoding.lower().replace("_", "-") in ("utf-8", "utf8") and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise TableError(f"{path}: its text is in UTF-16, as Excel writes it; set data.encoding = 'utf-16'.")
+    try:
+        return data.decode(encoding).removeprefix("\ufeff")
+    except UnicodeError as error:
+        start = error.start if isinstance(error, UnicodeDecodeError) else 0
+        line = data.count(b"\n", 0, start) + 1
+        raise TableError(
+            f"{path}: row {line} is not text in {encoding}; set data.encoding, such as 'latin-1' or 'cp1252'."
+        ) from None
+
+
+def _ragged(text: str, separator: str) -> str:
+    """Where a row has more cells than the header, if one has."""
+    rows = csv.reader(io.StringIO(text), delimiter=separator)
+    try:
+        width = len(next(rows))
+        long = next(((i, len(row)) for i, row in enumerate(rows, start=2) if len(row) > width), None)
+    except csv.Error:
+        return ""
+    if long is None:
+        return ""
+    return (
+        f"(row {long[0]} has {long[1]} cells, the header {width}); numbers with a decimal comma need quotes or another "
+        "separator, with data.decimal = ',' and data.separator"
+    )
