@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Bool
 
-from nde.data.panel import Panel
 from nde.data.layout import TableError
+from nde.data.panel import Panel
 
 
 def refuse_empty_channels(panel: Panel, fitted: Bool[np.ndarray, "series rows channels"], *, source: object) -> None:
