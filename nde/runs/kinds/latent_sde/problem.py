@@ -42,7 +42,7 @@ def load_problem(config: LatentSDEConfig) -> Problem:
         panel = _in_tenths(panel)
     split = split_series(len(panel), fold=data.fold, folds=data.folds, validation=data.validation, seed=data.split_seed)
     fitted = panel.mask & np.isin(np.arange(len(panel)), split.fold)[:, None, None]
-    refuse_empty_channels(panel, fitted, source=path)
+    refuse_empty_channels(panel, fitted, source=data.table_path())
     normaliser = Normaliser.fit(panel[split.fold], data.log)
     scored = replace(split, test=sample_series(split.test, config.evaluate.series, data.split_seed))
     return Problem(panel, scored, normaliser, normaliser.apply(panel))
