@@ -256,3 +256,23 @@ def test_a_controller_of_ones_own_says_where_it_stops():
         return jnp.sum(jnp.where(solution.ts == at, solution.ys, 0))
 
     np.testing.assert_allclose(jax.grad(saved_there)(jnp.array(0.4)), -np.exp(-0.4), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["linear", "cubic"])
+def test_a_paths_own_times_and_values(name):
+    """The path bends at its times: right where the controller stops there, refused where it does not know of them."""
+    ts, ys = jnp.array([0.0, 0.3, 0.55, 1.0]), jnp.array([[0.0, 1.0], [0.3, 0.2], [0.5, -0.4], [1.0, 0.8]])
+
+    def end(ts, ys, told=True):
+        if name == "linear":
+            path = diffrax.LinearInterpolation(ts, ys)
+        else:
+            path = diffrax.CubicInterpolation(ts, diffrax.backward_hermite_coefficients(ts, ys))
+        field = diffrax.ControlTerm(lambda t, y, args: jnp.stack([jnp.sin(y), jnp.cos(2 * y)], -1), path)
+        options = {"stepsize_controller": clipped(jump_ts=ts) if told else PID, "max_steps": 512}
+        y0 = jnp.array([0.3, 0.7])
+        return nde.diffeqsolve(field.to_ode(), diffrax.Tsit5(), ts[0], ts[-1], None, y0, **options).ys[-1].sum()
+
+    check(end, ts, ys)
+    with pytest.raises(ValueError, match="no gradient in the times ts of an interpolated path"):
+        jax.grad(end)(ts, ys, False)

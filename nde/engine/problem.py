@@ -12,7 +12,7 @@ from nde.engine.apart import hide
 from nde.engine.choose import make_kernel
 from nde.engine.hoist import Hoisted, Hoister
 from nde.engine.kernel import AbstractKernel
-from nde.engine.stops import sorted_stops, stop_times
+from nde.engine.stops import knot_times, sorted_stops, stop_times
 
 
 class Place(NamedTuple):
@@ -68,6 +68,7 @@ class Problem:
     - `saves`: a function for each `SubSaveAt`, `(t0, t1, dense, t) -> saved values` inside a step.
     - `end_saves`: the same at a step's end, `(t, y) -> saved values`.
     - `stops`: `controller_state -> times` at which its controller makes steps end or begin, in order; `None` without.
+    - `knots`: the numbers of those inputs that are the times of an interpolated path's own values.
     - `inputs`: all arrays that they read; `place`: the shapes of a place.
     - `way_back`: what an adjoint wants to be traced beside them, if anything: its `trace` is called with `hoist`.
     - `controls_error`: whether steps are chosen by their error; `grid_moves`: whether all times move with the ends.
@@ -97,6 +98,7 @@ class Problem:
             self.way_back.trace(hoister.hoist)
         self.inputs, self.place = hoister.inputs, jax.eval_shape(lambda: place)
         self._truth_number = hoister.number(self._truth)
+        self.knots = [n for n in map(hoister.number, knot_times((self.options["terms"], args))) if n is not None]
         return self
 
     def with_truth(self, inputs: Sequence[jax.Array], truth: jax.Array) -> list[jax.Array]:

@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jaxtyping import ArrayLike, PyTree
 
 from nde.adjoints import AbstractAdjoint, CheckpointAdjoint
+from nde.adjoints.moving import has_moving_stops
 from nde.engine.check import check_sde, Times
 from nde.engine.choose import make_kernel
 from nde.engine.collect import Batch, collect, Levels
@@ -70,7 +71,8 @@ def diffeqsolve(
     **Raises:** what diffrax raises. For an SDE, `ValueError` too where solver, path, diffusion and times do not fit one
     another, as [`nde.engine.check.check_sde`][] says: diffrax gives a Milstein method any noise, and a solver of
     additive noise a diffusion that depends on the state. `ValueError` for heuristics that the solver or the controller
-    can not give.
+    can not give; and for a gradient in the times `ts` of an interpolated path, in the terms or `args`, under error
+    control, unless they are told to the controller as its `jump_ts` or `step_ts`, for the path bends there.
 
     With `throw=True` a failed solve is an error, and so is its gradient, under `jit` too. With `throw=False` the
     failure is in `result`, and an example whose outputs the loss masks adds nothing to the gradient, NaN or not. Nor
@@ -230,6 +232,7 @@ class _Core:
         """See [`nde.engine.collect.Core`][]."""
         march = self._march(levels, self.rows)
         wanted = self.structure.unflatten([i in perturbed for i in range(len(inputs))])
+        _refuse_moving_knots(self.problem, wanted)
         return self._flat(march.batch, self.adjoint.march(march, self._spread(march.batch, inputs), wanted))
 
     def _spread(self, batch: Batch, inputs: Sequence[jax.Array]) -> Inputs:
@@ -240,6 +243,19 @@ class _Core:
     def _flat(self, batch: Batch, outcome: Outcome) -> list[jax.Array]:
         flat, self.result = jax.tree.flatten(outcome)
         return [batch.unflatten(x) for x in flat]
+
+
+def _refuse_moving_knots(problem: Problem, perturbed: Inputs) -> None:
+    """Refuse a gradient in the times of a path's own values, where steps chosen by their error go across them.
+
+    The path bends there, and a step across a bend has little error, but hardly the right derivative by its time.
+    """
+    moving = any(perturbed.shared[i] for i in problem.knots)
+    if moving and problem.controls_error and not has_moving_stops(problem, perturbed):
+        raise ValueError(
+            "nde.diffeqsolve has no gradient in the times ts of an interpolated path unless its steps end there: take "
+            "diffrax.ClipStepSizeController(…, jump_ts=ts), or hold ts constant (jax.lax.stop_gradient)."
+        )
 
 
 def _bytes(tree: Any) -> int:

@@ -44,6 +44,15 @@ def sorted_stops(controller: Any, state: Any, dtype: Any) -> jax.Array:
     return _moving_with(ts, mean)
 
 
+def knot_times(tree: Any) -> list[Any]:
+    """The times of the values that the interpolated paths in a tree go through."""
+
+    def is_path(x):
+        return isinstance(x, diffrax.AbstractGlobalInterpolation)
+
+    return [x.ts for x in jax.tree.leaves(tree, is_leaf=is_path) if is_path(x)]
+
+
 def _is_clip(x: Any) -> bool:
     """Whether it is the state of a `diffrax.ClipStepSizeController`, a class that diffrax keeps to itself."""
     return hasattr(x, "jump_info") and hasattr(x, "step_info")
