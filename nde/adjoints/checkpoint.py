@@ -137,7 +137,7 @@ class _CheckpointSweep(Sweep):
             new = self.march.advance(self.inputs, place)
             go = going(state)
             accepted = new.accepted & go
-            place, have = self.batch.where(go, new.place, place), have + accepted
+            place, have = self.batch.where(go, new.place, place), have + accepted.astype(jnp.int32)
             return self.march.put_rows(rows, jnp.where(accepted, have - 1, size), place), place, have
 
         start = (rows, place, jnp.minimum(steps, 1))

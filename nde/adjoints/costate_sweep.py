@@ -83,7 +83,7 @@ class CostateSweep:
         y = self.batch.where(self.wanted, place.y, self.safe_y)
         costate = self._scaled(self.ct.place.y)
         span = place.t - self.t0
-        h = jnp.where(span > 0, span / jnp.maximum(counts.accepted, 1), 1)
+        h = jnp.where(span > 0, span / jnp.maximum(counts.accepted, 1).astype(span.dtype), 1)
         if self.way.grid is not None:
             h = jnp.full_like(h, jnp.inf)  # the grid's times are stops, and the steps lead from one to the next
         begin = self.march.lift(self.way.begin)
@@ -125,7 +125,7 @@ class CostateSweep:
 
     def _meet(self, k: int, carry: _Carry, due) -> _Carry:
         """Let the costate jump by the cotangent of one row of sub `k`."""
-        back, index = carry.back, carry.left[k] - due
+        back, index = carry.back, carry.left[k] - due.astype(jnp.int32)
         saved, plan = self.ct.saved[k], self.march.plans[k]
         row = jnp.clip(index, 0, plan.rows - 1)
 

@@ -211,7 +211,7 @@ class Sweep(abc.ABC):
 
     def _meet_end(self, k, met, t1, y1, number, live):
         due = live & ((number + 1) % self.march.every[k] == 0)
-        row = jnp.maximum(met.carry.filled[k] - due, 0)
+        row = jnp.maximum(met.carry.filled[k] - due.astype(jnp.int32), 0)
         y_ct = self._row(self.ct.saved[k].ys, row, due)
         numbers, mine = self._shared_of(self.problem.end_saves[k])
 

@@ -160,7 +160,7 @@ class Batch:
             last = jnp.minimum(index, rows.shape[0] - 1)
             old = jax.lax.dynamic_index_in_dim(rows, last, keepdims=False)
             return jax.lax.dynamic_update_index_in_dim(rows, jnp.where(index < rows.shape[0], row, old), last, 0)
-        number = jnp.arange(self.shape[0])
+        number = jnp.arange(self.shape[0], dtype=index.dtype)
         place = (index, number) if rows_first else (number, index)
         return rows.at[place].set(row, mode="drop", unique_indices=True)
 
@@ -171,20 +171,21 @@ class Batch:
 
     def following(self, first: jax.Array, count: int) -> jax.Array:
         """The numbers from each example's `first` on: `(batch, count)`."""
-        return first[..., None] + jnp.arange(count).reshape(*(1,) * len(self.shape), count)
+        return first[..., None] + jnp.arange(count, dtype=first.dtype).reshape(*(1,) * len(self.shape), count)
 
     def get(self, rows: jax.Array, index: jax.Array) -> jax.Array:
         """Read rows of `(batch, rows, …)`: one an example, or several where `index` is `(batch, few)`."""
         if not self.levels:
             return rows[index]
-        number = jnp.arange(self.shape[0])
+        number = jnp.arange(self.shape[0], dtype=index.dtype)
         return rows[number.reshape(-1, *(1,) * (index.ndim - 1)), index]
 
     def add(self, rows: jax.Array, index: jax.Array, more: jax.Array) -> jax.Array:
         """Add to a few rows an example of `(batch, rows, …)`."""
         if not self.levels:
             return rows.at[index].add(more)
-        return rows.at[jnp.arange(self.shape[0])[:, None], index].add(more)
+        number = jnp.arange(self.shape[0], dtype=index.dtype)
+        return rows.at[number[:, None], index].add(more)
 
     def any(self, x: jax.Array) -> jax.Array:
         """Whether any is true, over every `vmap` outside too: so a loop's body stays free of selects."""

@@ -128,7 +128,7 @@ def _with_times(saved: Saved, sub: diffrax.SubSaveAt, empty: jax.Array) -> Saved
     ts = empty
     if sub.ts is not None:
         ts = jax.lax.dynamic_update_slice_in_dim(empty, sub.ts, int(sub.t0), axis=0)
-    return saved._replace(ts=jnp.where(jnp.arange(len(empty)) < saved.filled, ts, jnp.inf))
+    return saved._replace(ts=jnp.where(jnp.arange(len(empty), dtype=saved.filled.dtype) < saved.filled, ts, jnp.inf))
 
 
 def _locate(problem: Problem, outcome: Outcome, result: Any) -> tuple[jax.Array, Any, Any]:
@@ -165,7 +165,7 @@ def _locate(problem: Problem, outcome: Outcome, result: Any) -> tuple[jax.Array,
 def _cut(saved: Any, t: jax.Array) -> Saved:
     """Without the rows that lie past `t`."""
     past = saved.ts > t
-    gone = jnp.sum(past & (saved.ts < jnp.inf))
+    gone = jnp.sum(past & (saved.ts < jnp.inf), dtype=saved.filled.dtype)
     ys = jax.tree.map(lambda x: jnp.where(past.reshape(past.shape + (1,) * (x.ndim - 1)), jnp.inf, x), saved.ys)
     return Saved(saved.ts_index - gone, saved.filled - gone, jnp.where(past, jnp.inf, saved.ts), ys)
 
@@ -187,7 +187,7 @@ def _save_ends(saved: Any, sub: diffrax.SubSaveAt, ends: "_Ends") -> Saved:
     if sub.t1 or (ends.located and sub.steps):
         index = jnp.where(due, saved.filled, len(saved.ts))
         saved = _write(saved, index, ends.t, sub.fn(ends.t, ends.y, ends.args))
-        saved = saved._replace(filled=saved.filled + due)
+        saved = saved._replace(filled=saved.filled + jnp.asarray(due, saved.filled.dtype))
     return saved
 
 

@@ -230,7 +230,7 @@ def _save(solver, sub, plan: SavePlan, grid, ys, infos, args) -> Saved:
             return sub.fn(t, solver.interpolation_cls(t0=grid[i], t1=grid[i + 1], **info).evaluate(t), args)
 
         values = jax.vmap(at)(sub.ts, number)
-        place = jnp.arange(len(sub.ts)) + plan.skip + (number // every if every else 0)
+        place = jnp.arange(len(sub.ts), dtype=number.dtype) + plan.skip + (number // every if every else 0)
         place = jnp.where(reached, place, plan.rows)
         rows = jax.tree.map(lambda r, v: r.at[place].set(v, mode="drop", unique_indices=True), rows, values)
         times = times.at[place].set(sub.ts, mode="drop", unique_indices=True)
@@ -238,7 +238,7 @@ def _save(solver, sub, plan: SavePlan, grid, ys, infos, args) -> Saved:
     if saved_steps:
         ends = grid[every::every]
         values = jax.vmap(lambda t, y: sub.fn(t, y, args))(ends, jax.tree.map(lambda x: x[every - 1 :: every], ys))
-        place = jnp.arange(saved_steps) + plan.skip
+        place = jnp.arange(saved_steps, dtype=jnp.int32) + plan.skip
         if sub.ts is not None:
             place = place + jnp.searchsorted(sub.ts, ends, side="right")
         rows = jax.tree.map(lambda r, v: r.at[place].set(v, mode="drop", unique_indices=True), rows, values)

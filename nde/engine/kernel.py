@@ -167,7 +167,8 @@ class ExplicitKernel(AbstractKernel):
 
     def count_evaluations(self, steps):
         """See [`nde.engine.kernel.AbstractKernel`][]."""
-        return steps * (self.tableau.num_stages - self.fsal) + self.fsal
+        saved = int(self.fsal)
+        return steps * (self.tableau.num_stages - saved) + saved
 
 
 def any_nonfinite(tree) -> jax.Array:

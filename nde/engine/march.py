@@ -195,7 +195,8 @@ class March:
         old = outcome.place
         active = self.problem.running(old, inputs.t1)
         place, dense, accepted = self.advance(inputs, old)
-        counts = Counts(outcome.counts.tried + active, outcome.counts.accepted + accepted)
+        tried, done = (x.astype(jnp.int32) for x in (active, accepted))
+        counts = Counts(outcome.counts.tried + tried, outcome.counts.accepted + done)
         saved = [
             self._save(k, inputs, rows, old, dense, place, accepted, counts) for k, rows in enumerate(outcome.saved)
         ]
