@@ -302,8 +302,8 @@ def fits() -> str:
     head = ["config", "held out", "method", "RMSE", "NLL", "in 50 %", "in 90 %", "RMSE, fitted"]
     return f"""## ODE fits
 
-`nde fit configs/hybrid_pendulum.toml` and so on, seed 0, one run each; the stored file is the run's `results.json`. RMSE
-and NLL per value on what was held out; shares of held-out values inside the central intervals.
+`nde fit configs/hybrid_pendulum.toml` and so on, seed 0, one run each; the stored file is the run's `results.json`.
+RMSE and NLL per value on what was held out; shares of held-out values inside the central intervals.
 
 {table(head, lines)}"""
 
