@@ -17,6 +17,8 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from nde.engine.refuse import backward_once, only_backward
+
 
 class Level(NamedTuple):
     """One `vmap`: its size, which of the flat inputs have its axis (in front), and its axis names."""
@@ -99,7 +101,9 @@ def _jvp(primals, tangents, *, core, levels, avals, declared):
             inputs[i] = x
         return core.run_differentiable(levels, inputs, perturbed)
 
-    outputs, moved = jax.jvp(differentiable, [primals[i] for i in perturbed], [tangents[i] for i in perturbed])
+    backward = only_backward([tangents[i] for i in perturbed], primals)
+    outputs, moved = jax.jvp(differentiable, [primals[i] for i in perturbed], backward)
+    outputs = [backward_once(x) if jnp.issubdtype(x.dtype, jnp.inexact) else x for x in outputs]
     moved = [
         ad.Zero(jax.typeof(o).to_tangent_aval()) if t.dtype == float0 else t
         for o, t in zip(outputs, moved, strict=True)

@@ -223,7 +223,8 @@ def clip_to_end(t, tnext, t1, clip_floor, keep, tried, is_stop=None):
     """
     near = (tnext > clip_floor) & (t1 - t <= 1.5 * (tnext - t))
     near = near if is_stop is None else near & ~is_stop
-    half = jnp.maximum(jnp.minimum(tnext, t + 0.5 * (tried - t)), jnp.nextafter(t, jnp.asarray(jnp.inf, t.dtype)))
+    after = jnp.nextafter(jax.lax.stop_gradient(t), jnp.asarray(jnp.inf, t.dtype))  # which has no derivative in JAX
+    half = jnp.maximum(jnp.minimum(tnext, t + 0.5 * (tried - t)), after)
     retried = jnp.where((tnext > clip_floor) | (tnext >= tried), half, tnext)
     return jnp.where(keep, jnp.where(near, t1, tnext), retried)
 
