@@ -1,10 +1,12 @@
 """The times of a solve: how many steps there are, how the last one ends, times that are no numbers."""
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optimistix
 import pytest
 from diffrax import ODETerm
 
@@ -101,3 +103,24 @@ def test_an_end_that_is_an_array_outside_is_known_inside_jit():
     t1 = jnp.array(0.5)
     solve = jax.jit(lambda y0: nde.diffeqsolve(ODETerm(lambda t, y, a: -y), diffrax.Heun(), 0.0, t1, 0.1, y0).ys[-1])
     np.testing.assert_allclose(solve(1.0), np.exp(-0.5), rtol=2e-3)
+
+
+@pytest.mark.parametrize("which", ["t0", "t1", "dt0", "ts"])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_time_that_turns_out_to_be_nan_is_a_failure(which, known):
+    """Of times that are traced: no comparison with NaN is true, and a solve would end at once without a word."""
+
+    def solve(nan, throw):
+        times = {"t0": 0.0, "t1": 1.0, "dt0": 0.25, "ts": jnp.array([0.5, 0.75])}
+        times[which] = times[which] * nan
+        controller = diffrax.ConstantStepSize() if known else diffrax.PIDController(rtol=1e-3, atol=1e-3)
+        saveat = diffrax.SaveAt(ts=times.pop("ts"))
+        options = {"saveat": saveat, "stepsize_controller": controller, "throw": throw}
+        term = diffrax.ODETerm(lambda t, y, args: -y)
+        return nde.diffeqsolve(term, diffrax.Heun(), y0=jnp.ones(1), **times, **options)
+
+    failed = eqx.filter_jit(solve)(jnp.array(jnp.nan), False)
+    assert failed.result == diffrax.RESULTS.promote(optimistix.RESULTS.nonfinite)
+    assert not jnp.any(jnp.isfinite(failed.ys))
+    with pytest.raises(Exception, match="onfinite|not finite|NaN|nan"):
+        jax.block_until_ready(eqx.filter_jit(solve)(jnp.array(jnp.nan), True).ys)

@@ -42,8 +42,9 @@ class CheckpointAdjoint(AbstractAdjoint):
     512, by the size of a place, and for more where the grid is known beforehand and a state is small. A solve with more
     accepted steps keeps every second, fourth … and recomputes the rest, which costs one forward solve more.
 
-    **Limits:** reverse mode only, and once; `max_steps=None` can not be differentiated. Where the grid is known
-    beforehand the solve is a `scan`, for which every transformation of JAX works.
+    **Limits:** reverse mode, once, and forward mode over it (`jax.hessian`); `max_steps=None` can not be
+    differentiated. Where the grid is known beforehand the solve is a `scan`, for which every transformation of JAX
+    works.
 
     **Source:** Zhuang et al., *Adaptive checkpoint adjoint method for gradient estimation in neural ODE*, 2020,
     algorithms 1 and 2.

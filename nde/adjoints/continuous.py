@@ -42,10 +42,11 @@ class ContinuousAdjoint(AbstractAdjoint):
     than its product with the control, and for a gradient in the times of an SDE, or in those at which a step-size
     controller is told to stop. [`nde.CheckpointAdjoint`][] has all of these.
 
-    **Limits:** reverse mode only, and once. Solving the state backward is unstable where the flow contracts strongly:
-    errors grow by $e^{\int |\partial_y f|}$. A way back that does not come to its end in `max_steps` steps, and one
-    more for each save time, has a gradient of NaN. A `BrownianGrid` needs save times that are points of the grid. For
-    an SDE the quadrature takes W alone, and has strong order 1 for commutative noise, 1/2 for other.
+    **Limits:** reverse mode, once, and forward mode over it (`jax.hessian`). Solving the state backward is unstable
+    where the flow contracts strongly: errors grow by $e^{\int |\partial_y f|}$. A way back that does not come to its
+    end in `max_steps` steps, and one more for each save time, has a gradient of NaN. A `BrownianGrid` needs save times
+    that are points of the grid. For an SDE the quadrature takes W alone, and has strong order 1 for commutative noise,
+    1/2 for other.
 
     **Source:** Pontryagin et al. 1962; Chen et al., *Neural ordinary differential equations*, 2018, algorithm 1;
     Li et al., *Scalable gradients for stochastic differential equations*, 2020, theorem 3.3 and algorithm 1.

@@ -29,10 +29,10 @@ class ReversibleAdjoint(AbstractAdjoint):
     does not), for `diffrax.ReversibleHeun` with a controller that reports jumps, and, in the gradient of an adaptive
     solve, for `max_steps=None`.
 
-    **Limits:** reverse mode only, and once. States are found again up to rounding errors, which the equation and the
-    method may make grow on the way back: with a strongly contracting equation over a long time they do so
-    exponentially, and the gradient is wrong without a word; use [`nde.CheckpointAdjoint`][] there. See the limits of
-    [`nde.Reversible`][] for how much.
+    **Limits:** reverse mode, once, and forward mode over it (`jax.hessian`). States are found again up to rounding
+    errors, which the equation and the method may make grow on the way back: with a strongly contracting equation over a
+    long time they do so exponentially, and the gradient is wrong without a word; use [`nde.CheckpointAdjoint`][] there.
+    See the limits of [`nde.Reversible`][] for how much.
 
     **Source:** McCallum & Foster, 2024, arXiv 2410.11648, algorithm 1; Kidger, Foster, Li, Lyons, 2021, arXiv
     2105.13493, algorithm 2.

@@ -49,6 +49,7 @@ def finish(
         result = RESULTS.where(
             (result == RESULTS.successful) & any_nonfinite(y), RESULTS.promote(optimistix.RESULTS.nonfinite), result
         )
+    result = RESULTS.where(_any_nan_time(options, problem.subs), RESULTS.promote(optimistix.RESULTS.nonfinite), result)
     history = outcome.history
     if throw:
         place, saved, history = _guarded(result, place, saved, history)
@@ -87,6 +88,14 @@ def finish(
     if heuristics:
         stats["heuristics"] = make_heuristics(heuristics, problem.kernel.sums(place.solver_state), history)
     return state, stats
+
+
+def _any_nan_time(options: dict[str, Any], subs: Sequence[diffrax.SubSaveAt]) -> jax.Array:
+    """Whether a time of the solve is NaN: no comparison with it is true, so that the loop would end without a word."""
+    controller = options["stepsize_controller"]
+    grid = controller.ts if isinstance(controller, diffrax.StepTo) else None
+    times = [options["t0"], options["t1"], options["dt0"], grid, *(sub.ts for sub in subs)]
+    return jnp.any(jnp.stack([jnp.any(jnp.isnan(x)) for x in times if x is not None]))
 
 
 def _guarded(result: Any, *trees: Any) -> Any:
