@@ -57,7 +57,7 @@ batching.primitive_batchers[_token_p] = lambda xs, dims: (_token_p.bind(*xs), No
 def _token_jvp(primals, tangents):
     moved = [t for t in tangents if type(t) is not ad.Zero and t.dtype != jax.dtypes.float0]
     token = _token_p.bind(*primals)
-    return token, _token_p.bind(*moved) if moved else ad.Zero.from_primal_value(token)
+    return token, _token_p.bind(*moved) if moved else ad.Zero(ShapedArray((), jnp.dtype(jnp.float32)))
 
 
 ad.primitive_jvps[_token_p] = _token_jvp
