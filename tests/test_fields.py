@@ -107,7 +107,7 @@ def rk4(rate, y0, end, steps):
         k4 = rate(t + h, y + h * k3)
         return y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
 
-    return jax.lax.scan(step, y0, h * jnp.arange(steps))[0]
+    return jax.lax.scan(step, y0, h * jnp.arange(float(steps)))[0]
 
 
 def flat(tree):

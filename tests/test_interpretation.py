@@ -95,7 +95,7 @@ REFUSED = {
     "min": (lambda y: jnp.minimum(y, 0.1), "min"),
     "largest": (lambda y: y * jnp.max(y), "reduce_max"),
     "select": (lambda y: jnp.where(y > 0, y, 2 * y), "select by gt"),
-    "mask": (lambda y: y * (y > 0), "gt"),
+    "mask": (lambda y: y * (y > 0).astype(y.dtype), "gt"),
     "in a scan": (lambda y: jax.lax.scan(lambda c, _: (jnp.abs(c), None), y, None, length=2)[0], "abs"),
     "cond": (lambda y: jax.lax.cond(y[0] > 0, jnp.sin, jnp.cos, y), "cond by gt"),
 }

@@ -110,7 +110,9 @@ class _Traced:
     def _time(self, number, start):
         """The time of the place with a number: by the controller's own word on the step before, as in the loop."""
         state = start.controller_state
-        state = (state[0] + number - 2, *state[1:]) if self.moves else state + number - 2
+        index = state[0] if self.moves else state
+        index = index + number.astype(jnp.asarray(index).dtype) - 2
+        state = (index, *state[1:]) if self.moves else index
         _, _, t, *_ = self.controller.adapt_step_size(start.t, start.t, start.y, start.y, None, None, None, state)
         if self.moves:
             t = jnp.where(number == 1, start.tnext, t)

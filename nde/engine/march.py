@@ -311,7 +311,9 @@ class March:
         def put(buffer, x):
             return self.batch.put(buffer, row, x, rows_first=False)
 
-        return Saved(saved.ts_index, saved.filled + due, put(saved.ts, t), jax.tree.map(put, saved.ys, y))
+        return Saved(
+            saved.ts_index, saved.filled + due.astype(jnp.int32), put(saved.ts, t), jax.tree.map(put, saved.ys, y)
+        )
 
 
 def history_row(kernel: Any, t: jax.Array, length: jax.Array, solver_state: Any) -> jax.Array:

@@ -128,7 +128,7 @@ def solve_within(
     ```python
     def loss(model, step):
         ys, seen = solve_within(model, ts, y0, growing_horizon(ts, step, first=0.2, steps=500))
-        return jnp.sum(seen[:, None] * (ys - values) ** 2) / jnp.sum(seen)
+        return jnp.sum((ys - values) ** 2, where=seen[:, None]) / jnp.sum(seen, dtype=ys.dtype)
     ```
     """
     ts, horizon = as_floats(ts, horizon)

@@ -146,7 +146,8 @@ def _evaluate(path: BrownianGrid, times: Float[Array, "2"]) -> Any:
         lambda carry: (carry[0] + 1, _join(carry[1], _step(path, first, carry[0], count))),
         (jnp.ones_like(count), _step(path, first, jnp.zeros_like(count), count)),
     )[1]
-    dt = (point[1] - point[0]) * jnp.asarray((path.t1 - path.t0) / path.num_steps, float)
+    h = jnp.asarray((path.t1 - path.t0) / path.num_steps, float)
+    dt = (point[1] - point[0]).astype(h.dtype) * h
     return _output(path, jnp.where(jnp.all(known), dt, jnp.nan), steps)
 
 

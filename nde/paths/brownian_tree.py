@@ -337,7 +337,7 @@ class _Cells(NamedTuple):
 
 def _depth(xp: Any, tol: Any) -> Any:
     """How often the whole is halved until it is at most `tol`, in units of the whole."""
-    return xp.sum(xp.asarray(1 / np.append(SCALES, 2 * SCALES[-1])) > tol)
+    return xp.sum(xp.asarray(1 / np.append(SCALES, 2 * SCALES[-1])) > xp.asarray(tol, float))
 
 
 def _cut(levels: Any) -> Any:

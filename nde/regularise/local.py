@@ -55,10 +55,11 @@ class LocalErrorEstimate(AbstractRegulariser):
             sign = jnp.where(t0 <= t1, 1, -1)
             ts, ys = seen.saved[0]
             if self.biased:
-                number = jnp.minimum((share * count).astype(jnp.int32), jnp.maximum(count - 1, 0))
-                start, length, factor = ts[number], steps.lengths[number], count * steps.lengths[number]
+                number = jnp.minimum((share * count.astype(share.dtype)).astype(count.dtype), jnp.maximum(count - 1, 0))
+                start, length = ts[number], steps.lengths[number]
+                factor = count.astype(length.dtype) * length
             else:
-                number = jnp.sum((steps.ts * sign < t * sign) & (steps.lengths > 0))
+                number = jnp.sum((steps.ts * sign < t * sign) & (steps.lengths > 0), dtype=count.dtype)
                 number = jnp.minimum(number, jnp.maximum(count - 1, 0))
                 start, length, factor = t, steps.lengths[number], jnp.abs(t1 - t0)
             start = jax.lax.stop_gradient(start)
