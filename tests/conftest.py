@@ -5,7 +5,6 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # Modules that run under JAX's standard promotion of dtypes, and why; every other one runs under "strict".
 OPTAX = "optax multiplies its integer count of steps by floats"
