@@ -136,7 +136,7 @@ def test_an_adaptive_solve_tries_again_on_the_same_path(end):
         return solution.ys[0] - exact(end), solution.stats["num_rejected_steps"]
 
     run = jax.jit(jax.vmap(error, (0, None)))
-    found, rejected = zip(*(run(jr.split(jr.key(4), 16), tol) for tol in (1e-2, 1e-4)), strict=True)
+    found, rejected = zip(*(run(jr.split(jr.key(4), 64), tol) for tol in (1e-2, 1e-4)), strict=True)
     assert all(jnp.any(each > 0) for each in rejected)
     coarse, fine = (jnp.median(jnp.abs(each)) for each in found)  # a step that looks good by chance makes long tails
     assert coarse < 0.03
