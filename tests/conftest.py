@@ -45,7 +45,7 @@ STANDARD |= dict.fromkeys(
 def precision_and_programs(request):
     """Strict promotion of dtypes, but in the modules listed above; no compiled program outlives its module.
 
-    Programs that are kept take 18 GB over the whole suite, in one process of two.
+    So the memory of the suite stays below some 2 GB a process.
     """
     name = request.module.__name__.rpartition(".")[2]
     jax.config.update("jax_numpy_dtype_promotion", "standard" if name in STANDARD else "strict")
