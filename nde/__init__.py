@@ -15,7 +15,7 @@ from importlib.metadata import version
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nde.names import *  # noqa: F403
+    from nde.names import *  # noqa: F403  (for editors and checkers; at run time `__getattr__` gives the same names)
 
 __version__ = version("nde")
 
@@ -42,4 +42,4 @@ def __dir__() -> list[str]:
 
 
 def _layers() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(__path__)]  # noqa: F405
+    return [module.name for module in pkgutil.iter_modules(__path__)]  # noqa: F405  (`__path__` is Python's own)

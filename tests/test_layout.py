@@ -74,7 +74,7 @@ def test_daily_names_and_layers_are_attributes():
     assert nde.data.__name__ == "nde.data"
     assert {"NeuralODE", "Tsit5", "data", "cli"} <= set(dir(nde))
     with pytest.raises(AttributeError, match="module 'nde' has no attribute 'NeuralPDE'"):
-        nde.NeuralPDE  # noqa: B018
+        nde.NeuralPDE  # noqa: B018  (to ask is the test)
 
 
 def test_no_import_hides_in_a_function():

@@ -26,6 +26,7 @@ class DataConfig(TableData):
     """
 
     dataset: Literal["pbc"] | None = None
+    # Needed here, where the section that this one narrows has `None`: the checker would have both alike.
     id: str  # pyright: ignore[reportGeneralTypeIssues]
     time: str  # pyright: ignore[reportGeneralTypeIssues]
     log: tuple[str, ...] = ()
