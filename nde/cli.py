@@ -1,6 +1,6 @@
 """The command line: `nde fit`, `nde evaluate`, `nde predict`, `nde plot`.
 
-Here stand the arguments and their help; what the commands do stands in [`nde.commands`][], which is imported when one
+Here stand the arguments and their help; what the commands do stands in `nde.commands`, which is imported when one
 of them runs. It is the one import that does not stand at the top of its module: JAX takes seconds to import, and
 `nde --help` answers without it.
 """

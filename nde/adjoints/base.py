@@ -7,7 +7,7 @@ import diffrax
 
 
 class AbstractAdjoint(diffrax.AbstractAdjoint):
-    """How a solve of [`nde.diffeqsolve`][] is differentiated.
+    """How a solve of `nde.diffeqsolve` is differentiated.
 
     The engine hands it the loop as a value, a *march*, so that no adjoint needs to know the engine.
     """

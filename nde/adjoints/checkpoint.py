@@ -61,7 +61,6 @@ class CheckpointAdjoint(AbstractAdjoint):
             )
 
     def rows(self, row_bytes: int, max_steps: int | None, most: int = 512) -> int | None:
-        """See [`nde.adjoints.AbstractAdjoint`][]."""
         if max_steps is None:
             return None
         rows = max(256, min(most, RECORD_BYTES // max(row_bytes, 1)))
@@ -73,7 +72,6 @@ class CheckpointAdjoint(AbstractAdjoint):
         return rows + rows % 2
 
     def march(self, march: Any, inputs: Any, perturbed: Any) -> Any:
-        """See [`nde.adjoints.AbstractAdjoint`][]."""
         if march.rows is None:
             raise ValueError(
                 "nde.diffeqsolve with max_steps=None can not be differentiated backward: the record of its steps needs "

@@ -29,7 +29,7 @@ class ContinuousAdjoint(AbstractAdjoint):
     save time the jump there times $f$.
 
     It is not the gradient of the solve that was done: it differs by the error of both solves, and tends to the same
-    as the tolerance falls. [`nde.CheckpointAdjoint`][] gives the exact one, mostly in less time.
+    as the tolerance falls. `nde.CheckpointAdjoint` gives the exact one, mostly in less time.
 
     **Arguments:** `controller`: a step-size controller for the way back, one that chooses steps by their error, if not
     the forward solve's. `solver`: a solver for the way back, if not the forward solve's. `slack`: the costate's error
@@ -40,7 +40,7 @@ class ContinuousAdjoint(AbstractAdjoint):
     **Raises:** when a solve is differentiated: `ValueError` for a solve of an Itô SDE, an event, dense output, a saved
     state of the solver, heuristics other than the steps' times (looked at or not), a solver that takes more of a term
     than its product with the control, and for a gradient in the times of an SDE, or in those at which a step-size
-    controller is told to stop. [`nde.CheckpointAdjoint`][] has all of these.
+    controller is told to stop. `nde.CheckpointAdjoint` has all of these.
 
     **Limits:** reverse mode, once, and forward mode over it (`jax.hessian`). Solving the state backward is unstable
     where the flow contracts strongly: errors grow by $e^{\int |\partial_y f|}$. A way back that does not come to its
@@ -66,15 +66,12 @@ class ContinuousAdjoint(AbstractAdjoint):
             )
 
     def rows(self, row_bytes: int, max_steps: int | None, most: int = 512) -> int | None:
-        """See [`nde.adjoints.AbstractAdjoint`][]."""
         del row_bytes, max_steps, most
 
     def prepare(self, problem: Any, place: Any) -> None:
-        """See [`nde.adjoints.AbstractAdjoint`][]."""
         problem.way_back = _WayBack(self, problem, place)
 
     def march(self, march: Any, inputs: Any, perturbed: Any) -> Any:
-        """See [`nde.adjoints.AbstractAdjoint`][]."""
         way = march.problem.way_back
         if way.refusal is not None:
             raise ValueError(f"ContinuousAdjoint can not differentiate {way.refusal}: take nde.CheckpointAdjoint.")
@@ -110,7 +107,7 @@ class ContinuousAdjoint(AbstractAdjoint):
 class _WayBack:
     """What the way back computes for one example, traced together with the problem; or why there is none.
 
-    - `begin`, `advance`: those of [`nde.adjoints.costate.CostateStep`][].
+    - `begin`, `advance`: those of `nde.adjoints.costate.CostateStep`.
     - `change(low, high, ts, ys)`: the field at nodes, times the control from `low` to `high`.
     - `rate(t, y)`: the derivative of the state by time; `None` for an SDE.
     """

@@ -26,22 +26,18 @@ class CostateTerm(diffrax.AbstractTerm):
     args: Any
 
     def vf(self, t, y, args):
-        """See `diffrax.AbstractTerm`."""
         del args
         return t, y
 
     def contr(self, t0, t1, **kwargs):
-        """See `diffrax.AbstractTerm`."""
         return jax.tree.map(jnp.negative, self.term.contr(-t1, -t0, **kwargs))
 
     def prod(self, vf, control):
-        """See `diffrax.AbstractTerm`."""
         s, (y, costate) = vf
         dy, pull = jax.vjp(lambda y: like(self.term.vf_prod(-s, y, self.args, control), y), y)
         return dy, jax.tree.map(jnp.negative, pull(costate)[0])
 
     def is_vf_expensive(self, t0, t1, y, args):
-        """See `diffrax.AbstractTerm`."""
         del t0, t1, y, args
         return True
 

@@ -24,7 +24,7 @@ class _Carry(NamedTuple):
 
 
 class CostateSweep:
-    """One way back, over a flat batch: see [`nde.adjoints.ContinuousAdjoint`][], whose cotangents `run` gives."""
+    """One way back, over a flat batch: see `nde.adjoints.ContinuousAdjoint`, whose cotangents `run` gives."""
 
     def __init__(self, march, perturbed, inputs, outcome, cotangents, times_wanted):
         self.march, self.batch, self.problem, self.way = march, march.batch, march.problem, march.problem.way_back

@@ -33,7 +33,7 @@ class Moving:
     - The first is `t0`, and the last is `t1` if the solve came to its end.
     - Of constant steps, those between divide what lies between the ends, and the first ends at `tnext`, `dt0` from the
       start; with an infinite end each is `dt0` long.
-    - Of other controllers, a time that is one of those to stop at is that one (see [`nde.engine.stops`][]), and those
+    - Of other controllers, a time that is one of those to stop at is that one (see `nde.engine.stops`), and those
       that lead to it divide the stretch from the stop before, or from `t0`, in constant proportions. For where stages
       lie on or beyond the end of their step (Kvaerno 5: 0.23 of it beyond) those of the last step are on the other side
       of a jump there; error control makes that step tiny, and if it alone moved, it would all be by the wrong field.

@@ -17,12 +17,12 @@ class ReversibleAdjoint(AbstractAdjoint):
 
     The way back finds $(y_n, z_n)$ from $(y_{n+1}, z_{n+1})$, by the method's own inverse, and pulls the cotangent
     through the evaluations of the field that this takes: each is made once, so that a gradient costs what it does by
-    [`nde.CheckpointAdjoint`][] with the same solver. Nothing is kept of a fixed grid (`diffrax.ConstantStepSize`,
+    `nde.CheckpointAdjoint` with the same solver. Nothing is kept of a fixed grid (`diffrax.ConstantStepSize`,
     `diffrax.StepTo`), whose times are known, and one time a step of an adaptive one, `max_steps` of them. What is a
-    constant and what carries a gradient is as for [`nde.CheckpointAdjoint`][]; so is the sum over a batch.
+    constant and what carries a gradient is as for `nde.CheckpointAdjoint`; so is the sum over a batch.
 
-    **Solvers:** [`nde.Reversible`][] round any explicit method, `diffrax.ReversibleHeun`, and any solver with a method
-    `way_back(terms, args)` that gives a [`nde.solvers.way_back.AbstractWayBack`][]. ODEs, CDEs and SDEs alike: a
+    **Solvers:** `nde.Reversible` round any explicit method, `diffrax.ReversibleHeun`, and any solver with a method
+    `way_back(terms, args)` that gives a `nde.solvers.way_back.AbstractWayBack`. ODEs, CDEs and SDEs alike: a
     Brownian path is asked again for the same increments.
 
     **Raises:** `ValueError` for another solver, for an event, for dense output (their results keep what this adjoint
@@ -31,15 +31,14 @@ class ReversibleAdjoint(AbstractAdjoint):
 
     **Limits:** reverse mode, once, and forward mode over it (`jax.hessian`). States are found again up to rounding
     errors, which the equation and the method may make grow on the way back: with a strongly contracting equation over a
-    long time they do so exponentially, and the gradient is wrong without a word; use [`nde.CheckpointAdjoint`][] there.
-    See the limits of [`nde.Reversible`][] for how much.
+    long time they do so exponentially, and the gradient is wrong without a word; use `nde.CheckpointAdjoint` there.
+    See the limits of `nde.Reversible` for how much.
 
     **Source:** McCallum & Foster, 2024, arXiv 2410.11648, algorithm 1; Kidger, Foster, Li, Lyons, 2021, arXiv
     2105.13493, algorithm 2.
     """
 
     def prepare(self, problem: Any, place: Any) -> None:
-        """See [`nde.adjoints.AbstractAdjoint`][]."""
         options = problem.options
         solver, name = options["solver"], type(options["solver"]).__name__
         way_back = find_way_back(solver, options["terms"], options["args"])
@@ -65,16 +64,13 @@ class ReversibleAdjoint(AbstractAdjoint):
         problem.way_back = _Traced(problem.kernel.watch_back(way_back), problem, place)
 
     def recorded(self, place: Any) -> Any:
-        """See [`nde.adjoints.AbstractAdjoint`][]."""
         return place.t if place.reached is None else (place.t, place.reached)
 
     def rows(self, row_bytes: int, max_steps: int | None, most: int = 512) -> int | None:
-        """See [`nde.adjoints.AbstractAdjoint`][]."""
         del row_bytes, most
         return max_steps
 
     def march(self, march: Any, inputs: Any, perturbed: Any) -> Any:
-        """See [`nde.adjoints.AbstractAdjoint`][]."""
         if march.problem.way_back.grid is not None:
             march = march.without_record()
         elif march.rows is None:
@@ -168,7 +164,7 @@ class _ReversibleSweep(Sweep):
 
 
 class _Calls:
-    """Evaluates the pieces of a reversible method over the batch; see [`nde.solvers.way_back.Call`][].
+    """Evaluates the pieces of a reversible method over the batch; see `nde.solvers.way_back.Call`.
 
     `shared`: the cotangents, by number, of what the pieces close over, as far as they were pulled.
     """

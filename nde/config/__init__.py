@@ -1,7 +1,7 @@
 """A run's TOML file, validated, and the objects that it stands for. Only this folder turns names into objects.
 
 The key `kind` at the top says what is fitted, and with it which sections there are: each kind is a module here with a
-[`nde.config.RunConfig`][] of its own, entered in `nde.config.parse.CONFIGS`.
+`nde.config.RunConfig` of its own, entered in `nde.config.parse.CONFIGS`.
 """
 
 from nde.config.cde_classifier import (

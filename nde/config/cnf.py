@@ -16,7 +16,7 @@ from nde.regularise import LearnedEndTime
 
 
 class PlaneDataConfig(Section):
-    """`[data]`: a density of [`nde.data.DENSITIES`][], and how many of its points train, validate and test.
+    """`[data]`: a density of `nde.data.DENSITIES`, and how many of its points train, validate and test.
 
     `seed` of the points; left out, the run's own.
     """
@@ -62,7 +62,7 @@ class CNFConfig(RunConfig):
 def build_flow(config: FlowModelConfig, *, learned_end: bool = False, key: PRNGKeyArray) -> ContinuousNormalizingFlow:
     """The flow of a config: exact trace, tanh between the layers, Tsit5 at fixed steps.
 
-    `learned_end`: whether its field is a [`nde.regularise.LearnedEndTime`][].
+    `learned_end`: whether its field is a `nde.regularise.LearnedEndTime`.
     """
     field = ConcatSquashField(2, config.width, config.depth, activation=jnp.tanh, key=key)
     return ContinuousNormalizingFlow(

@@ -17,7 +17,7 @@ from nde.report import AbstractTask, Landmark, SecondHalf
 
 
 class DataConfig(TableData):
-    """`[data]`: a table, as of [`nde.config.table.TableData`][], and how its series are divided.
+    """`[data]`: a table, as of `nde.config.table.TableData`, and how its series are divided.
 
     `log` names channels that are put on a log scale, `units` are for figures. Without a `time_scale` the longest series
     is made ten units of time long, which suits the rates that a model starts from; figures then count in the table's
@@ -40,7 +40,7 @@ class DataConfig(TableData):
 
 
 class ModelConfig(Section):
-    """`[model]`: the arguments of [`nde.models.LatentSDE`][], whose defaults hold for what is left out.
+    """`[model]`: the arguments of `nde.models.LatentSDE`, whose defaults hold for what is left out.
 
     `diffusion_scale = 0` turns the noise off. `horizon` defaults to the longest series, `dt0` to a hundredth of it.
     """
@@ -59,7 +59,7 @@ class ModelConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """`[objective]`: the ELBO of [`nde.objectives.ELBO`][], its contexts and the annealing of its KL terms."""
+    """`[objective]`: the ELBO of `nde.objectives.ELBO`, its contexts and the annealing of its KL terms."""
 
     samples: PositiveInt = 4
     predictive: float = Field(default=0.0, ge=0, le=1)

@@ -25,7 +25,7 @@ Method = Literal["known", "hybrid", "neural_ode"]
 class ODEDataConfig(TableData):
     """`[data]`: where the series come from, and what of them is held out.
 
-    Either `dataset`, made from `seed` or shipped, or a table, as of [`nde.config.table.TableData`][]. With `test_after`
+    Either `dataset`, made from `seed` or shipped, or a table, as of `nde.config.table.TableData`. With `test_after`
     all series are trained on up to that time, since their first row, and forecast after it; what lies in
     (`validate_after`, `test_after`] chooses the best model. Without it, whole series are held out, a fold of them, and
     `validation` is the share of the others that chooses.
@@ -51,7 +51,7 @@ class ODEModelConfig(Section):
 
     `methods` are trained one after another and stand side by side in the table: `known`, the system alone; `hybrid`,
     the system plus a network on `residual_states` that sees `residual_inputs`; `neural_ode`, a network alone. `known`
-    names a system of [`nde.fields.systems`][], whose states are then the model's; else they are `states`, or the
+    names a system of `nde.fields.systems`, whose states are then the model's; else they are `states`, or the
     channels. `parameters` are what the system's parameters start from. `observed` maps a channel to the state that it
     observes; by default that of its own name. `positive` solves for logarithms. `noise` is normal, or log-normal for
     errors in proportion, with a learned scale that starts at `noise_scale`.
@@ -113,7 +113,7 @@ class ODEModelConfig(Section):
 
 
 class FitConfig(Section):
-    """`[fit]`: how a solution is fitted to a long series ([`nde.objectives.shooting`][]).
+    """`[fit]`: how a solution is fitted to a long series (`nde.objectives.shooting`).
 
     - `shooting`: `single`; `multiple`, in `segments` that must meet: a continuity penalty in standard units of the
       state, whose weight grows from `continuity` to `continuity_end` over the training; or `growing`: the first share

@@ -32,7 +32,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     A value is read as TOML where it is TOML (`3`, `true`, `["a", "b"]`), else as a string.
 
-    **Raises:** [`nde.config.ConfigError`][] for a file that is missing or no TOML, an unknown or missing key, a value
+    **Raises:** `nde.config.ConfigError` for a file that is missing or no TOML, an unknown or missing key, a value
     of the wrong type.
     """
     path = Path(path)

@@ -37,13 +37,13 @@ FIXED_STEPS = ("kinetic", "jacobian")
 
 
 class RegulariseConfig(Section):
-    """`[regularise]`: penalties of [`nde.regularise`][] in the training loss, and only there. Empty, there are none.
+    """`[regularise]`: penalties of `nde.regularise` in the training loss, and only there. Empty, there are none.
 
     - `penalties`: from a name to its weight: `error`, `error_squares`, `stiffness`, `local_error`,
       `local_error_biased`, `kinetic`, `jacobian`, `taylor`; of a flow `end_time`, which makes its end of time learned.
       Not every kind's solver serves all of them.
     - `taylor_order`: of the derivative that `taylor` penalises.
-    - `random_end_time`: the spread of a [`nde.regularise.RandomEndTime`][], in (0, 1/2].
+    - `random_end_time`: the spread of a `nde.regularise.RandomEndTime`, in (0, 1/2].
     - `anneal`: the share of the weights that is left at the last step of training, to which they fall exponentially.
     """
 

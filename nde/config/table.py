@@ -16,7 +16,7 @@ class TableData(Section):
     """`[data]`: the table, how it is laid out and written, and which fold of its series is held out.
 
     Give either `dataset`, data that ship with nde or are made, or `path`, a `.csv`, `.tsv` or `.parquet` file. The
-    other keys are those of [`nde.data.TableFormat`][], where they are explained. `nde fit` writes what it found in
+    other keys are those of `nde.data.TableFormat`, where they are explained. `nde fit` writes what it found in
     place of what was left out: `channels`, `time_scale`, `time_unit`, for times that are dates `date_unit`, and
     `sha256`, which where present must be that of the file.
     """

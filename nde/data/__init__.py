@@ -1,9 +1,9 @@
 """Tables in, batches out.
 
-A table of irregular observations becomes a [`nde.data.Panel`][]: every series padded to one number of rows, with a
-mask of what was observed. [`nde.data.split_series`][] divides it by series, a [`nde.data.Normaliser`][] fitted on the
-training part brings the channels to one scale, and [`nde.data.index_batches`][] says which series make up which batch.
-A [`nde.data.LabelledPanel`][] is one whose series belong to classes; [`nde.data.DENSITIES`][] are laws of points.
+A table of irregular observations becomes a `nde.data.Panel`: every series padded to one number of rows, with a
+mask of what was observed. `nde.data.split_series` divides it by series, a `nde.data.Normaliser` fitted on the
+training part brings the channels to one scale, and `nde.data.index_batches` says which series make up which batch.
+A `nde.data.LabelledPanel` is one whose series belong to classes; `nde.data.DENSITIES` are laws of points.
 """
 
 from nde.data.batches import index_batches as index_batches

@@ -99,7 +99,7 @@ after Johnson et al. 2016, arXiv 1603.06277. Sizes and blurs are ours, so log-li
 
 
 def sample_density(name: str, count: int, *, seed: int) -> Points:
-    """Points from one of [`nde.data.DENSITIES`][], `(count, 2)`, the same for the same name, count and seed.
+    """Points from one of `nde.data.DENSITIES`, `(count, 2)`, the same for the same name, count and seed.
 
     **Raises:** `ValueError` for a name that is unknown or a count below one.
     """

@@ -22,7 +22,7 @@ def load_basic_motions() -> LabelledPanel:
     Four students wore a watch while badminton, running, standing or walking, ten series of each in either part. The
     values come with the package aeon (1.0 or later), which is read and never asked to download anything.
 
-    **Returns:** a [`nde.data.LabelledPanel`][] with times in seconds from 0 to 9.9 and complete values; series
+    **Returns:** a `nde.data.LabelledPanel` with times in seconds from 0 to 9.9 and complete values; series
     `train 1` … `train 40` stand before `test 1` … `test 40`.
 
     **Raises:** `TableError` that says what to install if aeon is absent.
@@ -43,7 +43,7 @@ def labelled_panel(
     test: Float[np.ndarray, "test rows channels"],
     test_names: np.ndarray,
 ) -> LabelledPanel:
-    """Two parts of complete series, of [`nde.data.motions.MOTION_CHANNELS`][], and the class names of each.
+    """Two parts of complete series, of `nde.data.motions.MOTION_CHANNELS`, and the class names of each.
 
     **Arguments:** values of shape `(series, rows, channels)` with a row each 0.1 s, and for each series the name of its
     class.

@@ -25,7 +25,7 @@ def pbc_path() -> Path:
 def load_pbc() -> Panel:
     """The Mayo Clinic PBC follow-up: 312 patients, 1945 visits at irregular times, seven laboratory channels.
 
-    **Returns:** a [`nde.data.Panel`][] with times in years since entry and values in their own units.
+    **Returns:** a `nde.data.Panel` with times in years since entry and values in their own units.
 
     **Source:** Therneau and Grambsch, *Modeling Survival Data*, Springer 2000; `pbcseq` of the R package survival.
     """

@@ -10,7 +10,7 @@ DRAG, LENGTH, GRAVITY = 0.15, 1.0, 9.81
 
 
 def pendulum_drag(velocity: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    r"""The drag of [`nde.data.make_pendulum`][]: $-c\,|\omega|\,\omega$ with $c = 0.15$, in rad/s²."""
+    r"""The drag of `nde.data.make_pendulum`: $-c\,|\omega|\,\omega$ with $c = 0.15$, in rad/s²."""
     return -DRAG * np.abs(velocity) * velocity
 
 

@@ -20,7 +20,7 @@ INDEX = re.compile(r"Unnamed: \d+(\.\d+)?|__index_level_\d+__|")
 
 
 def read_panel(path: str | Path, layout: TableFormat, *, require_values: bool = True) -> Panel:
-    """Read a CSV or Parquet table of irregular observations into a [`nde.data.Panel`][].
+    """Read a CSV or Parquet table of irregular observations into a `nde.data.Panel`.
 
     Rows may come in any order. A row that repeats another's (id, time) is merged with it where the two do not disagree.
     In columns of values empty cells and NA, NaN, null, None or a lone dot are missing, and what `layout.missing` says;
@@ -31,7 +31,7 @@ def read_panel(path: str | Path, layout: TableFormat, *, require_values: bool = 
     **Arguments:**
 
     - `path`: a `.csv`, `.tsv` or `.parquet` file.
-    - `layout`: which column is what, a [`nde.data.TableFormat`][].
+    - `layout`: which column is what, a `nde.data.TableFormat`.
     - `require_values`: whether each channel needs at least one value. False for a table that asks for forecasts.
 
     **Returns:** a `Panel`, its series in the order of their first appearance in the table.
@@ -43,9 +43,9 @@ def read_panel(path: str | Path, layout: TableFormat, *, require_values: bool = 
 
 
 def panel_of(table: Table, layout: TableFormat, *, require_values: bool = True, beside: Sequence[str] = ()) -> Panel:
-    """The panel of a table whose cells are read, as [`nde.data.read_panel`][] makes it.
+    """The panel of a table whose cells are read, as `nde.data.read_panel` makes it.
 
-    **Arguments:** `table`: from [`nde.data.read_table`][], or `Table.of_frame` of a polars frame; `beside`: columns
+    **Arguments:** `table`: from `nde.data.read_table`, or `Table.of_frame` of a polars frame; `beside`: columns
     that are no channels where `layout.channels` is `None`, such as a label.
     """
     check_columns(table, layout)

@@ -55,5 +55,5 @@ def apart(truth: jax.Array | None, function: Callable, *operands: Any) -> Any:
 
 
 def hide(truth: jax.Array) -> jax.Array:
-    """A truth for [`nde.engine.apart.apart`][]; other compilers than a CPU's are told that it is one."""
+    """A truth for `nde.engine.apart.apart`; other compilers than a CPU's are told that it is one."""
     return jax.lax.platform_dependent(truth, cpu=lambda x: x, default=jnp.ones_like)

@@ -29,7 +29,7 @@ def count_steps(controller, t0: Any, t1: Any, dt0: Any, time_dtype: Any) -> int 
     """How many steps a solve takes, where that is known before it is traced; else `None`.
 
     It is for `diffrax.StepTo`, and for `diffrax.ConstantStepSize` between ends that are numbers: see
-    [`nde.engine.fixed.whole_steps`][].
+    `nde.engine.fixed.whole_steps`.
     """
     if isinstance(controller, diffrax.StepTo):
         return len(controller.ts) - 1
@@ -56,7 +56,7 @@ def whole_steps(xp: Any, t0: Any, t1: Any, step: Any, eps: float) -> Any:
 
 
 def count_in_state(controller: Any, state: Any, dt0: Any) -> Any:
-    """The state in which `diffrax.ConstantStepSize` begins, its steps counted by [`nde.engine.fixed.whole_steps`][].
+    """The state in which `diffrax.ConstantStepSize` begins, its steps counted by `nde.engine.fixed.whole_steps`.
 
     So a solve whose ends are traced takes the steps that it takes where they are numbers.
     """

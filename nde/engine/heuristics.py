@@ -138,14 +138,12 @@ class WatchedKernel(AbstractKernel):
         self.name = type(solver).__name__
 
     def enter(self, t0, t1, y, solver_state, made_jump):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         count = len(self.measures)
         last = jnp.zeros(count, _float_like(t0)) if self.steps else None
         inner = self.kernel.enter(t0, t1, y, solver_state, made_jump)
         return Watched(inner, jnp.zeros((3, count), _float_like(t0)), last)
 
     def step(self, t0, t1, y, solver_state, made_jump, truth=None):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         step = self.kernel.step(t0, t1, y, solver_state.inner, made_jump, truth)
         values = self._values(step, t0, t1, y)
         state = Watched(
@@ -167,27 +165,21 @@ class WatchedKernel(AbstractKernel):
         return jnp.stack([jnp.asarray(v, _float_like(t0)) for v in values])
 
     def leave(self, solver_state, entered, moved):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         return self.kernel.leave(solver_state.inner, entered, moved)
 
     def may_fail(self, t0, t1, y, solver_state):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         return self.kernel.may_fail(t0, t1, y, solver_state)
 
     def count_evaluations(self, steps):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         return self.kernel.count_evaluations(steps)
 
     def last(self, solver_state):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         return solver_state.last
 
     def sums(self, solver_state):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         return solver_state.sums
 
     def watch_back(self, way_back: AbstractWayBack) -> AbstractWayBack:
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         return _WatchedWayBack(self, way_back)
 
 
@@ -199,7 +191,6 @@ class _WatchedWayBack(AbstractWayBack):
         self.needs_no_jump = inner.needs_no_jump
 
     def pieces(self, t0, t1, y, solver_state):
-        """See [`nde.solvers.way_back.AbstractWayBack`][]."""
         state = solver_state.inner
         return {
             **self.inner.pieces(t0, t1, y, state),
@@ -208,11 +199,9 @@ class _WatchedWayBack(AbstractWayBack):
         }
 
     def end(self, call: Call, t0, t1, y, solver_state):
-        """See [`nde.solvers.way_back.AbstractWayBack`][]."""
         return self.inner.end(call, t0, t1, y, solver_state.inner)
 
     def back(self, call: Call, t0, t1, tail, inside: bool) -> BackStep:
-        """See [`nde.solvers.way_back.AbstractWayBack`][]."""
         step = self.inner.back(call, t0, t1, tail, inside)
         y0, state0 = step.start
         values, pull_values = call("measure", t0, t1, y0, state0)

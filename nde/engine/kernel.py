@@ -45,7 +45,7 @@ class AbstractKernel(abc.ABC):
         """One step.
 
         `made_jump`: `None`, or whether the field has jumped since the last one; `truth`: `None`, or what keeps stages
-        apart, see [`nde.engine.apart`][].
+        apart, see `nde.engine.apart`.
         """
 
     @abc.abstractmethod
@@ -60,7 +60,7 @@ class AbstractKernel(abc.ABC):
         """Evaluations of the field (of an SDE, the drift) in so many steps; `None` where the method does not fix it."""
         del steps
 
-    # What only a kernel with heuristics has: see [`nde.engine.heuristics`][].
+    # What only a kernel with heuristics has: see `nde.engine.heuristics`.
 
     def sums(self, solver_state) -> Any:
         """The sums of the heuristics, `None` where there are none."""
@@ -82,24 +82,20 @@ class SolverKernel(AbstractKernel):
         self.solver, self.terms, self.args = solver, terms, args
 
     def enter(self, t0, t1, y, solver_state, made_jump):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         del t0, t1, y, made_jump
         return solver_state
 
     def step(self, t0, t1, y, solver_state, made_jump, truth=None):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         del truth
         jump = False if made_jump is None else made_jump
         y1, error, dense, state, result = self.solver.step(self.terms, t0, t1, y, self.args, solver_state, jump)
         return Step(y1, state, error, dense, result)
 
     def leave(self, solver_state, entered, moved):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         del entered, moved
         return solver_state
 
     def may_fail(self, t0, t1, y, solver_state):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         traced = []
 
         def probe():
@@ -109,7 +105,6 @@ class SolverKernel(AbstractKernel):
         return traced[0]
 
     def count_evaluations(self, steps):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         if hasattr(self.solver, "evaluations"):
             return steps * self.solver.evaluations
         if isinstance(self.solver, diffrax.ReversibleHeun):
@@ -131,7 +126,6 @@ class ExplicitKernel(AbstractKernel):
         self.tableau, self.terms, self.args, self.fsal, self.is_cheap = tableau, terms, args, fsal, is_cheap
 
     def enter(self, t0, t1, y, solver_state, made_jump):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         del t1
         if not self.fsal:
             return solver_state
@@ -141,7 +135,6 @@ class ExplicitKernel(AbstractKernel):
         return jax.tree.map(lambda new, old: jnp.where(stale, new, old), self.terms.vf(t0, y, self.args), f)
 
     def step(self, t0, t1, y, solver_state, made_jump, truth=None):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         terms, args, tableau = self.terms, self.args, self.tableau
         truth = truth if self.is_cheap else None
         first = None
@@ -157,16 +150,13 @@ class ExplicitKernel(AbstractKernel):
         return Step(y1, last if self.fsal else solver_state, error, dense, RESULTS.successful)
 
     def leave(self, solver_state, entered, moved):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         return (entered[0] & ~moved, solver_state) if self.fsal else solver_state
 
     def may_fail(self, t0, t1, y, solver_state):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         del t0, t1, y, solver_state
         return False
 
     def count_evaluations(self, steps):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         saved = int(self.fsal)
         return steps * (self.tableau.num_stages - saved) + saved
 

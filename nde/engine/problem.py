@@ -24,7 +24,7 @@ class Place(NamedTuple):
       last accepted step ended, a little before `t` if there was a jump between.
     - `result`: a `diffrax.RESULTS`, `None` where nothing can fail or end but by its time.
     - `meter`: the progress meter's state.
-    - `event`: `None`, or the [`nde.engine.problem.EventPlace`][].
+    - `event`: `None`, or the `nde.engine.problem.EventPlace`.
     """
 
     t: jax.Array

@@ -59,17 +59,17 @@ def diffeqsolve(
 
     **Arguments:** `terms`, `solver`, `t0`, `t1`, `dt0`, `y0`, `args` and the keywords of `diffrax.diffeqsolve`:
     `saveat`, `stepsize_controller`, `event`, `max_steps`, `throw`, `progress_meter`, `solver_state`,
-    `controller_state`, `made_jump`. `adjoint`: one of [`nde.adjoints`][]; one of diffrax's own hands the call to
+    `controller_state`, `made_jump`. `adjoint`: one of `nde.adjoints`; one of diffrax's own hands the call to
     diffrax. `heuristics`: which of the solver's own estimates to return, of `"error"`, `"unscaled_error"` and
     `"stiffness"`; with `"steps"` each step's, too, and its time and length, in arrays of `max_steps`; or a
-    [`nde.Measure`][].
+    `nde.Measure`.
 
     **Returns:** a `diffrax.Solution`. Its `stats` hold, of each example, `num_steps`, `num_accepted_steps`,
     `num_rejected_steps` and `num_field_evaluations`, which is `None` where the method does not fix their number;
-    of an SDE these are the drift's. With `heuristics` they hold `heuristics`, a [`nde.Heuristics`][].
+    of an SDE these are the drift's. With `heuristics` they hold `heuristics`, a `nde.Heuristics`.
 
     **Raises:** what diffrax raises. For an SDE, `ValueError` too where solver, path, diffusion and times do not fit one
-    another, as [`nde.engine.check.check_sde`][] says: diffrax gives a Milstein method any noise, and a solver of
+    another, as `nde.engine.check.check_sde` says: diffrax gives a Milstein method any noise, and a solver of
     additive noise a diffusion that depends on the state. `ValueError` for heuristics that the solver or the controller
     can not give; and for a gradient in the times `ts` of an interpolated path, in the terms or `args`, under error
     control, unless they are told to the controller as its `jump_ts` or `step_ts`, for the path bends there.
@@ -84,7 +84,7 @@ def diffeqsolve(
     **Differs from diffrax** on purpose: a NaN or infinity in the last state of a solve without error control is the
     failure `RESULTS.nonfinite`, which diffrax reports as a success; a gradient in a time (`t0`, `t1`, `step_ts` or
     `jump_ts` of a `diffrax.ClipStepSizeController`) holds the other accepted times fixed, where diffrax holds the step
-    sizes (both tend to the same as the tolerance falls; see [`nde.CheckpointAdjoint`][] for which times move with
+    sizes (both tend to the same as the tolerance falls; see `nde.CheckpointAdjoint` for which times move with
     what); where time is not at issue the two gradients agree to rounding. A jump at `t1` itself is met just before it,
     where diffrax may step past it. `controller_state` has no gradient: it
     is zero, as in diffrax.
@@ -92,7 +92,7 @@ def diffeqsolve(
     **Times.** The number of constant steps between two numbers is a whole one within rounding: 0.1 goes ten times into
     1. NaN in `t0`, `t1`, `dt0` or save times is a `ValueError` where it is known, else the failure
     `RESULTS.nonfinite`, and save times from it on are not met. Which times have a gradient, those of jumps and of
-    `StepTo` among them, says [`nde.CheckpointAdjoint`][]. A jump is stepped over from one neighbour of its time to the
+    `StepTo` among them, says `nde.CheckpointAdjoint`. A jump is stepped over from one neighbour of its time to the
     other, as in diffrax: what the field does in between, two units in the last place, is lost at each. In float32
     that is $10^{-7}$ of the time: three jumps near t = 2020 cost an error of 4e-4, near 100 000 one of 0.02. Start the
     clock near zero, or use float64.
@@ -100,12 +100,12 @@ def diffeqsolve(
     **Second derivatives.** Where steps are chosen by their error, take forward over reverse mode: `jax.hessian`, or
     `jax.jvp` of `jax.grad`. Reverse mode twice is a `ValueError`, and forward mode alone a `TypeError`: these have
     `diffrax.DirectAdjoint()`, forward mode also `diffrax.ForwardMode()`. On a grid that is known beforehand, with
-    [`nde.CheckpointAdjoint`][], every transformation works.
+    `nde.CheckpointAdjoint`, every transformation works.
 
     **Limits:** see the adjoint's; the sum over a batch is one gradient only where `vmap` stands inside `grad`.
 
     **Source:** Kidger, *On Neural Differential Equations*, 2021 (diffrax); for the gradient see
-    [`nde.adjoints.CheckpointAdjoint`][].
+    `nde.adjoints.CheckpointAdjoint`.
     """
     times = check_call(terms, solver, t0, t1, dt0, y0, args, options)
     controller, saveat = times.controller, options.get("saveat")
@@ -219,7 +219,7 @@ class _Engine(diffrax.AbstractAdjoint):
 
 
 class _Core:
-    """A march with its adjoint, over flat lists of arrays: what [`nde.engine.collect.collect`][] runs."""
+    """A march with its adjoint, over flat lists of arrays: what `nde.engine.collect.collect` runs."""
 
     def __init__(self, problem: Problem, adjoint: AbstractAdjoint, plans, max_steps, wanted, rows):
         self.problem, self.adjoint = problem, adjoint
@@ -235,14 +235,12 @@ class _Core:
         return March(self.problem, levels, self.max_steps, self.plans, **self.wanted, rows=rows, recorded=recorded)
 
     def run(self, levels: Levels, inputs: Sequence[jax.Array]) -> list[jax.Array]:
-        """See [`nde.engine.collect.Core`][]."""
         march = self._march(levels, None)
         return self._flat(march.batch, march.run(self._spread(march.batch, inputs))[0])
 
     def run_differentiable(
         self, levels: Levels, inputs: Sequence[jax.Array], perturbed: tuple[int, ...]
     ) -> list[jax.Array]:
-        """See [`nde.engine.collect.Core`][]."""
         march = self._march(levels, self.rows)
         wanted = self.structure.unflatten([i in perturbed for i in range(len(inputs))])
         _refuse_moving_knots(self.problem, wanted)

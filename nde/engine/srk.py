@@ -41,12 +41,10 @@ class StochasticKernel(AbstractKernel):
         self.has_g = _not(self.tableau.ignore_stage_g, stages)
 
     def enter(self, t0, t1, y, solver_state, made_jump):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         del t0, t1, y, made_jump
         return solver_state
 
     def step(self, t0, t1, y, solver_state, made_jump, truth=None):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         del made_jump, truth
         tableau, drift, args = self.tableau, self.drift, self.args
         times = [stage_time(float(c), t0, t1, t1 - t0) for c in (0.0, *tableau.c)]
@@ -82,17 +80,14 @@ class StochasticKernel(AbstractKernel):
         return [_as(self.diffusion.prod(g, area), y) for area in areas]
 
     def leave(self, solver_state, entered, moved):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         del entered, moved
         return solver_state
 
     def may_fail(self, t0, t1, y, solver_state):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         del t0, t1, y, solver_state
         return False
 
     def count_evaluations(self, steps):
-        """See [`nde.engine.kernel.AbstractKernel`][]."""
         return steps * sum(self.has_f)
 
 

@@ -36,7 +36,7 @@ def stop_times(controller: Any, state: Any) -> list[jax.Array]:
 
 
 def sorted_stops(controller: Any, state: Any, dtype: Any) -> jax.Array:
-    """[`nde.engine.stops.stop_times`][] in one array, in order; what one of several equal times gets, all share."""
+    """`nde.engine.stops.stop_times` in one array, in order; what one of several equal times gets, all share."""
     ts = jnp.sort(jnp.concatenate([x.astype(dtype) for x in stop_times(controller, state)]))
     first = jnp.searchsorted(ts, ts)
     count = jnp.zeros_like(ts).at[first].add(1)

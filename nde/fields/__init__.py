@@ -1,35 +1,35 @@
 """Vector fields: Equinox modules `f(t, y, args=None)` that act on one state.
 
 A field becomes a term of a differential equation by `diffrax.ODETerm(field)` (a drift), by
-[`nde.fields.diffusion_term`][] (a diffusion) or by `diffrax.ControlTerm(field, path)` (the field of a CDE). Fields know
+`nde.fields.diffusion_term` (a diffusion) or by `diffrax.ControlTerm(field, path)` (the field of a CDE). Fields know
 nothing of data, and act on one example: `jax.vmap` stands outside. Their arrays are of JAX's default dtype; cast a
 field to use another.
 
 | field | right-hand side | state |
 |---|---|---|
-| [`nde.fields.MLPField`][] | a network, of the time or not | array |
-| [`nde.fields.LinearMLPField`][] | linear, plus a network that starts at zero | array |
-| [`nde.fields.GatedField`][] | a GRU in continuous time, bounded | array |
-| [`nde.fields.ConcatSquashField`][] | a network that time gates, for flows | array |
-| [`nde.fields.HamiltonianField`][] | gradient of a learned energy, damping, forcing | pair `(q, p)` |
-| [`nde.fields.AugmentedField`][] | any field with room for more states | pair `(y, a)` |
-| [`nde.fields.KnownField`][] | your function, with bounded [`nde.fields.Parameter`][]s | what the function takes |
-| [`nde.fields.Hybrid`][] | a known field plus a network, from zero, on chosen states | array |
-| [`nde.fields.LogField`][] | any field of positive states, for their logarithms | array |
-| [`nde.fields.AffineField`][] | any field of states in their own units, for standardised ones | array |
-| [`nde.fields.StandardField`][] | any field in standard units | array |
-| [`nde.fields.DiagonalDiffusion`][] | each state's own noise: the diagonal, `(state,)` | array |
-| [`nde.fields.GeneralDiffusion`][] | a bounded matrix, `(state, noise)` | array |
-| [`nde.fields.CDEField`][] | a bounded matrix, `(state, path)` | array |
-| [`nde.fields.LinearCDEField`][] | a linear matrix, `(state, path)` | array |
+| `nde.fields.MLPField` | a network, of the time or not | array |
+| `nde.fields.LinearMLPField` | linear, plus a network that starts at zero | array |
+| `nde.fields.GatedField` | a GRU in continuous time, bounded | array |
+| `nde.fields.ConcatSquashField` | a network that time gates, for flows | array |
+| `nde.fields.HamiltonianField` | gradient of a learned energy, damping, forcing | pair `(q, p)` |
+| `nde.fields.AugmentedField` | any field with room for more states | pair `(y, a)` |
+| `nde.fields.KnownField` | your function, with bounded `nde.fields.Parameter`s | what the function takes |
+| `nde.fields.Hybrid` | a known field plus a network, from zero, on chosen states | array |
+| `nde.fields.LogField` | any field of positive states, for their logarithms | array |
+| `nde.fields.AffineField` | any field of states in their own units, for standardised ones | array |
+| `nde.fields.StandardField` | any field in standard units | array |
+| `nde.fields.DiagonalDiffusion` | each state's own noise: the diagonal, `(state,)` | array |
+| `nde.fields.GeneralDiffusion` | a bounded matrix, `(state, noise)` | array |
+| `nde.fields.CDEField` | a bounded matrix, `(state, path)` | array |
+| `nde.fields.LinearCDEField` | a linear matrix, `(state, path)` | array |
 
-Known systems by name, with their parameters to be learned: [`nde.fields.lotka_volterra`][],
-[`nde.fields.pendulum`][].
+Known systems by name, with their parameters to be learned: `nde.fields.lotka_volterra`,
+`nde.fields.pendulum`.
 
-An SDE with diagonal noise in the other reading: [`nde.fields.to_stratonovich`][], [`nde.fields.to_ito`][].
+An SDE with diagonal noise in the other reading: `nde.fields.to_stratonovich`, `nde.fields.to_ito`.
 
-Two checks for those who build models of them: [`nde.fields.check_field`][] (the output is a rate of change of the
-state) and [`nde.fields.check_noise`][] (the solver is made for the diffusion's [`nde.fields.NoiseKind`][]).
+Two checks for those who build models of them: `nde.fields.check_field` (the output is a rate of change of the
+state) and `nde.fields.check_noise` (the solver is made for the diffusion's `nde.fields.NoiseKind`).
 """
 
 from nde.fields.augmented import AugmentedField as AugmentedField

@@ -30,7 +30,7 @@ class CDEField(eqx.Module):
     **Raises:** `ValueError` for a size below one or a depth below zero.
 
     **Limits:** the last layer has `width * state_size * path_size` weights; for a path of many channels see
-    [`nde.fields.LinearCDEField`][] or a smaller state.
+    `nde.fields.LinearCDEField` or a smaller state.
 
     **Source:** Kidger, Morrill, Foster, Lyons, *Neural Controlled Differential Equations for Irregular Time Series*,
     NeurIPS 2020; the final tanh is that of its experiments.

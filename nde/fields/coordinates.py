@@ -12,7 +12,7 @@ class LogField(eqx.Module):
     r"""A field of positive states, for their logarithms: with $y = e^u$, $\dot u_i = f_i(t, e^u)\,e^{-u_i}$.
 
     Solve it, and the states are positive by construction, however steep they fall. A residual on it
-    ([`nde.fields.Hybrid`][]) sees logarithms and adds to rates of growth.
+    (`nde.fields.Hybrid`) sees logarithms and adds to rates of growth.
 
     **Arguments of the constructor:** `field`: a field of the states themselves, on one array.
 

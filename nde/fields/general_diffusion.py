@@ -19,9 +19,9 @@ class GeneralDiffusion(eqx.Module):
     Each of `noise_size` independent Brownian motions moves every state. Entries are bounded by $\pm\sigma_{\max}$, so
     the noise in a state is at most $\sigma_{\max} \sqrt{\mathrm{noise\_size}}$ per square root of time. They may have
     either sign and $\sigma \sigma^T$ may be singular, so a density or a Girsanov weight needs
-    [`nde.fields.DiagonalDiffusion`][] instead.
+    `nde.fields.DiagonalDiffusion` instead.
 
-    Declares general noise, or scalar noise if `noise_size` is one: see [`nde.fields.NoiseKind`][].
+    Declares general noise, or scalar noise if `noise_size` is one: see `nde.fields.NoiseKind`.
 
     **Arguments of the constructor:**
 

@@ -23,7 +23,7 @@ class Hybrid(eqx.Module):
 
     **Arguments of the constructor:**
 
-    - `known`: a field on arrays of shape `(state,)`, as [`nde.fields.KnownField`][].
+    - `known`: a field on arrays of shape `(state,)`, as `nde.fields.KnownField`.
     - `residual`: a field `f(t, x, args)` that returns one rate for each of `states`, given the states in `inputs`, as
       `MLPField(len(inputs), width, depth, out_size=len(states), key=key)`.
     - `states`: the states that the residual acts on: indices from zero, or names if `known` has a `states`; all of them

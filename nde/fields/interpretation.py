@@ -33,7 +33,7 @@ def to_stratonovich(terms: diffrax.MultiTerm) -> diffrax.MultiTerm:
     `diffusion(t, y, args)` returns a `lineax.DiagonalLinearOperator` or another operator that lineax knows to be
     diagonal, or a scalar for a scalar state; $g_i$ may depend on all of $y$.
 
-    **Returns:** the same with another drift, which declares `interpretation = "Stratonovich"`: [`nde.diffeqsolve`][]
+    **Returns:** the same with another drift, which declares `interpretation = "Stratonovich"`: `nde.diffeqsolve`
     refuses it to a solver that converges to the Itô solution.
 
     **Raises:** `ValueError` for other terms, and for a drift that declares to be Stratonovich's already. When the drift
@@ -58,7 +58,7 @@ def to_ito(terms: diffrax.MultiTerm) -> diffrax.MultiTerm:
     $$dy_i = f_i\,dt + g_i \circ dW_i \quad\longrightarrow\quad
       dy_i = \bigl(f_i + \tfrac12\,g_i\,\partial_{y_i} g_i\bigr)\,dt + g_i\,dW_i.$$
 
-    All else is as in [`nde.to_stratonovich`][], whose inverse it is: of terms that one of them made, the other gives
+    All else is as in `nde.to_stratonovich`, whose inverse it is: of terms that one of them made, the other gives
     back the drift that they were made of.
     """
     return _converted(terms, Interpretation.ITO, "to_ito")

@@ -35,7 +35,7 @@ class KnownField(eqx.Module):
     **Arguments of the constructor:**
 
     - `function`: `function(t, y, p)` that returns the rates, of the shape of `y`; it reads a parameter as `p.name`.
-    - `parameters`: a [`nde.fields.Parameter`][] for each name. What is to stay fixed is no parameter: write it into the
+    - `parameters`: a `nde.fields.Parameter` for each name. What is to stay fixed is no parameter: write it into the
       function.
     - `states`: names of the entries of `y`, so that others can point at them by name; optional.
 

@@ -23,7 +23,7 @@ class MLPField(eqx.Module):
     - `width`, `depth`: of the hidden layers; `depth=0` is a linear field.
     - `time`: whether the network sees the time too. Measure time so that the horizon is of order one then.
     - `out_size`: length of the output, `state_size` if `None`; another one for a field that feeds
-      [`nde.fields.Hybrid`][], not a solver.
+      `nde.fields.Hybrid`, not a solver.
     - `activation`: elementwise; a smooth one lets a solver keep its order.
     - `final_activation`: $\phi$, elementwise; `jnp.tanh` bounds the field by `s`. Identity if left out.
     - `scale`: what `s` starts from.

@@ -1,4 +1,4 @@
-"""Known systems by name, each a [`nde.fields.KnownField`][] with bounded parameters to be learned."""
+"""Known systems by name, each a `nde.fields.KnownField` with bounded parameters to be learned."""
 
 from collections.abc import Mapping
 from typing import Any

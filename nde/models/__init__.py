@@ -1,11 +1,11 @@
 """Models: fields, encoders and readouts tied together with their numerics, one model a file.
 
-The plain ones take any field, any diffrax solver, controller and adjoint: [`NeuralODE`][nde.models.NeuralODE],
-[`NeuralSDE`][nde.models.NeuralSDE], [`NeuralCDE`][nde.models.NeuralCDE] and
-[`ContinuousNormalizingFlow`][nde.models.ContinuousNormalizingFlow]. All act on one series, or one point, and are
-batched by `jax.vmap`. [`ObservedODE`][nde.models.ObservedODE] is an ODE with what is
-seen of it. [`LatentSDE`][nde.models.LatentSDE] is a generative model of panels of irregular series.
-[`GRUDeltaT`][nde.models.GRUDeltaT] is the recurrent network that a neural CDE is compared with.
+The plain ones take any field, any diffrax solver, controller and adjoint: `NeuralODE`,
+`NeuralSDE`, `NeuralCDE` and
+`ContinuousNormalizingFlow`. All act on one series, or one point, and are
+batched by `jax.vmap`. `ObservedODE` is an ODE with what is
+seen of it. `LatentSDE` is a generative model of panels of irregular series.
+`GRUDeltaT` is the recurrent network that a neural CDE is compared with.
 
 **A line search must be able to try a bad point.** L-BFGS does, and by default a solve that fails is an error; with
 `throw=False` such a point has an infinite loss, from which the search turns back:

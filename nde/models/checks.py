@@ -25,7 +25,7 @@ def check_times(model: str, ts: Any, like: PyTree[Any] = None) -> Array:
 def check_times_and_state(model: str, ts: Any, y0: PyTree[Any], parameters: PyTree[Any]) -> tuple[Array, PyTree[Array]]:
     """Times and a state of one precision, which holds that of the model's parameters too; a complex state stays so.
 
-    **Raises:** as [`nde.models.checks.check_times`][].
+    **Raises:** as `nde.models.checks.check_times`.
     """
     ts = check_times(model, ts, parameters)
     dtype = float_dtype(ts, y0)

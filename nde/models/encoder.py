@@ -51,7 +51,7 @@ class BackwardEncoder(eqx.Module):
     **Arguments of the constructor:** `channels`: observed channels; `hidden_size`: length of the features; `key`.
 
     **Call:** `encoder(times, values, mask)` with times of shape `(rows,)`, sorted, and values and mask of shape
-    `(rows, channels)`; returns a [`nde.models.Context`][].
+    `(rows, channels)`; returns a `nde.models.Context`.
 
     **Source:** the recognition network of Li et al. 2020 (section 5); masks and carried values after Che et al. 2018,
     *Recurrent Neural Networks for Multivariate Time Series with Missing Values*.

@@ -23,7 +23,7 @@ class GRUDeltaT(eqx.Module):
 
     **Call:** `model(ts, values, mask)` with `ts` of shape `(rows,)`, sorted, values and mask of shape
     `(rows, channels)`; what the mask hides is never read. Returns the output after the last row, `(out_size,)`. `args`
-    and `key` are accepted, so that it is called as [`nde.models.NeuralCDE`][] is, and not used.
+    and `key` are accepted, so that it is called as `nde.models.NeuralCDE` is, and not used.
 
     **Raises:** `ValueError` if `ts`, `values` and `mask` do not fit each other or the channels, or if `gap_scale` is
     not positive.

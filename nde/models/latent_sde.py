@@ -69,19 +69,19 @@ class LatentSDE(eqx.Module):
 
     - `channels`: number of observed channels.
     - `state_size`: length of the latent state `z`.
-    - `width`, `depth`: of the network in the prior drift, a [`nde.fields.LinearMLPField`][]; `width=0` leaves the drift
+    - `width`, `depth`: of the network in the prior drift, a `nde.fields.LinearMLPField`; `width=0` leaves the drift
       linear.
     - `control_width`: of the control's network, one hidden layer.
     - `encoder_size`: length of the encoder's hidden state.
     - `diffusion_scale`: the diffusion to start from, in state per square root of time; `None` for a latent ODE, with no
       noise, no control and no path KL.
-    - `likelihood`: a [`nde.objectives.AbstractLikelihood`][]; Student's t if `None`.
+    - `likelihood`: a `nde.objectives.AbstractLikelihood`; Student's t if `None`.
     - `horizon`: how far after its first row a series is solved, in units of time.
     - `dt0`: the solver's step, in units of time; `horizon` is rounded up to whole steps.
     - `solver`: a diffrax solver for Itô SDEs that only multiplies by the diffusion, as `diffrax.Euler` (Euler–Maruyama)
       does, the one used if `None`.
-    - `adjoint`: of nde or diffrax; [`nde.adjoints.CheckpointAdjoint`][] if `None`.
-    - `throw`: as for [`nde.models.NeuralODE`][]: without, a path that blows up is infinite from there on. Static.
+    - `adjoint`: of nde or diffrax; `nde.adjoints.CheckpointAdjoint` if `None`.
+    - `throw`: as for `nde.models.NeuralODE`: without, a path that blows up is infinite from there on. Static.
     - `key`: a JAX random key, for the initial weights.
 
     **Limits:** all steps have the size `dt0`, and between them the state is interpolated linearly, so `dt0` should lie
@@ -165,10 +165,10 @@ class LatentSDE(eqx.Module):
 
         **Arguments:** `times`, `values`, `mask`: the series; `ts`: sorted times at which the state is wanted, between
         the first row and `horizon` after it; after the last observation the path follows the prior; `key`: the sample;
-        `regulariser`: of the solve, see [`nde.regularise`][]: one that does not ask for an estimate of the error, which
+        `regulariser`: of the solve, see `nde.regularise`: one that does not ask for an estimate of the error, which
         this solver has not, nor for other times.
 
-        **Returns:** a [`nde.models.LatentPath`][].
+        **Returns:** a `nde.models.LatentPath`.
         """
         times, values, ts = as_floats(times, values, ts, like=self._parameters())
         start_key, noise_key = jax.random.split(key)
@@ -243,7 +243,7 @@ class _Drift(eqx.Module):
     control: _Control | None
 
     def seen(self, state):
-        """The state's part of it is what a regulariser sees: see [`nde.regularise.solve`][]."""
+        """The state's part of it is what a regulariser sees: see `nde.regularise.solve`."""
         return lambda t, z, args: self._rates(t, z)[0], state[0]
 
     def __call__(self, t, state, args):

@@ -24,7 +24,7 @@ class NeuralCDE(eqx.Module):
     r"""A state driven by a series: $dy = f(t, y)\,dX(t)$, $y(t_0) = \zeta(X(t_0))$, output $\ell(y(t))$.
 
     `X` is a smooth path through the data, of `path_size = 1 + 2 * channels` channels: time, the values, and for each
-    value channel the number of its observations so far ([`nde.models.series_path`][]), time and numbers on scales that
+    value channel the number of its observations so far (`nde.models.series_path`), time and numbers on scales that
     hang neither on the unit of time nor much on how long a series is. It acts on one series; use `jax.vmap` for
     batches, padded as below.
 
@@ -45,13 +45,13 @@ class NeuralCDE(eqx.Module):
     - `field`: any callable `f(t, y, args)` that returns a matrix `(state_size, path_size)`.
     - `readout`: any callable from a state to an output.
     - `solver`: a diffrax solver for ODEs, since the path is differentiable and $dX = \dot X\,dt$.
-    - `controller`, `adjoint`, `dt0`, `max_steps`, `throw`: as for [`nde.models.NeuralODE`][].
+    - `controller`, `adjoint`, `dt0`, `max_steps`, `throw`: as for `nde.models.NeuralODE`.
     - `scaled`: whether time enters as $(t - t_0) / \tau$ and each count $n$ as $\log(1 + n)$. As they are, they outgrow
-      the values in long series or small units of time, and a bounded field such as [`nde.fields.CDEField`][] hardly
+      the values in long series or small units of time, and a bounded field such as `nde.fields.CDEField` hardly
       learns. (Spirals of either direction, 12 rows over 1000 units of
       time, 30 % missing: held-out accuracy 0.38 and 0.56 unscaled, 1.00 scaled, after 60 steps of Adam, two seeds. With
       30 to 100 rows over 1 to 1000 units, none to 60 % missing: 0.98 or more scaled, eight seeds, 150 steps.)
-      `False` if they are scaled already, as by [`nde.fields.PathScaledField`][]. Static.
+      `False` if they are scaled already, as by `nde.fields.PathScaledField`. Static.
     - `time_scale`: $\tau$, in units of time: a usual length of a series. `None` for each series' own. Static.
 
     **Call:** `model(ts, values, mask=None)` with `ts` of shape `(rows,)`, values and mask of shape `(rows, channels)`;
@@ -119,7 +119,7 @@ class NeuralCDE(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[PyTree[Array], Float[Array, ""]]:
-        """The readout of the last state, and what the regulariser makes of the solve: see [`nde.regularise`][]."""
+        """The readout of the last state, and what the regulariser makes of the solve: see `nde.regularise`."""
         ys, penalty = self._states(ts, values, mask, args, diffrax.SaveAt(t1=True), regulariser, key)
         return self.readout(ys[0]), penalty
 
@@ -167,11 +167,11 @@ def series_path(
 
     **Arguments:** `ts` of shape `(rows,)`; `values` and `mask` of shape `(rows, channels)`; a value is missing where
     the mask is `False` or the value NaN. Rows at the end that repeat the last time are padding and hold no observation.
-    `scaled`, `time_scale`: of time and counts, as for [`nde.models.NeuralCDE`][].
+    `scaled`, `time_scale`: of time and counts, as for `nde.models.NeuralCDE`.
 
     **Returns:** the path, from `ts[0]` to `ts[-1]`.
 
-    **Raises:** as [`nde.models.NeuralCDE`][].
+    **Raises:** as `nde.models.NeuralCDE`.
 
     **Source:** Kidger et al. 2020, section 3 (time and counts as channels); Morrill et al. 2021 (Hermite cubics with
     backward differences); the bound of the slope is in the manner of Fritsch & Carlson, *Monotone piecewise cubic

@@ -33,7 +33,7 @@ class NeuralODE(eqx.Module):
     **Arguments of the constructor:**
 
     - `field`: any callable `f(t, y, args)` that returns what `y` is: the same structure, shapes and dtypes. A
-      [`nde.fields.Hybrid`][] makes this a hybrid model.
+      `nde.fields.Hybrid` makes this a hybrid model.
     - `solver`: a diffrax solver for ODEs.
     - `controller`: of the step size.
     - `adjoint`: how gradients are made.
@@ -83,7 +83,7 @@ class NeuralODE(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[PyTree[Array], Float[Array, ""]]:
-        """The states at `ts`, and what the regulariser makes of the solve: see [`nde.regularise`][]."""
+        """The states at `ts`, and what the regulariser makes of the solve: see `nde.regularise`."""
         return self._solve(ts, y0, args, regulariser, key)
 
     def _solve(self, ts, y0, args, regulariser=None, key=None):

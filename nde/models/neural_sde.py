@@ -49,12 +49,12 @@ class NeuralSDE(eqx.Module):
     - `adjoint`: how gradients are made.
     - `tol`: the length of time below which the Brownian motion is not resolved; `dt0 / 2` if `None`. Set it below the
       least step where the controller is adaptive.
-    - `grid`: `(start, end, steps)`, numbers: the Brownian motion is then that of a [`nde.paths.BrownianGrid`][],
+    - `grid`: `(start, end, steps)`, numbers: the Brownian motion is then that of a `nde.paths.BrownianGrid`,
       cheaper than the tree, and one for all series within `[start, end]`, whatever their first and last times. Every
       series begins and ends at one of its points, and `dt0` is its step or a multiple; `tol` has no part in it. `None`
       for a tree. The same key gives the same path with and without `jit`, but another than the tree's. Static.
     - `max_steps`: how many steps a solve may take; more is an error. Static.
-    - `throw`: as for [`nde.models.NeuralODE`][]. Static.
+    - `throw`: as for `nde.models.NeuralODE`. Static.
 
     **Call:** `model(ts, y0, args=None, key=key)` with `ts` of shape `(times,)`, sorted upwards, `y0` the state at
     `ts[0]`. Returns the states at `ts`, the first among them: `y0`'s structure with a leading axis of times.
@@ -62,12 +62,12 @@ class NeuralSDE(eqx.Module):
 
     **Raises:** `ValueError` without a key, if `ts` holds fewer than two times, if the drift or the diffusion does not
     fit `y0`, or if the solver is not made for SDEs or not for the kind of noise that the diffusion declares
-    ([`nde.fields.check_noise`][]; one that declares none counts as general); an error at run time if `ts` does not
+    (`nde.fields.check_noise`; one that declares none counts as general); an error at run time if `ts` does not
     increase, leaves the grid, or the solve fails. With a `grid`, `ValueError` for a controller that chooses steps.
 
     **Limits:** between steps the state is interpolated linearly, so that its spread is too small there by up to a
     quarter of a step's: let `ts` lie on the grid of steps, or `dt0` well below the time between them. Without a `grid`,
-    the path is a [`nde.paths.VirtualBrownianTree`][], drawn anew from the key at each query, at a cost that grows with
+    the path is a `nde.paths.VirtualBrownianTree`, drawn anew from the key at each query, at a cost that grows with
     `log((ts[-1] - ts[0]) / tol)`.
 
     **Source:** Tzen & Raginsky 2019, arXiv 1905.09883; Li, Wong, Chen, Duvenaud 2020, arXiv 2001.01328; the tree,
@@ -109,7 +109,7 @@ class NeuralSDE(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[PyTree[Array], Float[Array, ""]]:
-        """The sample at `ts`, and what the regulariser makes of the solve: see [`nde.regularise`][]."""
+        """The sample at `ts`, and what the regulariser makes of the solve: see `nde.regularise`."""
         return self._solve(ts, y0, args, key, regulariser)
 
     def _solve(self, ts, y0, args, key, regulariser=None):

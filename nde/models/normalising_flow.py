@@ -59,9 +59,9 @@ class ContinuousNormalizingFlow(eqx.Module):
     - `t1`: the end of time; the base distribution lies at 0.
     - `solver`: a diffrax solver for ODEs.
     - `controller`: of the step size; it sees a state `(position, log-density)`. The default one's norm,
-      [`nde.models.position_norm`][], leaves the log-density out, so that `log_prob` takes the steps that the position
+      `nde.models.position_norm`, leaves the log-density out, so that `log_prob` takes the steps that the position
       needs, whatever the probes.
-    - `adjoint`, `dt0`, `max_steps`, `throw`: as for [`nde.models.NeuralODE`][].
+    - `adjoint`, `dt0`, `max_steps`, `throw`: as for `nde.models.NeuralODE`.
 
     **Methods:** `log_prob(x, key=None)`, `penalised(regulariser, x, key=key)`, `sample(key=key)`, and the maps between
     the base and the data, `forward(z)` and `inverse(x)`.
@@ -105,7 +105,7 @@ class ContinuousNormalizingFlow(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The log-density at a point, and what the regulariser makes of its solve: see [`nde.regularise`][].
+        """The log-density at a point, and what the regulariser makes of its solve: see `nde.regularise`.
 
         What is integrated along the solution is of the position alone.
         """

@@ -29,12 +29,12 @@ class ObservedODE(eqx.Module):
 
     **Arguments of the constructor:**
 
-    - `ode`: a [`nde.models.NeuralODE`][] on one array. With `positive` it solves for the logarithms of the states, as
-      of a [`nde.fields.LogField`][].
+    - `ode`: a `nde.models.NeuralODE` on one array. With `positive` it solves for the logarithms of the states, as
+      of a `nde.fields.LogField`.
     - `location`, `scale`: the units of what is solved for, $y = m + s z$ elementwise, as of a
-      [`nde.fields.AffineField`][]; `None` where it is solved as it is. Constants, a number for each state.
+      `nde.fields.AffineField`; `None` where it is solved as it is. Constants, a number for each state.
     - `starts`: `(series, segments, state)`; learned start states, in the coordinates that are solved, several a series
-      for [`nde.objectives.multiple_shooting`][]. `None` if starts are given by the caller.
+      for `nde.objectives.multiple_shooting`. `None` if starts are given by the caller.
     - `likelihood`: a law of one row `(channels,)` of $g(x)$.
     - `observed`: the state that each channel observes, an index.
     - `positive`: whether the states solved for are logarithms.

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 
 class DensityModel(Protocol):
-    """What the loss asks of a model; [`nde.models.ContinuousNormalizingFlow`][] is one."""
+    """What the loss asks of a model; `nde.models.ContinuousNormalizingFlow` is one."""
 
     def log_prob(self, x: Array, /, *, key: PRNGKeyArray | None = None) -> Array:
         """The log-density at a point, in nats."""

@@ -25,7 +25,7 @@ class _Path(Protocol):
 
 
 class LatentPathModel(Protocol):
-    """What the bound asks of a model; [`nde.models.LatentSDE`][] is one."""
+    """What the bound asks of a model; `nde.models.LatentSDE` is one."""
 
     @property
     def likelihood(self) -> AbstractLikelihood:
@@ -96,7 +96,7 @@ class ELBO(eqx.Module):
       marginal is what a forecast is judged by; at 0 the objective is the ELBO, above it is a bound no more.
 
     **Call:** `elbo(model, times, values, mask, context, key=key)` for one series, with `context` a part of `mask`;
-    returns [`nde.objectives.ELBOTerms`][]. `regulariser=` gives these their penalty.
+    returns `nde.objectives.ELBOTerms`. `regulariser=` gives these their penalty.
 
     **Source:** Li et al. 2020, arXiv 2001.01328, equation 9.
     """

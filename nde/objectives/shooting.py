@@ -20,7 +20,7 @@ Solve = Callable[[Array, Array], Float[Array, "times state"]]
 
 
 class Shots(eqx.Module):
-    """A solution in segments, from [`nde.objectives.multiple_shooting`][].
+    """A solution in segments, from `nde.objectives.multiple_shooting`.
 
     - `ys`: `(rows, state)`; the states at the times asked for, each from the segment that it lies in.
     - `gaps`: `(segments - 1, state)`; the end of each segment minus the start of the next.
@@ -57,12 +57,12 @@ def multiple_shooting(
     **Arguments:**
 
     - `solve`: `solve(ts, y0)` that returns the states at sorted times `ts`, some of them repeated, the first that of
-      `y0`, as [`nde.models.NeuralODE`][] does.
+      `y0`, as `nde.models.NeuralODE` does.
     - `ts`: `(rows,)`, sorted, none before `knots[0]`.
     - `knots`: `(segments,)`, increasing; the time of each start. The last segment ends at `ts[-1]`.
     - `starts`: `(segments, state)`; an array to be learned, from the data near the knots to begin with.
 
-    **Returns:** [`nde.objectives.Shots`][]. A row at a knot belongs to the segment that starts there.
+    **Returns:** `nde.objectives.Shots`. A row at a knot belongs to the segment that starts there.
 
     **Raises:** `ValueError` if `knots` and `starts` differ in length, or `ts` is no row of times.
 

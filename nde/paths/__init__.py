@@ -1,6 +1,6 @@
 """Paths: functions of time that drive an equation, as controls or as noise.
 
-[`nde.paths.BrownianGrid`][] is Brownian motion for steps of one size, [`nde.paths.VirtualBrownianTree`][] for any
+`nde.paths.BrownianGrid` is Brownian motion for steps of one size, `nde.paths.VirtualBrownianTree` for any
 times. Both draw by counter, so that a path is a function of its key and the times alone, and both give the Lévy areas
 that solvers ask for.
 """

@@ -46,11 +46,11 @@ class BrownianGrid(diffrax.AbstractBrownianPath):
       `jax.ShapeDtypeStruct`.
     - `key`: a JAX random key.
     - `levy_area`: `diffrax.BrownianIncrement` for W, `diffrax.SpaceTimeLevyArea` for W and H,
-      `diffrax.SpaceTimeTimeLevyArea` for W, H and K, [`nde.paths.SpaceSpaceLevyArea`][] for W, H and the area A.
+      `diffrax.SpaceTimeTimeLevyArea` for W, H and K, `nde.paths.SpaceSpaceLevyArea` for W, H and the area A.
 
     **Call:** `path.evaluate(t0, t1)` gives $W_{t_1} - W_{t_0}$ for two points of the grid, of the shape `shape`; with
     `use_levy=True` an instance of `levy_area`. Times may be traced. Several steps are joined exactly: W adds, H and K
-    by their coordinates ([`nde.paths.legendre`][]), A by Chen's relation. `path.evaluate(t)` is the increment from the
+    by their coordinates (`nde.paths.legendre`), A by Chen's relation. `path.evaluate(t)` is the increment from the
     path's own `t0`. From the later to the earlier time, W, K and A change sign.
 
     **Raises:** `ValueError` if `t0` or `t1` is traced, if `t0 < t1` or `num_steps > 0` do not hold, if `shape` or
@@ -58,7 +58,7 @@ class BrownianGrid(diffrax.AbstractBrownianPath):
     step, and rounding), and if a derivative by time is asked for. A traced time off the grid gives NaN.
 
     **Limits:** there is nothing between the grid's points: a solver that steps there needs a
-    [`nde.paths.VirtualBrownianTree`][]. A query over many steps takes time in proportion.
+    `nde.paths.VirtualBrownianTree`. A query over many steps takes time in proportion.
 
     **Source:** the joining of W, H and K: Foster 2020, *Numerical approximations for stochastic differential equations*
     (thesis, Oxford), section 4.2; Jelinčič, Foster, Kidger 2024, arXiv 2405.06464.

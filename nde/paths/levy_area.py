@@ -13,14 +13,14 @@ class SpaceSpaceLevyArea(diffrax.AbstractSpaceTimeLevyArea):
 
     $$A^{ij} \approx \tfrac12 \int_s^t \bigl(W^i_{s,u}\,dW^j_u - W^j_{s,u}\,dW^i_u\bigr),$$
 
-    as [`nde.paths.davie_foster_area`][] makes it. Stratonovich's iterated integrals of one step are
+    as `nde.paths.davie_foster_area` makes it. Stratonovich's iterated integrals of one step are
     $\int W^i \circ dW^j = \tfrac12 W^i W^j + A^{ij}$.
 
     - `dt`: the length of time, a scalar for each leaf.
     - `W`, `H`: of the increment's shape, `(..., noise)`.
     - `A`: of shape `(..., noise, noise)`, antisymmetric; each leaf has its own, between its own entries.
 
-    A `levy_area` for [`nde.paths.BrownianGrid`][].
+    A `levy_area` for `nde.paths.BrownianGrid`.
     """
 
     dt: PyTree[Any]

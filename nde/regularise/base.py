@@ -31,7 +31,7 @@ class Seen(NamedTuple):
 
     - `call`: the one that was made.
     - `solution`: as the caller gets it; its `stats` have everything.
-    - `heuristics`: a [`nde.Heuristics`][], `None` if nobody asked for any.
+    - `heuristics`: a `nde.Heuristics`, `None` if nobody asked for any.
     - `integrals`: of its own `rates`.
     - `saved`: what its own `subs` saved, a pair `(ts, ys)` each.
     """
@@ -47,7 +47,7 @@ class Plan(NamedTuple):
     """What a regulariser asks of a solve.
 
     - `call`: the call to be made, which it may have changed (its times, say).
-    - `penalty`: from a [`nde.regularise.Seen`][] to a number.
+    - `penalty`: from a `nde.regularise.Seen` to a number.
     - `heuristics`: names, as `nde.diffeqsolve` takes them.
     - `rates`: functions `rate(field, t, y, args)` to be integrated along the solution, with `field(t, y, args)` the
       drift.
@@ -99,7 +99,6 @@ class Together(AbstractRegulariser):
         return any(each.changes_call for each in self.regularisers)
 
     def plan(self, call: Call, key: PRNGKeyArray | None) -> Plan:
-        """See [`nde.regularise.AbstractRegulariser`][]."""
         count = len(self.regularisers)
         keys = [None] * count if key is None else list(jax.random.split(key, max(count, 1)))
         weights = [1.0] * count if self.weights is None else self.weights

@@ -45,7 +45,6 @@ class RandomEndTime(AbstractRegulariser):
             raise ValueError(f"RandomEndTime needs a spread in (0, 1/2], but got spread={self.spread}.")
 
     def plan(self, call: Call, key) -> Plan:
-        """See [`nde.regularise.AbstractRegulariser`][]."""
         key = need_key("RandomEndTime", key)
         if isinstance(call.options.get("stepsize_controller"), diffrax.StepTo):
             raise ValueError(
@@ -104,7 +103,7 @@ class LearnedEndTime(eqx.Module):
     r"""TO-FLOW: a field with a learned span of time, $a\,f\bigl(t_0 + a\,(t - t_0),\ y\bigr)$, $a > 0$.
 
     Solved from `t0` to $t_1$ it goes where $f$ goes to by $t_0 + a\,(t_1 - t_0)$: a learned end of time, in fields,
-    so that it works in any model, in training and after it. [`nde.regularise.EndTime`][] is its penalty.
+    so that it works in any model, in training and after it. `nde.regularise.EndTime` is its penalty.
 
     **Arguments:** `field`: any callable `f(t, y, args)`; `t0`: the start of time; `start`: $a$ to begin with.
 
@@ -138,17 +137,16 @@ class LearnedEndTime(eqx.Module):
 
 
 class EndTime(AbstractRegulariser):
-    r"""The span of time $a\,|t_1 - t_0|$ of the [`nde.regularise.LearnedEndTime`][] in a solve's terms.
+    r"""The span of time $a\,|t_1 - t_0|$ of the `nde.regularise.LearnedEndTime` in a solve's terms.
 
     With several of them it is the sum, one that stands twice counted twice.
 
     **Raises:** in a solve, `ValueError` if there is none.
 
-    **Source:** as that of [`nde.regularise.LearnedEndTime`][]: its temporal regularisation.
+    **Source:** as that of `nde.regularise.LearnedEndTime`: its temporal regularisation.
     """
 
     def plan(self, call: Call, key) -> Plan:
-        """See [`nde.regularise.AbstractRegulariser`][]."""
         del key
         fields = [x for x in jax.tree.leaves(call.terms, is_leaf=_is_learned) if _is_learned(x)]
         if not fields:

@@ -17,10 +17,10 @@ class ErrorEstimate(AbstractRegulariser):
     **Arguments:** `form`: `"integral"` for the first, `"squares"` for the second.
 
     **Raises:** in a solve, `ValueError` for a solver without an estimate of its error, or a controller without
-    tolerances; with [`nde.ContinuousAdjoint`][] when it is differentiated.
+    tolerances; with `nde.ContinuousAdjoint` when it is differentiated.
 
     **Limits:** it costs nothing but the sums, forward; it has a gradient only by adjoints of the discrete solve
-    ([`nde.CheckpointAdjoint`][]; [`nde.ReversibleAdjoint`][] at one step more a step). It is in units of the tolerance:
+    (`nde.CheckpointAdjoint`; `nde.ReversibleAdjoint` at one step more a step). It is in units of the tolerance:
     its weight goes with that.
 
     **Source:** Pal, Ma, Shah, Rackauckas, *Opening the blackbox: accelerating neural differential equations by
@@ -34,7 +34,6 @@ class ErrorEstimate(AbstractRegulariser):
             raise ValueError(f"ErrorEstimate: form must be 'integral' or 'squares', not {self.form!r}.")
 
     def plan(self, call: Call, key) -> Plan:
-        """See [`nde.regularise.AbstractRegulariser`][]."""
         del key
 
         def penalty(seen: Seen):
@@ -54,14 +53,13 @@ class StiffnessEstimate(AbstractRegulariser):
     **Raises:** in a solve, `ValueError` for an SDE, and for a solver without two such stages; `nde.Tsit5`, `nde.Dopri5`
     and `nde.Dopri8` have them.
 
-    **Limits:** as those of [`nde.regularise.ErrorEstimate`][]. In single precision at tight tolerances the ratio is one
+    **Limits:** as those of `nde.regularise.ErrorEstimate`. In single precision at tight tolerances the ratio is one
     of rounding errors.
 
     **Source:** Pal et al. 2021, arXiv 2105.03918, section 3.2.
     """
 
     def plan(self, call: Call, key) -> Plan:
-        """See [`nde.regularise.AbstractRegulariser`][]."""
         del key
 
         def penalty(seen: Seen):

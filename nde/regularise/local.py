@@ -17,12 +17,12 @@ class LocalErrorEstimate(AbstractRegulariser):
 
     Unbiased: $t$ is uniform over the solve, $h$ the length of the accepted step that holds it (less at the end).
     Biased, towards where the steps are many: $(t_j, h_j)$ is one of the $n$ accepted steps, all alike. Both estimate
-    the sum of [`nde.regularise.ErrorEstimate`][]; the second is that in expectation. Times and lengths are constants.
+    the sum of `nde.regularise.ErrorEstimate`; the second is that in expectation. Times and lengths are constants.
 
     **Arguments:** `biased`; `detached`: whether $y(t)$ is a constant too, so that the gradient is the field's in that
     step alone.
 
-    **Raises:** in a solve, `ValueError` without a key, as [`nde.regularise.ErrorEstimate`][] does, for a
+    **Raises:** in a solve, `ValueError` without a key, as `nde.regularise.ErrorEstimate` does, for a
     `nde.BrownianGrid`, which is known at the solve's own times only, and, unbiased, for an event, before which no
     uniform time can be drawn.
 
@@ -37,7 +37,6 @@ class LocalErrorEstimate(AbstractRegulariser):
     detached: bool = eqx.field(default=False, static=True)
 
     def plan(self, call: Call, key) -> Plan:
-        """See [`nde.regularise.AbstractRegulariser`][]."""
         key = need_key("LocalErrorEstimate", key)
         if call.options.get("event") is not None and not self.biased:
             raise ValueError(

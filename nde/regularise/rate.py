@@ -28,14 +28,13 @@ def _kinetic(field: Any, t: Any, y: Any, args: Any) -> Any:
 class KineticEnergy(AbstractRegulariser):
     r"""$\int_{t_0}^{t_1} \|f(t, y(t))\|^2\,dt$, with $f$ the drift: the first part of RNODE.
 
-    **Raises:** in a solve, as [`nde.regularise.solve`][] for any integral.
+    **Raises:** in a solve, as `nde.regularise.solve` for any integral.
 
     **Source:** Finlay, Jacobsen, Nurbekyan, Oberman, *How to train your neural ODE: the world of Jacobian and kinetic
     regularization*, ICML 2020, arXiv 2002.02798, section 3.
     """
 
     def plan(self, call: Call, key) -> Plan:
-        """See [`nde.regularise.AbstractRegulariser`][]."""
         del key
         return Plan(call, _integral, rates=(_kinetic,))
 
@@ -46,7 +45,7 @@ class JacobianNorm(AbstractRegulariser):
     With entries of the `probes` $\epsilon_i$ drawn from $\pm 1$ once a solve, its mean is the integral of the squared
     Frobenius norm of the Jacobian (Hutchinson 1989). One vector–Jacobian product a probe and evaluation.
 
-    **Raises:** `ValueError` for less than one probe; in a solve, without a key, and as [`nde.regularise.solve`][].
+    **Raises:** `ValueError` for less than one probe; in a solve, without a key, and as `nde.regularise.solve`.
 
     **Source:** Finlay et al. 2020, arXiv 2002.02798, section 3; Grathwohl et al. 2019, arXiv 1810.01367, for the probe
     that is held over a solve.
@@ -59,7 +58,6 @@ class JacobianNorm(AbstractRegulariser):
             raise ValueError(f"JacobianNorm needs probes >= 1, but got probes={self.probes}.")
 
     def plan(self, call: Call, key) -> Plan:
-        """See [`nde.regularise.AbstractRegulariser`][]."""
         key = need_key("JacobianNorm", key)
         return Plan(call, _integral, rates=(_JacobianRate(self.probes, key),))
 
@@ -80,7 +78,7 @@ class TaylorDerivative(AbstractRegulariser):
 
     **Arguments:** `order`: $K \ge 1$. The paper takes 2 or 3: the order of the solver, or one less.
 
-    **Raises:** `ValueError` for an order below 1; in a solve, as [`nde.regularise.solve`][], and for a field with an
+    **Raises:** `ValueError` for an order below 1; in a solve, as `nde.regularise.solve`, and for a field with an
     operation that `jax.experimental.jet` has no rule for: a loop, say, as in the search of a path for a time.
 
     **Limits:** time grows with $K^2$ evaluations of the field's Taylor polynomial, in the way back too. Of an SDE it is
@@ -97,7 +95,6 @@ class TaylorDerivative(AbstractRegulariser):
             raise ValueError(f"TaylorDerivative needs order >= 1, but got order={self.order}.")
 
     def plan(self, call: Call, key) -> Plan:
-        """See [`nde.regularise.AbstractRegulariser`][]."""
         del key
         return Plan(call, _integral, rates=(_TaylorRate(self.order),))
 

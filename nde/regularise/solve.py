@@ -93,23 +93,18 @@ class Beside(diffrax.AbstractTerm):
         return getattr(self.term, "control", None)
 
     def vf(self, t, y, args):
-        """See `diffrax.AbstractTerm`."""
         return self.term.vf(t, y[0], args), jax.tree.map(jnp.zeros_like, y[1])
 
     def contr(self, t0, t1, **kwargs):
-        """See `diffrax.AbstractTerm`."""
         return self.term.contr(t0, t1, **kwargs)
 
     def prod(self, vf, control):
-        """See `diffrax.AbstractTerm`."""
         return self.term.prod(vf[0], control), vf[1]
 
     def vf_prod(self, t, y, args, control):
-        """See `diffrax.AbstractTerm`."""
         return self.term.vf_prod(t, y[0], args, control), jax.tree.map(jnp.zeros_like, y[1])
 
     def is_vf_expensive(self, t0, t1, y, args):
-        """See `diffrax.AbstractTerm`."""
         return self.term.is_vf_expensive(t0, t1, y[0], args)
 
 
@@ -211,15 +206,12 @@ class Alone(diffrax.AbstractTerm):
     beside: Any
 
     def vf(self, t, y, args):
-        """See `diffrax.AbstractTerm`."""
         return self.term.vf(t, (y, self.beside), args)[0]
 
     def contr(self, t0, t1, **kwargs):
-        """See `diffrax.AbstractTerm`."""
         return self.term.contr(t0, t1, **kwargs)
 
     def prod(self, vf, control):
-        """See `diffrax.AbstractTerm`."""
         return self.term.prod((vf, self.beside), control)[0]
 
 

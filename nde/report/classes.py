@@ -65,7 +65,7 @@ def confusion(
 
 
 def plot_confusion(tables: Mapping[str, Float[np.ndarray, "classes classes"]], classes: Sequence[str]) -> Figure:
-    """[`nde.report.confusion`][] of each method, in per cent: the true class downwards, the predicted one across."""
+    """`nde.report.confusion` of each method, in per cent: the true class downwards, the predicted one across."""
     size = 0.75 * len(classes) + 1.4
     figure = Figure(figsize=(size * len(tables), size), layout="constrained")
     grid = figure.subplots(1, len(tables), squeeze=False, sharey=True)[0]

@@ -29,7 +29,7 @@ def plot_training(
 ) -> Figure:
     """Training curves from the rows of a metrics file: loss, its parts, validation score; a line for each member.
 
-    **Arguments:** `rows`: from [`nde.train.read_metrics`][]; `loss_name`, `score_name`: titles, with units; `names`:
+    **Arguments:** `rows`: from `nde.train.read_metrics`; `loss_name`, `score_name`: titles, with units; `names`:
     what each member is called; those of one name share a colour.
     """
     members = sorted({int(row["member"]) for row in rows})

@@ -14,7 +14,7 @@ from nde.report.scores import NormalForecast, SampleForecast
 
 
 class Forecast(eqx.Module):
-    """What [`nde.report.sample_forecast`][] returns.
+    """What `nde.report.sample_forecast` returns.
 
     - `law`: the predictive law of each value asked for.
     - `kl_path`: `(series,)`; mean KL divergence of each series' latent path from the prior given its context, up to the
@@ -48,7 +48,7 @@ def sample_forecast(
     - `samples`: in all, at least two.
     - `key`: of the samples; each series has its own, by its place.
 
-    **Returns:** a [`nde.report.Forecast`][] for values of shape `(series, asked, channels)`.
+    **Returns:** a `nde.report.Forecast` for values of shape `(series, asked, channels)`.
 
     **Raises:** `ValueError` if there are fewer samples than models, or fewer than two.
     """
@@ -119,7 +119,7 @@ def baseline_forecast(
 ) -> NormalForecast:
     """A baseline's law of the values at times `ts` given the entries in `context`.
 
-    The arguments are those of [`nde.report.sample_forecast`][], and so is the shape of the law: `(series, asked,
+    The arguments are those of `nde.report.sample_forecast`, and so is the shape of the law: `(series, asked,
     channels)`. The work goes in blocks of series, since a mixed model's memory grows with the rows squared.
     """
     same = np.array_equal(times, ts)

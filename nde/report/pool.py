@@ -16,7 +16,7 @@ class PooledForecast(AbstractForecast):
     - `laws`: the $p_k$.
     - `weights`: $w_k \ge 0$, which sum to one.
     - `draws`: `(samples, series, rows, channels)`; each law has its share of them, by
-      [`nde.report.PooledForecast.of`][]. CRPS and quantiles are theirs; the density is exact.
+      `nde.report.PooledForecast.of`. CRPS and quantiles are theirs; the density is exact.
 
     **Limits:** a draw comes whole from one law. Those of a model are paths; those of a normal law are independent from
     row to row, so that pooled draws do not tell how a series' values hang together.

@@ -10,7 +10,7 @@ normaliser.json    for kinds that standardise their data: with what
 stack.json         for a latent SDE: the baselines, and what each weighs in the pool that forecasts
 
 The `kind` of a config says what is fitted. Training, checkpoints, resume, the folder and the command line know none of
-the kinds: they ask an [`nde.runs.AbstractKind`][].
+the kinds: they ask an `nde.runs.AbstractKind`.
 
 **To add a kind** `x`:
 

@@ -37,7 +37,7 @@ def finish(run: Run, problem: Any) -> None:
 
 
 def evaluate(run: Run, problem: Any) -> Any:
-    """Score the run's models and the baselines on what was held out: an [`nde.runs.AbstractEvaluation`][]."""
+    """Score the run's models and the baselines on what was held out: an `nde.runs.AbstractEvaluation`."""
     return run.kind.evaluate(run, problem)
 
 

@@ -28,7 +28,7 @@ def free_folder(config_path: Path, out: Path | None) -> Path:
 
 
 def new_folder(config_path: Path, out: Path | None) -> Path:
-    """Make the folder of [`nde.runs.free_folder`][], and raise what that raises."""
+    """Make the folder of `nde.runs.free_folder`, and raise what that raises."""
     folder = free_folder(config_path, out)
     folder.mkdir(parents=True)
     return folder
@@ -43,7 +43,7 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, config: configs.RunConfig, problem: Any) -> "Run":
-        """Write what a run starts with, its config from [`nde.runs.resolve`][], into an empty folder."""
+        """Write what a run starts with, its config from `nde.runs.resolve`, into an empty folder."""
         configs.save_config(config, folder / "config.toml")
         kind_of(config).save(folder, config, problem)
         return cls(folder, config)

@@ -26,7 +26,7 @@ class RunFailed(RuntimeError):
 
 
 class OpenedRun(Protocol):
-    """What a kind is given of a run: [`nde.runs.Run`][] is one."""
+    """What a kind is given of a run: `nde.runs.Run` is one."""
 
     @property
     def folder(self) -> Path:

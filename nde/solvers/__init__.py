@@ -1,11 +1,11 @@
 """Solvers: the methods that diffrax lacks, and what the engine makes of a method.
 
-diffrax's own solvers are used as they are; explicit Runge-Kutta methods are unrolled ([`nde.solvers.explicit`][]).
+diffrax's own solvers are used as they are; explicit Runge-Kutta methods are unrolled (`nde.solvers.explicit`).
 
 **Reversible methods.** A step can be undone exactly, up to rounding, so that a gradient needs no states but the last
-([`nde.ReversibleAdjoint`][]). [`nde.Reversible`][] makes one of any explicit method; `diffrax.ReversibleHeun` is one
-already, and gets its way back here; [`nde.Rex`][] is one for semilinear equations, as those of diffusion models
-([`nde.diffusion_model_term`][]), whose linear part it solves exactly. The price is stability: see the limits of each.
+(`nde.ReversibleAdjoint`). `nde.Reversible` makes one of any explicit method; `diffrax.ReversibleHeun` is one
+already, and gets its way back here; `nde.Rex` is one for semilinear equations, as those of diffusion models
+(`nde.diffusion_model_term`), whose linear part it solves exactly. The price is stability: see the limits of each.
 """
 
 from nde.solvers.find import find_way_back as find_way_back

@@ -26,7 +26,7 @@ class Reversible(diffrax.AbstractWrappedSolver):
     $$z_n = z_{n+1} + \Psi_{-h}(t_{n+1}, y_{n+1}), \qquad
     y_n = \bigl(y_{n+1} - (1 - \lambda) z_n - \Psi_h(t_n, z_n)\bigr) / \lambda,$$
 
-    so that [`nde.ReversibleAdjoint`][] keeps no states. It has the order of the wrapped method, takes its embedded
+    so that `nde.ReversibleAdjoint` keeps no states. It has the order of the wrapped method, takes its embedded
     estimate for the error of a step, that of $\Psi_h(t_n, z_n)$, and its dense output, shifted to meet $y_n$ and
     $y_{n+1}$. Its own state is $z_n$. For an SDE the step back over an interval takes the negative of its increment.
 
@@ -42,7 +42,7 @@ class Reversible(diffrax.AbstractWrappedSolver):
     $\lambda e^{-\mu h}$ in a step: where the solution is damped, the difference grows. So the method is stable for
     $\mu h$ from about $-(1 - \lambda)$ to 0 on the real axis, whatever $\Psi$: to -0.001 at $\lambda = 0.999$, to -0.1
     at 0.9. On the imaginary axis it grows by less than 1e-9 a step up to $0.67 i$ for Tsit5, $0.08 i$ for Heun at
-    $\lambda = 0.999$. ([`nde.solvers.reversible.amplification`][] computes it.) Elsewhere the difference,
+    $\lambda = 0.999$. (`nde.solvers.reversible.amplification` computes it.) Elsewhere the difference,
     at first of the size of the local errors, grows by $\lambda^N e^{|\mu| T}$ over $N$ steps: harmless over a short
     time, a failure over a long one. Damped and stiff equations want a smaller $\lambda$, and short steps.
 
@@ -152,7 +152,6 @@ class _ReversibleWayBack(AbstractWayBack):
         self.solver, self.terms, self.args = solver, terms, args
 
     def pieces(self, t0, t1, y, solver_state):
-        """See [`nde.solvers.way_back.AbstractWayBack`][]."""
         solver, terms, args = self.solver, self.terms, self.args
         dx = jax.eval_shape(terms.contr, t0, t1)
         dx = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dx)
@@ -168,12 +167,10 @@ class _ReversibleWayBack(AbstractWayBack):
         }
 
     def end(self, call: Call, t0, t1, y, solver_state):
-        """See [`nde.solvers.way_back.AbstractWayBack`][]."""
         del call, t0, t1
         return y, solver_state
 
     def back(self, call: Call, t0, t1, tail, inside: bool) -> BackStep:
-        """See [`nde.solvers.way_back.AbstractWayBack`][]."""
         y1, z1 = tail
         coupling = self.solver.coupling
         dx, pull_dx = call("control", t0, t1)

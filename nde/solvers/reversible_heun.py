@@ -40,7 +40,6 @@ class ReversibleHeunWayBack(AbstractWayBack):
         self.terms, self.args = terms, args
 
     def pieces(self, t0, t1, y, solver_state):
-        """See [`nde.solvers.way_back.AbstractWayBack`][]."""
         terms, args = self.terms, self.args
         dx = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(terms.contr, t0, t1))
         return {
@@ -50,12 +49,10 @@ class ReversibleHeunWayBack(AbstractWayBack):
         }
 
     def end(self, call: Call, t0, t1, y, solver_state):
-        """See [`nde.solvers.way_back.AbstractWayBack`][]."""
         dx, _ = call("control", t0, t1)
         return y, solver_state[0], jax.tree.map(jnp.zeros_like, dx)
 
     def back(self, call: Call, t0, t1, tail, inside: bool) -> BackStep:
-        """See [`nde.solvers.way_back.AbstractWayBack`][]."""
         half, yhat1, after = tail
         f1, pull_f1 = call("field", t1, t1, yhat1)
         y1 = _less(half, 0.5, call("product", t0, t1, f1, after)[0])

@@ -17,19 +17,19 @@ from nde.terms.inspect import unwrap_time_direction
 class Rex(diffrax.AbstractWrappedSolver):
     r"""A reversible exponential Runge–Kutta method, for equations $\mathrm d(x / m) = f\,\mathrm ds\;(+\,\mathrm dW)$.
 
-    A step goes from $x_n$ to $y_n = x_n / m(t_n)$, takes one of [`nde.Reversible`][] in the time $s$ over the equation
+    A step goes from $x_n$ to $y_n = x_n / m(t_n)$, takes one of `nde.Reversible` in the time $s$ over the equation
     $\mathrm dy = f(t(s), m y)\,\mathrm ds\;(+\,\mathrm dW_\tau)$, whose linear part is gone,
 
     $$y_{n+1} = \lambda y_n + (1 - \lambda) z_n + \Psi_{\Delta s}(s_n, z_n), \qquad
     z_{n+1} = z_n - \Psi_{-\Delta s}(s_{n+1}, y_{n+1}), \qquad z_0 = y_0,$$
 
     and comes back to $x_{n+1} = m(t_{n+1})\,y_{n+1}$. So the linear part is solved exactly, every step can be undone,
-    and [`nde.ReversibleAdjoint`][] keeps no states. Order, error estimate and stability are those of `Reversible` for
+    and `nde.ReversibleAdjoint` keeps no states. Order, error estimate and stability are those of `Reversible` for
     the equation in $y$ and $s$. Its own state is $z_n$. Dense output is the polynomial in $t$ through six points of
     each step, where that of `Reversible` is taken from $y$ to $x$.
 
     **Arguments:** `solver`: an explicit Runge–Kutta method (`diffrax.AbstractERK`) or `diffrax.Euler`; `coupling`:
-    $\lambda$, in (0, 1]. The terms are one [`nde.solvers.SemilinearTerm`][], as [`nde.diffusion_model_term`][] makes
+    $\lambda$, in (0, 1]. The terms are one `nde.solvers.SemilinearTerm`, as `nde.diffusion_model_term` makes
     it.
 
     **Raises:** `ValueError` for another solver, coupling or term.
@@ -38,7 +38,7 @@ class Rex(diffrax.AbstractWrappedSolver):
     even ones are not even in $s$, and those even in $s$ are `diffrax.StepTo` of $t(s)$; where a controller knows
     nothing of $s$, a late step of a sampler may be far too long in $\gamma$. For an SDE the noise enters the stages as
     an increment alone, so that the strong order is at most 1: methods that use the area of a path are not wrapped.
-    What damps the equation in $y$ and $s$ costs stability: see the limits of [`nde.Reversible`][]. For normal data of
+    What damps the equation in $y$ and $s$ costs stability: see the limits of `nde.Reversible`. For normal data of
     variance $v$ it is $\mathrm dy / \mathrm d\gamma = y\,v\gamma / (1 + v\gamma^2)$ by the data prediction, which grows
     while it samples, and $\mathrm dy / \mathrm d\chi = y\,\chi / (v + \chi^2)$, $\chi = \gamma^{-1}$, by the noise
     prediction, which is then damped, $y - z$ growing by up to $\sqrt{(v + \chi_0^2) / (v + \chi_1^2)}$. So the data
@@ -160,7 +160,6 @@ class _RexWayBack(AbstractWayBack):
         self.inner = self.reversible.way_back(self.lawson.term, args)
 
     def pieces(self, t0, t1, y, solver_state):
-        """See [`nde.solvers.way_back.AbstractWayBack`][]."""
         lawson = self.lawson
         s0, s1 = lawson.clock(t0), lawson.clock(t1)
         inner = self.inner.pieces(s0, s1, solver_state, solver_state)
@@ -181,12 +180,10 @@ class _RexWayBack(AbstractWayBack):
         }
 
     def end(self, call: Call, t0, t1, y, solver_state):
-        """See [`nde.solvers.way_back.AbstractWayBack`][]."""
         del call, t0, t1
         return y, solver_state
 
     def back(self, call: Call, t0, t1, tail, inside: bool) -> BackStep:
-        """See [`nde.solvers.way_back.AbstractWayBack`][]."""
         x1, z1 = tail
         y1 = call("into", t1, t1, x1)[0]
         _, pull_out = call("out of", t1, t1, y1)

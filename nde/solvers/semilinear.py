@@ -35,11 +35,11 @@ class SemilinearTerm(diffrax.AbstractTerm):
     $$\mathrm dx = \Bigl(\frac{m'(t)}{m(t)}\,x + m(t)\,s'(t)\,f(t, x)\Bigr)\mathrm dt
     \;\bigl(+\; m(t)\,\mathrm dW_{\tau(s(t))}\bigr).$$
 
-    Its linear part is known, and [`nde.Rex`][] solves it exactly. Other solvers get it written out. The noise does not
+    Its linear part is known, and `nde.Rex` solves it exactly. Other solvers get it written out. The noise does not
     depend on the state, so that Itô's solution and Stratonovich's are one.
 
     **Arguments:** `field`: $f$, called `field(t, x, args)`, of the structure of `x`; `variables`: $m$, $s$, its inverse
-    and $\tau$, an [`nde.solvers.AbstractVariables`][]; `path`: for an SDE the Brownian motion $W$, with the shape of
+    and $\tau$, an `nde.solvers.AbstractVariables`; `path`: for an SDE the Brownian motion $W$, with the shape of
     `x`, known for all $\tau$ from one end of the solve to the other, from the lesser to the greater.
 
     **Raises:** `ValueError` for a path that is no Brownian motion.
@@ -155,15 +155,12 @@ class VariancePreserving(eqx.Module):
         return self.beta0 * t + (self.beta1 - self.beta0) * t**2 / 2
 
     def alpha(self, t):
-        """See [`nde.solvers.Schedule`][]."""
         return jnp.exp(-self._log(t) / 2)
 
     def sigma(self, t):
-        """See [`nde.solvers.Schedule`][]."""
         return jnp.sqrt(-jnp.expm1(-self._log(t)))
 
     def time(self, gamma):
-        """See [`nde.solvers.Schedule`][]."""
         log = jnp.log1p(1 / gamma**2)
         return 2 * log / (self.beta0 + jnp.sqrt(self.beta0**2 + 2 * (self.beta1 - self.beta0) * log))
 
@@ -181,10 +178,10 @@ def diffusion_model_term(prediction: Callable, schedule: Schedule, predicts: str
     $-\hat\varepsilon / \sigma$.
 
     **Arguments:** `prediction`: called `prediction(t, x, args)`; `schedule`: $\alpha$, $\sigma$ and the time of a
-    $\gamma$, as [`nde.solvers.VariancePreserving`][]; `predicts`: `"data"` or `"noise"`; `path`: for the SDE a Brownian
+    $\gamma$, as `nde.solvers.VariancePreserving`; `predicts`: `"data"` or `"noise"`; `path`: for the SDE a Brownian
     motion in the time $\gamma^2$ for data, $\gamma^{-2}$ for noise, from its least value to its greatest.
 
-    **Returns:** an [`nde.solvers.SemilinearTerm`][]. **Raises:** `ValueError` for another `predicts` or path.
+    **Returns:** an `nde.solvers.SemilinearTerm`. **Raises:** `ValueError` for another `predicts` or path.
 
     **Source:** Blasingame & Liu, 2025, arXiv 2502.08834; Song et al., 2021, arXiv 2011.13456, equations 6 and 13.
     """  # noqa: E501  (a row of a table can not be broken)

@@ -16,7 +16,7 @@ def undo(solver: Reversible | Rex, terms: Any, ts: Any, y1: Any, solver_state: A
     A solve from the data to the noise encodes an example, and this decodes it exactly, whatever the steps' errors; or
     the other way about.
 
-    **Arguments:** `solver`: a [`nde.Reversible`][] or [`nde.Rex`][]; `terms`, `args`: those of the solve; `ts`: the
+    **Arguments:** `solver`: a `nde.Reversible` or `nde.Rex`; `terms`, `args`: those of the solve; `ts`: the
     times of its steps, `(steps + 1,)`, from its start to its end, in either direction of time; `y1`, `solver_state`: at
     its end, as `diffrax.SaveAt(t1=True, solver_state=True)` keeps them (without them the solve can't be taken back).
 
@@ -24,7 +24,7 @@ def undo(solver: Reversible | Rex, terms: Any, ts: Any, y1: Any, solver_state: A
 
     **Raises:** `ValueError` for another solver.
 
-    **Limits:** rounding errors grow on the way back as [`nde.Reversible`][] says.
+    **Limits:** rounding errors grow on the way back as `nde.Reversible` says.
     """
     if type(solver) not in (Reversible, Rex):
         raise ValueError(f"undo takes back nde.Reversible and nde.Rex, but got {type(solver).__name__}.")

@@ -19,9 +19,9 @@ class Call(Protocol):
     two times and the arguments, in one tuple; those of what the piece closes over are gathered by the way.
     """
 
-    def __call__(self, name: str, t0: Any, t1: Any, *arguments: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
-        """See the class."""
-        ...
+    def __call__(
+        self, name: str, t0: Any, t1: Any, *arguments: Any
+    ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]: ...
 
 
 class BackStep(NamedTuple):

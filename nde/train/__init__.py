@@ -1,7 +1,7 @@
 """A plain training loop with optax: steps, evaluation, early stopping, checkpoints. It knows no differential equations.
 
-[`nde.train.make_step`][] compiles one update, [`nde.train.fit`][] repeats it from a [`nde.train.TrainState`][], and
-[`nde.train.Checkpoints`][] keeps the last and the best of it on disk.
+`nde.train.make_step` compiles one update, `nde.train.fit` repeats it from a `nde.train.TrainState`, and
+`nde.train.Checkpoints` keeps the last and the best of it on disk.
 """
 
 from nde.train.checkpoint import (

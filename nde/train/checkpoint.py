@@ -32,14 +32,14 @@ class CheckpointNotWritten(RuntimeError):
 class Checkpoints:
     """The last and the best state of a run, under `directory/last/<step>` and `directory/best/<step>`.
 
-    Each leaf is saved under its path in the [`nde.train.TrainState`][], such as `.model.field.weight`, so that a leaf
+    Each leaf is saved under its path in the `nde.train.TrainState`, such as `.model.field.weight`, so that a leaf
     is only ever restored to the place that it came from. A new checkpoint is complete on disk before the one that it
     replaces is removed. One that can not be read, or whose checksum is wrong, is passed over for the other, and a line
-    in `notes` says so. It is an observer of [`nde.train.fit`][].
+    in `notes` says so. It is an observer of `nde.train.fit`.
 
     **Arguments:** `directory`: where; made if absent.
 
-    **Raises:** [`nde.train.CheckpointNotWritten`][] while it observes.
+    **Raises:** `nde.train.CheckpointNotWritten` while it observes.
     """
 
     def __init__(self, directory: Path):
@@ -76,7 +76,7 @@ class Checkpoints:
 
         Where the last can not be read it is the best, from which training goes through the same steps once more.
 
-        **Raises:** [`nde.train.CheckpointError`][] if none can be read, or the state is of another structure.
+        **Raises:** `nde.train.CheckpointError` if none can be read, or the state is of another structure.
         """
         found = self._read((self._last, self._best))
         if found is None:
@@ -88,7 +88,7 @@ class Checkpoints:
     def restore_best(self, like: PyTree) -> PyTree | None:
         """The best model, or `None` if nothing was validated; `like` gives its structure.
 
-        **Raises:** [`nde.train.CheckpointError`][] if no state can be read, or the model is of another structure.
+        **Raises:** `nde.train.CheckpointError` if no state can be read, or the model is of another structure.
         """
         found = self._read((self._best, self._last))
         if found is None or not np.isfinite(found[1].get(".best_score", np.inf)) and not _is_positional(found[1]):

@@ -30,7 +30,7 @@ class FailedStep(TrainingFailed, RuntimeError):
     """A step of training that failed at run time, or the validation after it.
 
     - `step`: counted from one.
-    - `failure`: the [`nde.train.FailedExamples`][].
+    - `failure`: the `nde.train.FailedExamples`.
     - `model`: with which it failed.
     - `validating`: whether it was the validation.
     """
@@ -49,7 +49,7 @@ def blame(function: Callable[[np.ndarray], Result], rows: np.ndarray, names: Seq
     **Arguments:** `function`: of an array of indices of examples, whose result is thrown away in the search; `rows`:
     the indices; `names`: the name of each example, by index.
 
-    **Raises:** [`nde.train.FailedExamples`][].
+    **Raises:** `nde.train.FailedExamples`.
 
     ```python
     blame(lambda rows: jax.block_until_ready(solve(model, times[rows])), np.arange(len(times)), ids)

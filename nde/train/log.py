@@ -13,7 +13,7 @@ from nde.train.step import StepReport, TrainState
 
 
 class MetricsFile:
-    """Append a line of JSON each `every` steps and at each validation to a file. An observer of [`nde.train.fit`][].
+    """Append a line of JSON each `every` steps and at each validation to a file. An observer of `nde.train.fit`.
 
     **Arguments:** `path`: the file; `member`: which model of an ensemble the lines are about; `every`: steps between
     two lines; `start`: the step that training goes on from, if given: the member's lines of later steps, and a last
@@ -79,7 +79,7 @@ def _parsed(line: str) -> dict[str, float] | None:
 
 
 class ProgressPrinter:
-    """Show step, loss, its parts, steps per second and time left. An observer of [`nde.train.fit`][].
+    """Show step, loss, its parts, steps per second and time left. An observer of `nde.train.fit`.
 
     On a terminal it is a bar that moves; elsewhere a plain line each `every` steps.
 

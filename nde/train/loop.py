@@ -39,7 +39,7 @@ class Outcome:
 
 
 class Batches(Protocol):
-    """A random-access source of batches of indices, such as [`nde.data.index_batches`][] makes, or a list of arrays."""
+    """A random-access source of batches of indices, such as `nde.data.index_batches` makes, or a list of arrays."""
 
     def __getitem__(self, index: Any, /) -> Any:
         """The indices of step `index`."""
@@ -103,19 +103,19 @@ def fit(
 
     **Arguments:**
 
-    - `update`: from [`nde.train.make_step`][].
+    - `update`: from `nde.train.make_step`.
     - `state`: where to start.
     - `data`: pytree of arrays whose first axis counts examples.
     - `batches`: element `i` holds the indices of the examples of step `i`.
     - `validate`: `model -> score`; lower is better.
-    - `schedule`: a [`nde.train.Schedule`][].
+    - `schedule`: a `nde.train.Schedule`.
     - `key`: the run's key.
     - `names`: the name of each example, for messages.
     - `observers`: who is told, in this order.
     - `stop`: asked after each step whether to end.
 
-    **Raises:** [`nde.train.NonFiniteLoss`][] with the step and the culprits, or if a validation score is not a number;
-    [`nde.train.FailedStep`][] if a step or a validation failed at run time, as a solve may.
+    **Raises:** `nde.train.NonFiniteLoss` with the step and the culprits, or if a validation score is not a number;
+    `nde.train.FailedStep` if a step or a validation failed at run time, as a solve may.
     """
     reason, end = "finished", "ended"
     try:

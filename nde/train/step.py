@@ -52,7 +52,7 @@ class TrainState(eqx.Module):
 
 
 class StepReport(eqx.Module):
-    """What one update was like: the [`nde.train.BatchLoss`][] before it, and where its gradient is finite.
+    """What one update was like: the `nde.train.BatchLoss` before it, and where its gradient is finite.
 
     - `gradient_norm`: global norm, before clipping.
     - `finite`: one flag for each array of parameters, in the order of `parameter_names`.

@@ -17,7 +17,7 @@ def baseline_to_plain(baseline: Population | LastValue | MixedModel) -> dict[str
 
 
 def baseline_from_plain(plain: Mapping[str, Any]) -> Population | LastValue | MixedModel:
-    """The baseline that [`nde.report.baselines.baseline_to_plain`][] wrote.
+    """The baseline that `nde.report.baselines.baseline_to_plain` wrote.
 
     **Raises:** `ValueError` for a class that is no baseline, or parameters that are not its own.
     """

@@ -17,7 +17,7 @@ def write_normaliser(path: Path, normaliser: Normaliser) -> None:
 
 
 def read_normaliser(path: Path) -> Normaliser:
-    """What [`write_normaliser`][nde.runs.kinds.normaliser_file.write_normaliser] kept."""
+    """What `write_normaliser` kept."""
     saved = json.loads(path.read_text())
     arrays = (np.array(saved[name]) for name in ("log", "mean", "std"))
     return Normaliser(tuple(saved["channels"]), *arrays)

@@ -33,7 +33,7 @@ COVERAGE_LEVELS = tuple(np.round(np.arange(0.1, 1.0, 0.1), 1)) + (0.95,)
 class LatentSDEEvaluation(AbstractEvaluation):
     """How a run did on its test series.
 
-    - `scores`: [`nde.report.Scores`][] of each method; the model's own stand under `method`.
+    - `scores`: `nde.report.Scores` of each method; the model's own stand under `method`.
     - `method`: what the model is called in the table.
     - `pool`: what its pool with the baselines is called there, or `None` for a run without one. What follows on
       coverage is then the pool's, since it is what `nde predict` draws from.

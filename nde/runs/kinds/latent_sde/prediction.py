@@ -21,8 +21,8 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     result has a row for each (series, time, channel): the value observed, if any, and mean, 5, 25, 50, 75 and 95 %
     quantiles of the predictive law, in the channel's own unit. For a channel on a log scale `mean` holds the median,
     since under Student's t the mean of an exponential is not finite; `statistic` says which of the two it is. `mark`
-    says of which forecasts little is known ([`nde.report.forecast_marks`][]); it is empty elsewhere. A run that keeps a
-    pool with the baselines forecasts by it; [`forecast_notes`][nde.runs.kinds.latent_sde.prediction.forecast_notes]
+    says of which forecasts little is known (`nde.report.forecast_marks`); it is empty elsewhere. A run that keeps a
+    pool with the baselines forecasts by it; `forecast_notes`
     says so.
     Ids and times are those of the table, bit for bit and in their types, so that forecasts join its rows.
 

@@ -54,7 +54,7 @@ class Stack:
     def forecasts(
         self, times: np.ndarray, values: np.ndarray, context: np.ndarray, ts: np.ndarray
     ) -> dict[str, NormalForecast]:
-        """The law of each baseline at times `ts`, of arrays as [`nde.report.sample_forecast`][] takes them."""
+        """The law of each baseline at times `ts`, of arrays as `nde.report.sample_forecast` takes them."""
         return {name: baseline_forecast(one, times, values, context, ts) for name, one in self.baselines.items()}
 
     def pool(
@@ -90,7 +90,7 @@ def fit_baselines(problem: Problem, series: np.ndarray) -> Stack:
 def learn_stack(run: OpenedRun, problem: Problem) -> Stack:
     """The pool of a trained run.
 
-    The weights are those of [`nde.report.pool_weights`][] on the validation series, in the config's own task: of the
+    The weights are those of `nde.report.pool_weights` on the validation series, in the config's own task: of the
     models, which were trained on the training series, and of baselines fitted on the same. The baselines that are then
     pooled, and stand in the table of results, are fitted on the validation series too.
 

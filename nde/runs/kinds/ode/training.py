@@ -103,7 +103,7 @@ def trajectories(
 ) -> tuple[Array, Array]:
     """Standardised states `(series, rows, state)` and locations of the values, one trajectory a series.
 
-    **Raises:** [`nde.train.FailedExamples`][], by the series' `names` where they are given, if a solve fails.
+    **Raises:** `nde.train.FailedExamples`, by the series' `names` where they are given, if a solve fails.
     """
     starts = first if model.starts is None else model.starts[:, 0]
     every = np.arange(len(times))
