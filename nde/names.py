@@ -83,8 +83,6 @@ from nde.fields import (
     MLPField as MLPField,
     Parameter as Parameter,
     StandardField as StandardField,
-    to_ito as to_ito,
-    to_stratonovich as to_stratonovich,
 )
 from nde.models import (
     ContinuousNormalizingFlow as ContinuousNormalizingFlow,
@@ -104,4 +102,9 @@ from nde.paths import (
     SpaceSpaceLevyArea as SpaceSpaceLevyArea,
     VirtualBrownianTree as VirtualBrownianTree,
 )
-from nde.solvers import diffusion_model_term as diffusion_model_term, Reversible as Reversible, Rex as Rex
+from nde.solvers import Reversible as Reversible, Rex as Rex
+from nde.terms import (
+    diffusion_model_term as diffusion_model_term,
+    to_ito as to_ito,
+    to_stratonovich as to_stratonovich,
+)

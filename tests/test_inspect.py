@@ -3,12 +3,19 @@
 import diffrax
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import pytest
 
 import nde
 from nde.regularise.solve import Beside
-from nde.solvers import VariancePreserving
-from nde.terms.inspect import brownian_terms, is_noise, unwrap_solver, unwrap_time_direction
+from nde.terms import (
+    brownian_terms,
+    is_noise,
+    reads_state,
+    unwrap_solver,
+    unwrap_time_direction,
+    VariancePreserving,
+)
 
 SCHEDULE = VariancePreserving()
 
@@ -76,3 +83,18 @@ def test_a_semilinear_path_that_ends_too_early_is_refused(solver):
     for early, late in [(0.2, 0.9), (0.1, 0.8)]:
         with pytest.raises(ValueError, match="is known from t0=.*give the path the solve's ends"):
             solve(sampling(early, late))
+
+
+def test_a_field_reads_the_state_by_its_operations():
+    """Those that have no derivative, and functions with a rule for the backward pass alone, are no exception."""
+
+    @jax.custom_vjp
+    def by_rule(y):
+        return 2 * y
+
+    by_rule.defvjp(lambda y: (2 * y, None), lambda _, ct: (2 * ct,))
+    for field, reads in [(jnp.sign, True), (by_rule, True), (jnp.ones_like, False), (jnp.diag, True)]:
+        term = diffrax.ControlTerm(lambda t, y, args, field=field: field(y), path())
+        assert reads_state(term, 0.0, jnp.ones(2), None) == reads
+    operator = diffrax.ControlTerm(lambda t, y, args: lx.DiagonalLinearOperator(y), path())
+    assert reads_state(operator, 0.0, jnp.ones(2), None)

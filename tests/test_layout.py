@@ -13,8 +13,8 @@ from nde.models import NeuralODE
 ROOT = Path(nde.__file__).parent
 # From the top down; a module may import from its own layer and from those after it.
 LAYERS = [
-    "cli", "commands", "runs", "config", "data", "train", "report", "models", "objectives", "regularise", "engine",
-    "adjoints", "solvers", "paths", "fields", "terms",
+    "cli", "commands", "runs", "config", "data", "train", "report", "models", "objectives", "fields", "regularise",
+    "engine", "adjoints", "solvers", "terms", "paths", "dtypes",
 ]  # fmt: skip
 
 
@@ -50,13 +50,16 @@ def test_imports_point_down():
     assert wrong == []
 
 
-def test_training_knows_no_differential_equations():
+@pytest.mark.parametrize(("folder", "known"), [("train", set()), ("fields", {"terms", "dtypes"}), ("paths", set())])
+def test_a_folder_knows_only_what_it_needs(folder, known):
+    """Training knows no differential equations, a field no solver, a path nothing; that no solver knows a network is \
+    their order above."""
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path, layer in _modules()
-        if layer == "train"
+        if layer == folder
         for name, line in _imports(ast.parse(path.read_text()))
-        if name != "train"
+        if name not in {folder, *known}
     ]
     assert wrong == []
 

@@ -11,7 +11,7 @@ from nde.adjoints.base import AbstractAdjoint
 from nde.adjoints.costate import costate_terms, CostateStep, SOLVES_BACKWARD
 from nde.adjoints.costate_sweep import CostateSweep
 from nde.adjoints.moving import has_moving_stops
-from nde.terms.inspect import brownian_terms, unwrap_time_direction
+from nde.terms import brownian_terms, unwrap_time_direction
 
 
 class ContinuousAdjoint(AbstractAdjoint):

@@ -11,10 +11,17 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
-from nde.fields.dependence import dependence, MIXED
-from nde.fields.interpretation import Interpretation, interpretation_of
-from nde.fields.noise import check_noise, NoiseKind
-from nde.terms.inspect import brownian_terms, is_noise, unwrap_solver
+from nde.terms import (
+    brownian_terms,
+    check_noise,
+    dependence,
+    Interpretation,
+    interpretation_of,
+    is_noise,
+    MIXED,
+    NoiseKind,
+    unwrap_solver,
+)
 
 
 def check_sde(terms: Any, solver: Any, times: "Times", y0: PyTree[Any], args: Any) -> None:

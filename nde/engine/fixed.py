@@ -22,7 +22,7 @@ from nde.engine.kernel import AbstractKernel, any_nonfinite
 from nde.engine.march import Counts, Dense, Outcome, Saved, SavePlan
 from nde.engine.problem import Place
 from nde.paths.counter import NOISE
-from nde.terms.inspect import is_sub
+from nde.terms import is_sub
 
 
 def count_steps(controller, t0: Any, t1: Any, dt0: Any, time_dtype: Any) -> int | None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from nde.terms.inspect import is_sub
+from nde.terms import is_sub
 
 
 class Given(eqx.Module):

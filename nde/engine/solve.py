@@ -23,7 +23,7 @@ from nde.engine.heuristics import check_heuristics, Measure, STEPS, WatchedKerne
 from nde.engine.kernel import AbstractKernel
 from nde.engine.march import Inputs, March, Outcome, SavePlan
 from nde.engine.problem import EventPlace, Place, Problem
-from nde.terms.inspect import brownian_terms, is_sub
+from nde.terms import brownian_terms, is_sub
 
 
 def diffeqsolve(

@@ -1,7 +1,7 @@
 """Vector fields: Equinox modules `f(t, y, args=None)` that act on one state.
 
 A field becomes a term of a differential equation by `diffrax.ODETerm(field)` (a drift), by
-`nde.fields.diffusion_term` (a diffusion) or by `diffrax.ControlTerm(field, path)` (the field of a CDE). Fields know
+`nde.terms.diffusion_term` (a diffusion) or by `diffrax.ControlTerm(field, path)` (the field of a CDE). Fields know
 nothing of data, and act on one example: `jax.vmap` stands outside. Their arrays are of JAX's default dtype; cast a
 field to use another.
 
@@ -26,10 +26,9 @@ field to use another.
 Known systems by name, with their parameters to be learned: `nde.fields.lotka_volterra`,
 `nde.fields.pendulum`.
 
-An SDE with diagonal noise in the other reading: `nde.fields.to_stratonovich`, `nde.fields.to_ito`.
+For those who build models of them: `nde.fields.check_field` (the output is a rate of change of the state).
 
-Two checks for those who build models of them: `nde.fields.check_field` (the output is a rate of change of the
-state) and `nde.fields.check_noise` (the solver is made for the diffusion's `nde.fields.NoiseKind`).
+What a diffusion says of its noise, and the terms made of it, are those of `nde.terms`, and go by these names too.
 """
 
 from nde.fields.augmented import AugmentedField as AugmentedField
@@ -42,21 +41,23 @@ from nde.fields.coordinates import (
     StandardField as StandardField,
 )
 from nde.fields.diffusion import DiagonalDiffusion as DiagonalDiffusion
-from nde.fields.diffusion_term import diffusion_term as diffusion_term
 from nde.fields.gated import GatedField as GatedField
 from nde.fields.general_diffusion import GeneralDiffusion as GeneralDiffusion
 from nde.fields.hamiltonian import HamiltonianField as HamiltonianField
 from nde.fields.hybrid import Hybrid as Hybrid
-from nde.fields.interpretation import (
-    Interpretation as Interpretation,
-    to_ito as to_ito,
-    to_stratonovich as to_stratonovich,
-)
 from nde.fields.known import KnownField as KnownField
 from nde.fields.linear_cde import LinearCDEField as LinearCDEField
 from nde.fields.linear_mlp import LinearMLPField as LinearMLPField
 from nde.fields.mlp import MLPField as MLPField
-from nde.fields.noise import check_noise as check_noise, noise_kind as noise_kind, NoiseKind as NoiseKind
 from nde.fields.parameter import Parameter as Parameter
 from nde.fields.path_scaled import PathScaledField as PathScaledField
 from nde.fields.systems import lotka_volterra as lotka_volterra, pendulum as pendulum, SYSTEMS as SYSTEMS
+from nde.terms import (
+    check_noise as check_noise,
+    diffusion_term as diffusion_term,
+    Interpretation as Interpretation,
+    noise_kind as noise_kind,
+    NoiseKind as NoiseKind,
+    to_ito as to_ito,
+    to_stratonovich as to_stratonovich,
+)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nde.fields.dtypes import default_float
-from nde.fields.noise import NoiseKind
+from nde.dtypes import default_float
+from nde.terms import NoiseKind
 
 
 class DiagonalDiffusion(eqx.Module):

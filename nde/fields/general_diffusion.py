@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from nde.fields.checks import check_sizes
 from nde.fields.mlp import append_time
-from nde.fields.noise import NoiseKind
+from nde.terms import NoiseKind
 
 
 class GeneralDiffusion(eqx.Module):

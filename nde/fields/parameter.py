@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from nde.fields.dtypes import float_dtype
+from nde.dtypes import float_dtype
 
 
 class Parameter(eqx.Module):

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PyTree
 
-from nde.fields.dtypes import as_floats, float_dtype, promote_state
+from nde.dtypes import as_floats, float_dtype, promote_state
 
 
 def check_times(model: str, ts: Any, like: PyTree[Any] = None) -> Array:

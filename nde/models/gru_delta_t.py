@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from nde.fields.dtypes import as_floats
+from nde.dtypes import as_floats
 
 
 class GRUDeltaT(eqx.Module):

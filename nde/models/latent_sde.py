@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from nde.adjoints import CheckpointAdjoint
+from nde.dtypes import as_floats
 from nde.engine import diffeqsolve
 from nde.fields import DiagonalDiffusion, LinearMLPField
-from nde.fields.dtypes import as_floats
 from nde.fields.linear_mlp import silence_last_layer
 from nde.models.encoder import BackwardEncoder, Context
 from nde.models.numerics import succeeded

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree
 
 from nde.adjoints import CheckpointAdjoint
-from nde.fields.dtypes import as_floats, promote_state
+from nde.dtypes import as_floats, promote_state
 from nde.models.checks import check_times, refuse
 from nde.models.numerics import solve
 from nde.regularise import AbstractRegulariser

@@ -13,8 +13,8 @@ import optimistix as optx
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from nde.adjoints import CheckpointAdjoint
+from nde.dtypes import as_floats, float_dtype
 from nde.fields import check_field
-from nde.fields.dtypes import as_floats, float_dtype
 from nde.models.numerics import solve
 from nde.regularise import AbstractRegulariser
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
-from nde.fields.dtypes import as_floats
+from nde.dtypes import as_floats
 from nde.objectives.likelihoods import AbstractLikelihood
 from nde.regularise import AbstractRegulariser
 

@@ -12,7 +12,7 @@ from jax.scipy import stats
 from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
-from nde.fields.dtypes import as_floats, default_float
+from nde.dtypes import as_floats, default_float
 from nde.fields.parameter import inverse_softplus
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
-from nde.fields.dtypes import as_floats
+from nde.dtypes import as_floats
 
 Solve = Callable[[Array, Array], Float[Array, "times state"]]
 

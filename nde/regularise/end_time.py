@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nde.regularise.base import AbstractRegulariser, Call, need_key, Plan
-from nde.terms.inspect import is_sub
+from nde.terms import is_sub
 
 
 class RandomEndTime(AbstractRegulariser):

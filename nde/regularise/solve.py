@@ -15,7 +15,7 @@ from nde.engine import diffeqsolve
 from nde.engine.heuristics import check_heuristics
 from nde.engine.solve import check_call
 from nde.regularise.base import AbstractRegulariser, Call, Plan, Seen
-from nde.terms.inspect import is_noise, is_sub
+from nde.terms import is_noise, is_sub
 
 
 def solve(

@@ -6,16 +6,18 @@ diffrax's own solvers are used as they are; explicit Runge-Kutta methods are unr
 (`nde.ReversibleAdjoint`). `nde.Reversible` makes one of any explicit method; `diffrax.ReversibleHeun` is one
 already, and gets its way back here; `nde.Rex` is one for semilinear equations, as those of diffusion models
 (`nde.diffusion_model_term`), whose linear part it solves exactly. The price is stability: see the limits of each.
+
+The equations that Rex solves are those of `nde.terms`, and go by these names too.
 """
 
 from nde.solvers.find import find_way_back as find_way_back
 from nde.solvers.reversible import Reversible as Reversible
 from nde.solvers.rex import Rex as Rex
-from nde.solvers.semilinear import (
+from nde.solvers.undo import undo as undo
+from nde.terms import (
     AbstractVariables as AbstractVariables,
     diffusion_model_term as diffusion_model_term,
     Schedule as Schedule,
     SemilinearTerm as SemilinearTerm,
     VariancePreserving as VariancePreserving,
 )
-from nde.solvers.undo import undo as undo

@@ -11,8 +11,8 @@ import numpy as np
 from diffrax import RESULTS
 
 from nde.solvers.explicit import add, combine, explicit_tableau, increment, run_stages
-from nde.solvers.noise import refuse_state_dependent_noise
 from nde.solvers.way_back import AbstractWayBack, BackStep, Call, Piece
+from nde.terms import brownian_terms, reads_state
 
 
 class Reversible(diffrax.AbstractWrappedSolver):
@@ -102,7 +102,7 @@ class Reversible(diffrax.AbstractWrappedSolver):
     def init(self, terms, t0, t1, y0, args):
         """$z_0 = y_0$."""
         if isinstance(self.solver, diffrax.AbstractItoSolver):
-            refuse_state_dependent_noise("Reversible", self.solver, terms, t0, y0, args)
+            _refuse_state_dependent_noise(self.solver, terms, t0, y0, args)
         return y0
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
@@ -143,6 +143,17 @@ class Reversible(diffrax.AbstractWrappedSolver):
     def way_back(self, terms, args) -> AbstractWayBack:
         """How its steps are taken back."""
         return _ReversibleWayBack(self, terms, args)
+
+
+def _refuse_state_dependent_noise(solver: Any, terms: Any, t: Any, y: Any, args: Any) -> None:
+    if any(reads_state(term, t, y, args) for term, _ in brownian_terms(terms)):
+        name = type(solver).__name__
+        raise ValueError(
+            f"Reversible({name}()) was given noise that depends on the state, but {name} converges to the Itô "
+            "solution, which is another one backward in time. Wrap a Stratonovich method, as "
+            "Reversible(diffrax.Heun()), with the equation in Stratonovich form, or make the noise "
+            "independent of the state."
+        )
 
 
 class _ReversibleWayBack(AbstractWayBack):

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from nde.solvers.reversible import Reversible
-from nde.solvers.semilinear import scaled, SemilinearTerm
 from nde.solvers.way_back import AbstractWayBack, BackStep, Call, Piece
-from nde.terms.inspect import unwrap_time_direction
+from nde.terms import scaled, SemilinearTerm, unwrap_time_direction
 
 
 class Rex(diffrax.AbstractWrappedSolver):
@@ -29,7 +28,7 @@ class Rex(diffrax.AbstractWrappedSolver):
     each step, where that of `Reversible` is taken from $y$ to $x$.
 
     **Arguments:** `solver`: an explicit Runge–Kutta method (`diffrax.AbstractERK`) or `diffrax.Euler`; `coupling`:
-    $\lambda$, in (0, 1]. The terms are one `nde.solvers.SemilinearTerm`, as `nde.diffusion_model_term` makes
+    $\lambda$, in (0, 1]. The terms are one `nde.terms.SemilinearTerm`, as `nde.diffusion_model_term` makes
     it.
 
     **Raises:** `ValueError` for another solver, coupling or term.
@@ -126,7 +125,7 @@ class _Lawson:
         given, self.direction = unwrap_time_direction(terms)
         if not isinstance(given, SemilinearTerm):
             raise ValueError(
-                f"Rex solves an nde.solvers.SemilinearTerm, as nde.diffusion_model_term makes it, but got "
+                f"Rex solves an nde.terms.SemilinearTerm, as nde.diffusion_model_term makes it, but got "
                 f"{type(given).__name__}: state the linear part, or use nde.Reversible."
             )
         self.variables, self.term = given.variables, given.transformed()

@@ -6,6 +6,8 @@ from typing import Any
 import diffrax
 import jax
 
+from nde.terms.dependence import dependence
+
 
 def brownian_terms(terms: Any) -> list[tuple[Any, diffrax.AbstractBrownianPath]]:
     """Each term that Brownian motion drives, and its path, those of nested `MultiTerm`s one by one.
@@ -35,6 +37,15 @@ def single_terms(terms: Any) -> list[Any]:
         else:
             each.append(term)
     return each
+
+
+def reads_state(term: Any, t: Any, y: Any, args: Any) -> bool:
+    """Whether the field of a term depends on the state by any of its operations: values do not matter."""
+
+    def field(y):
+        return [x for x in jax.tree.leaves(term.vf(t, y, args)) if isinstance(x, jax.Array)]
+
+    return any(each.leaf is not None for each in dependence(field, y))
 
 
 def _is_term(x: Any) -> bool:

@@ -12,8 +12,8 @@ import lineax as lx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from nde.fields.dependence import dependence
-from nde.fields.noise import noise_kind, NoiseKind
+from nde.terms.dependence import dependence
+from nde.terms.noise import noise_kind, NoiseKind
 
 
 class Interpretation(enum.StrEnum):
@@ -133,5 +133,5 @@ def _diagonal(g: Any, y: PyTree[Array], name: str) -> PyTree[Array]:
     found = type(g).__name__ if isinstance(g, lx.AbstractLinearOperator) else jax.tree.map(jnp.shape, g)
     raise ValueError(
         f"{name} needs diagonal noise, that is a diffusion that returns a lineax.DiagonalLinearOperator (as "
-        f"nde.fields.diffusion_term makes of a diagonal), but this one returns {found}."
+        f"nde.terms.diffusion_term makes of a diagonal), but this one returns {found}."
     )

@@ -36,7 +36,7 @@ _COMMUTATIVE = frozenset(NoiseKind) - {NoiseKind.GENERAL}
 def noise_kind(diffusion: Any) -> NoiseKind:
     """The kind that a diffusion declares by its attribute `noise`; `NoiseKind.GENERAL` for one that declares none.
 
-    **Raises:** `ValueError` if the declaration is no `nde.fields.NoiseKind`, naming the known ones.
+    **Raises:** `ValueError` if the declaration is no `nde.terms.NoiseKind`, naming the known ones.
     """
     declared = getattr(diffusion, "noise", NoiseKind.GENERAL)
     if declared not in tuple(NoiseKind):

@@ -8,7 +8,7 @@ import equinox as eqx
 import lineax as lx
 from jaxtyping import Array, Float
 
-from nde.fields.noise import noise_kind, NoiseKind
+from nde.terms.noise import noise_kind, NoiseKind
 
 
 class _AsDiagonal(eqx.Module):
