@@ -7,7 +7,7 @@ import lineax as lx
 import pytest
 
 import nde
-from nde.regularise.solve import Beside
+from nde.regularise.solving import Beside
 from nde.terms import (
     brownian_terms,
     is_noise,

@@ -1,4 +1,4 @@
-"""The layers import downwards only, at module level only."""
+"""The layers import downwards only, from each other's faces only, at module level only."""
 
 import ast
 import subprocess
@@ -18,15 +18,26 @@ LAYERS = [
 ]  # fmt: skip
 
 
+# Folders that do not yet keep to the rules of faces.
+WITHOUT_FACE = {"runs": "is to become tasks", "report": "mixes cuts of data, which configs name, with figures"}
+
+
 def _imports(tree: ast.AST):
+    """The layers that a module imports, and where."""
+    yield from ((module.split(".")[1], line) for module, line in _imported_modules(tree))
+
+
+def _imported_modules(tree: ast.AST):
+    """The modules and folders of nde that a module imports, by their full names, and where."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nde":
-            names = [node.module.split(".")[1]] if "." in node.module else [alias.name for alias in node.names]
-            yield from ((name, node.lineno) for name in names)
+            folder = ROOT.parent.joinpath(*node.module.split("."))
+            inner = [x.name for x in node.names if (folder / x.name).is_dir() or (folder / f"{x.name}.py").is_file()]
+            yield from ((f"{node.module}.{name}", node.lineno) for name in inner)
+            if node.module != "nde" and len(inner) < len(node.names):
+                yield node.module, node.lineno
         elif isinstance(node, ast.Import):
-            yield from (
-                (alias.name.split(".")[1], node.lineno) for alias in node.names if alias.name.startswith("nde.")
-            )
+            yield from ((alias.name, node.lineno) for alias in node.names if alias.name.startswith("nde."))
 
 
 def _modules():
@@ -48,6 +59,31 @@ def test_imports_point_down():
         if LAYERS.index(name) < LAYERS.index(layer)
     ]
     assert wrong == []
+
+
+def test_imports_do_not_reach_past_a_folders_face():
+    """`from nde.report import x`, never `from nde.report.figures import x`, but inside of `nde.report`."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path, layer in _modules()
+        if layer not in WITHOUT_FACE
+        for module, line in _imported_modules(ast.parse(path.read_text()))
+        if ROOT.parent.joinpath(*module.split(".")[:-1]) not in path.parents
+    ]
+    assert wrong == []
+
+
+def test_no_face_hides_a_module_behind_a_function_of_its_name():
+    hidden = [
+        f"{face.relative_to(ROOT)}: {alias.asname}"
+        for face in ROOT.rglob("__init__.py")
+        if face.parent.name not in WITHOUT_FACE
+        for node in ast.walk(ast.parse(face.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if (face.parent / f"{alias.asname}.py").is_file()
+    ]
+    assert hidden == []
 
 
 @pytest.mark.parametrize(("folder", "known"), [("train", set()), ("fields", {"terms", "dtypes"}), ("paths", set())])

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 
 from nde.adjoints.base import AbstractAdjoint
 from nde.adjoints.sweep import merged, Pulled, Sweep, swept
-from nde.solvers import find_way_back
-from nde.solvers.way_back import AbstractWayBack
+from nde.solvers import AbstractWayBack, find_way_back
 
 
 class ReversibleAdjoint(AbstractAdjoint):
@@ -22,7 +21,7 @@ class ReversibleAdjoint(AbstractAdjoint):
     constant and what carries a gradient is as for `nde.CheckpointAdjoint`; so is the sum over a batch.
 
     **Solvers:** `nde.Reversible` round any explicit method, `diffrax.ReversibleHeun`, and any solver with a method
-    `way_back(terms, args)` that gives a `nde.solvers.way_back.AbstractWayBack`. ODEs, CDEs and SDEs alike: a
+    `way_back(terms, args)` that gives a `nde.solvers.AbstractWayBack`. ODEs, CDEs and SDEs alike: a
     Brownian path is asked again for the same increments.
 
     **Raises:** `ValueError` for another solver, for an event, for dense output (their results keep what this adjoint
@@ -164,7 +163,7 @@ class _ReversibleSweep(Sweep):
 
 
 class _Calls:
-    """Evaluates the pieces of a reversible method over the batch; see `nde.solvers.way_back.Call`.
+    """Evaluates the pieces of a reversible method over the batch; see `nde.solvers.Call`.
 
     `shared`: the cotangents, by number, of what the pieces close over, as far as they were pulled.
     """

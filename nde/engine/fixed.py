@@ -21,7 +21,7 @@ from nde.engine.hoist import Hoister
 from nde.engine.kernel import AbstractKernel, any_nonfinite
 from nde.engine.march import Counts, Dense, Outcome, Saved, SavePlan
 from nde.engine.problem import Place
-from nde.paths.counter import NOISE
+from nde.paths import NOISE
 from nde.terms import is_sub
 
 

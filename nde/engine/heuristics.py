@@ -16,8 +16,7 @@ import optimistix
 from jaxtyping import Array, Float
 
 from nde.engine.kernel import AbstractKernel, Step
-from nde.solvers.explicit import combine, explicit_tableau
-from nde.solvers.way_back import AbstractWayBack, BackStep, Call, Piece
+from nde.solvers import AbstractWayBack, BackStep, Call, combine, explicit_tableau, Piece
 
 QUANTITIES = ("error", "unscaled_error", "stiffness")
 STEPS = "steps"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from diffrax import RESULTS
 
 from nde.engine.apart import apart
-from nde.solvers.explicit import add, combine, increment, run_stages
+from nde.solvers import add, combine, increment, run_stages
 
 ONE_EVALUATION = (diffrax.Euler, diffrax.EulerHeun, diffrax.ItoMilstein, diffrax.StratonovichMilstein)
 """Of the solvers that run by their own `step`, those that evaluate the field, of an SDE its drift, once a step."""

@@ -11,8 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import ArrayLike, PyTree
 
-from nde.adjoints import AbstractAdjoint, CheckpointAdjoint
-from nde.adjoints.moving import has_moving_stops
+from nde.adjoints import AbstractAdjoint, CheckpointAdjoint, has_moving_stops
 from nde.engine.check import check_sde, Times
 from nde.engine.choose import make_kernel
 from nde.engine.collect import Batch, collect, Levels

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from diffrax import RESULTS
 
 from nde.engine.kernel import AbstractKernel, Step
-from nde.solvers.explicit import add, combine, stage_time
+from nde.solvers import add, combine, stage_time
 
 AREAS = ("W", "H", "K")
 

@@ -47,9 +47,9 @@ from nde.fields.hamiltonian import HamiltonianField as HamiltonianField
 from nde.fields.hybrid import Hybrid as Hybrid
 from nde.fields.known import KnownField as KnownField
 from nde.fields.linear_cde import LinearCDEField as LinearCDEField
-from nde.fields.linear_mlp import LinearMLPField as LinearMLPField
+from nde.fields.linear_mlp import LinearMLPField as LinearMLPField, silence_last_layer as silence_last_layer
 from nde.fields.mlp import MLPField as MLPField
-from nde.fields.parameter import Parameter as Parameter
+from nde.fields.parameter import inverse_softplus as inverse_softplus, Parameter as Parameter
 from nde.fields.path_scaled import PathScaledField as PathScaledField
 from nde.fields.systems import lotka_volterra as lotka_volterra, pendulum as pendulum, SYSTEMS as SYSTEMS
 from nde.terms import (

@@ -13,8 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from nde.adjoints import CheckpointAdjoint
 from nde.dtypes import as_floats
 from nde.engine import diffeqsolve
-from nde.fields import DiagonalDiffusion, LinearMLPField
-from nde.fields.linear_mlp import silence_last_layer
+from nde.fields import DiagonalDiffusion, LinearMLPField, silence_last_layer
 from nde.models.encoder import BackwardEncoder, Context
 from nde.models.numerics import succeeded
 from nde.objectives import AbstractLikelihood, StudentTLikelihood

@@ -2,10 +2,17 @@
 
 from nde.objectives.classification import cross_entropy as cross_entropy
 from nde.objectives.density import DensityModel as DensityModel, negative_log_likelihood as negative_log_likelihood
-from nde.objectives.elbo import annealed as annealed, ELBO as ELBO, ELBOTerms as ELBOTerms, hide_future as hide_future
+from nde.objectives.elbo import (
+    annealed as annealed,
+    ELBO as ELBO,
+    ELBOTerms as ELBOTerms,
+    hide_future as hide_future,
+    LatentPathModel as LatentPathModel,
+)
 from nde.objectives.likelihoods import (
     AbstractLikelihood as AbstractLikelihood,
     GaussianLikelihood as GaussianLikelihood,
+    host_generator as host_generator,
     ScaledLikelihood as ScaledLikelihood,
     StudentTLikelihood as StudentTLikelihood,
 )

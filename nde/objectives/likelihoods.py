@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import ArrayLike
 
 from nde.dtypes import as_floats, default_float
-from nde.fields.parameter import inverse_softplus
+from nde.fields import inverse_softplus
 
 
 class AbstractLikelihood(eqx.Module):

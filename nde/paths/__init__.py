@@ -7,4 +7,5 @@ that solvers ask for.
 
 from nde.paths.brownian_grid import BrownianGrid as BrownianGrid
 from nde.paths.brownian_tree import VirtualBrownianTree as VirtualBrownianTree
+from nde.paths.counter import NOISE as NOISE
 from nde.paths.levy_area import davie_foster_area as davie_foster_area, SpaceSpaceLevyArea as SpaceSpaceLevyArea

@@ -9,7 +9,7 @@ heuristic.py   the solver's own estimates of error and stiffness, summed over it
 local.py       the same at one random step
 rate.py        integrals along the solution: kinetic energy and Jacobian (RNODE), Taylor derivatives (TayNODE)
 end_time.py    a random end of time (STEER), a learned one (TO-FLOW)
-base.py        what a regulariser is; sums of several; solve.py the one solve that serves them
+base.py        what a regulariser is; sums of several; solving.py the one solve that serves them
 """
 
 from nde.regularise.base import (
@@ -32,4 +32,4 @@ from nde.regularise.rate import (
     KineticEnergy as KineticEnergy,
     TaylorDerivative as TaylorDerivative,
 )
-from nde.regularise.solve import solve as solve
+from nde.regularise.solving import solve as solve

@@ -5,8 +5,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from nde.engine import diffeqsolve, Measure
-from nde.engine.heuristics import check_heuristics
+from nde.engine import check_heuristics, diffeqsolve, Measure
 from nde.regularise.base import AbstractRegulariser, Call, need_key, Plan, Seen
 
 

@@ -10,10 +10,24 @@ already, and gets its way back here; `nde.Rex` is one for semilinear equations, 
 The equations that Rex solves are those of `nde.terms`, and go by these names too.
 """
 
+from nde.solvers.explicit import (
+    add as add,
+    combine as combine,
+    explicit_tableau as explicit_tableau,
+    increment as increment,
+    run_stages as run_stages,
+    stage_time as stage_time,
+)
 from nde.solvers.find import find_way_back as find_way_back
+from nde.solvers.inverse import undo as undo
 from nde.solvers.reversible import Reversible as Reversible
 from nde.solvers.rex import Rex as Rex
-from nde.solvers.undo import undo as undo
+from nde.solvers.way_back import (
+    AbstractWayBack as AbstractWayBack,
+    BackStep as BackStep,
+    Call as Call,
+    Piece as Piece,
+)
 from nde.terms import (
     AbstractVariables as AbstractVariables,
     diffusion_model_term as diffusion_model_term,

@@ -13,13 +13,12 @@ stands here.
   `nde.terms.unwrap_solver`, …): the only place that knows how diffrax nests them.
 """
 
-from nde.terms.dependence import dependence as dependence, MIXED as MIXED
+from nde.terms.brownian_term import diffusion_term as diffusion_term
 from nde.terms.diffusion_model import (
     diffusion_model_term as diffusion_model_term,
     Schedule as Schedule,
     VariancePreserving as VariancePreserving,
 )
-from nde.terms.diffusion_term import diffusion_term as diffusion_term
 from nde.terms.inspect import (
     brownian_terms as brownian_terms,
     is_noise as is_noise,
@@ -35,6 +34,7 @@ from nde.terms.interpretation import (
     to_ito as to_ito,
     to_stratonovich as to_stratonovich,
 )
+from nde.terms.jaxpr_dependence import dependence as dependence, MIXED as MIXED
 from nde.terms.noise import check_noise as check_noise, noise_kind as noise_kind, NoiseKind as NoiseKind
 from nde.terms.semilinear import (
     AbstractVariables as AbstractVariables,

@@ -6,7 +6,7 @@ from typing import Any
 import diffrax
 import jax
 
-from nde.terms.dependence import dependence
+from nde.terms.jaxpr_dependence import dependence
 
 
 def brownian_terms(terms: Any) -> list[tuple[Any, diffrax.AbstractBrownianPath]]:

@@ -12,7 +12,7 @@ import lineax as lx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from nde.terms.dependence import dependence
+from nde.terms.jaxpr_dependence import dependence
 from nde.terms.noise import noise_kind, NoiseKind
 
 

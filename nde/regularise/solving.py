@@ -11,9 +11,7 @@ import jax.numpy as jnp
 import optimistix
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from nde.engine import diffeqsolve
-from nde.engine.heuristics import check_heuristics
-from nde.engine.solve import check_call
+from nde.engine import check_call, check_heuristics, diffeqsolve
 from nde.regularise.base import AbstractRegulariser, Call, Plan, Seen
 from nde.terms import is_noise, is_sub
 
