@@ -7,10 +7,9 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Modules that run under JAX's standard promotion of dtypes, and why; every other one runs under "strict".
-OPTAX = "optax multiplies its integer count of steps by floats"
 MIXED = "data of one float dtype in a model of another are promoted"
 UNTRIED = "not yet gone through under strict promotion"
-STANDARD = {"test_classifier": OPTAX, "test_train": OPTAX, "test_fields": MIXED, "test_plain_models": MIXED}
+STANDARD = {"test_fields": MIXED, "test_plain_models": MIXED}
 STANDARD |= dict.fromkeys(
     [
         "test_baselines",

@@ -233,6 +233,7 @@ def test_plot_draws_elsewhere_too(fitted, tmp_path):
         ([CONFIG, "--resume", "RUN"], "--resume goes on with the run's own config"),
         (["--resume", "RUN", "data.log=[]"], "data.log can not be changed with --resume"),
         (["--resume", "RUN", "train.members=3"], "train.members can not be changed with --resume"),
+        (["--resume", "RUN", "train.ema=0.99"], "train.ema can not be changed with --resume"),
         (["--resume", "RUN", "train.rate=3"], "train.rate: unknown key"),
         ([CONFIG, "data.path=TABLE", "data.id=who", "data.time=day", "--out", "RUN"], "exists already"),
         (

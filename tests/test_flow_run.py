@@ -1,22 +1,27 @@
 """A run of a continuous normalising flow, and what it is compared with."""
 
 import json
+from contextlib import closing
 
+import equinox as eqx
 import numpy as np
 import polars as pl
 import pytest
+from chex import assert_trees_all_close, assert_trees_all_equal
 from matplotlib.image import imread
 from scipy import stats
 from typer.testing import CliRunner
 
 from nde.cli import app
+from nde.config import build_update
 from nde.report import density_rows, fit_gaussian, fit_kde, PlaneGrid
+from nde.runs import Run
 
 SMALL = [
     "data.density=eight_gaussians", "data.points=60", "data.validation_points=20", "data.test_points=40",
     "model.width=8", "model.depth=1", "model.dt0=0.5", "train.steps=12", "train.batch_size=30",
     "train.validate_every=6", "train.log_every=1", "train.warmup=1", "train.learning_rate=0.05",
-    "evaluate.samples=50", "evaluate.tolerance=1e-3",
+    "train.ema=0.5", "evaluate.samples=50", "evaluate.tolerance=1e-3",
 ]  # fmt: skip
 
 
@@ -37,6 +42,17 @@ def test_a_few_steps_lower_the_loss(fitted):
     losses = [row["loss"] for row in rows if "loss" in row]
     assert len(losses) == 12
     assert np.mean(losses[-3:]) < losses[0] - 0.5
+
+
+def test_averaged_parameters_are_kept_and_evaluated(fitted):
+    run = Run.open(fitted)
+    loss = run.kind.loss(run.config, None)
+    with closing(run.checkpoints(0)) as checkpoints:
+        state = checkpoints.restore(build_update(run.config.train, loss).init(run.new_model()))
+    assert int(state.best_step) == 12
+    assert_trees_all_equal(*(eqx.filter(x, eqx.is_array) for x in (state.averaged, state.best_model, run.models()[0])))
+    with pytest.raises(AssertionError):
+        assert_trees_all_close(state.averaged, eqx.filter(state.model, eqx.is_array), rtol=1e-3)
 
 
 def test_fit_leaves_the_table_and_the_figures(fitted):

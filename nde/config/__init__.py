@@ -39,8 +39,8 @@ from nde.config.resume import (
     may_change as may_change,
 )
 from nde.config.sections import (
-    build_optimiser as build_optimiser,
     build_schedule as build_schedule,
+    build_update as build_update,
     RunConfig as RunConfig,
     Section as Section,
     TrainConfig as TrainConfig,

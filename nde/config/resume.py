@@ -11,9 +11,15 @@ CHANGEABLE = (
 )  # fmt: skip
 """How it is trained and how its equations are solved, and neither what is trained nor on what."""
 
-# Members are models; the scores of other validations would be compared with those of before; and a flow whose end of
-# time is penalised has it as a parameter.
-FIXED = ("regularise.penalties.end_time", "train.members", "train.validation_samples", "train.validation_series")
+# Members are models; an average began with the training, or there is none; the scores of other validations would be
+# compared with those of before; and a flow whose end of time is penalised has it as a parameter.
+FIXED = (
+    "regularise.penalties.end_time",
+    "train.ema",
+    "train.members",
+    "train.validation_samples",
+    "train.validation_series",
+)
 
 
 def changed_keys(old: RunConfig, new: RunConfig) -> list[str]:

@@ -1,10 +1,9 @@
 """What all kinds of runs share: the base of a section, the base of a run, and how it is trained."""
 
-import optax
 import pydantic
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from nde.train import adam_with_warmup, Schedule
+from nde.train import adam_with_warmup, gradient_update, LossFunction, Schedule, Update, with_ema
 
 
 class Section(pydantic.BaseModel):
@@ -14,7 +13,11 @@ class Section(pydantic.BaseModel):
 
 
 class TrainConfig(Section):
-    """`[train]`: the loop and the optimiser. `members` models are trained one after another and forecast together."""
+    """`[train]`: the loop and the optimiser. `members` models are trained one after another and forecast together.
+
+    With `ema`, such as 0.999, the model that is validated and kept is a running average of the parameters, which
+    reaches back over some 1 / (1 - ema) steps: see `nde.train.with_ema`.
+    """
 
     steps: PositiveInt = 500
     batch_size: PositiveInt = 64
@@ -22,6 +25,7 @@ class TrainConfig(Section):
     warmup: NonNegativeInt = 50
     weight_decay: NonNegativeFloat = 1e-4
     clip: PositiveFloat = 1.0
+    ema: float | None = Field(default=None, ge=0, lt=1)
     members: PositiveInt = 1
     validate_every: PositiveInt = 50
     patience: NonNegativeInt = 0
@@ -36,15 +40,17 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
 
 
-def build_optimiser(config: TrainConfig) -> optax.GradientTransformation:
-    """The optimiser of a config."""
-    return adam_with_warmup(
+def build_update(config: TrainConfig, loss: LossFunction) -> Update:
+    """What a step of a config does to lower a loss."""
+    optimiser = adam_with_warmup(
         learning_rate=config.learning_rate,
         steps=config.steps,
         warmup=config.warmup,
         weight_decay=config.weight_decay,
         clip=config.clip,
     )
+    update = gradient_update(loss, optimiser)
+    return update if config.ema is None else with_ema(update, config.ema)
 
 
 def build_schedule(config: TrainConfig) -> Schedule:

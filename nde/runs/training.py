@@ -13,7 +13,7 @@ from nde.data import index_batches
 from nde.runs.failure import explain_failure
 from nde.runs.folder import Run
 from nde.runs.interface import member_key, RunFailed
-from nde.train import fit, Interrupt, make_step, MetricsFile, ProgressPrinter, StepReport, TrainingFailed, TrainState
+from nde.train import fit, Interrupt, MetricsFile, ProgressPrinter, StepReport, TrainingFailed, TrainState
 
 
 def train(run: Run, problem: Any, console: Console) -> bool:
@@ -22,12 +22,11 @@ def train(run: Run, problem: Any, console: Console) -> bool:
     **Raises:** `RunFailed` if a step or a validation could not be computed.
     """
     config = run.config
-    optimiser = configs.build_optimiser(config.train)
-    update = make_step(run.kind.loss(config, problem), optimiser)
+    update = configs.build_update(config.train, run.kind.loss(config, problem))
     validate = run.kind.validation(config, problem)
     with Interrupt() as interrupt:
         for member in range(len(run.kind.members(config))):
-            reason = _train_member(run, problem, member, update, validate, optimiser, console, interrupt)
+            reason = _train_member(run, problem, member, update, validate, console, interrupt)
             if reason == "interrupted":
                 return False
     run.keep_config()
@@ -35,33 +34,33 @@ def train(run: Run, problem: Any, console: Console) -> bool:
 
 
 class _ConfigKeeper:
-    """An observer that keeps a resumed run's config with the first checkpoint of what was trained by it."""
+    """A callback that keeps a resumed run's config with the first checkpoint of what was trained by it."""
 
     def __init__(self, run: Run, start: int):
         self.run, self.start = run, start
 
-    def stepped(self, step: int, report: StepReport) -> None:
+    def on_step(self, step: int, report: StepReport) -> None:
         """Nothing."""
 
-    def validated(self, state: TrainState, score: float) -> None:
+    def on_validation(self, state: TrainState, score: float) -> None:
         """Keep it: the checkpoint has just been written."""
         self.run.keep_config()
 
-    def ended(self, state: TrainState) -> None:
+    def on_end(self, state: TrainState) -> None:
         """Keep it if there were steps."""
         if int(state.step) > self.start:
             self.run.keep_config()
 
-    def failed(self, state: TrainState) -> None:
+    def on_failure(self, state: TrainState) -> None:
         """Nothing."""
 
 
-def _train_member(run, problem, member, update, validate, optimiser, console, interrupt) -> str:
+def _train_member(run, problem, member, update, validate, console, interrupt) -> str:
     config = run.config
     examples = run.kind.examples(config, problem, member)
     count = len(examples.names)
     checkpoints = run.checkpoints(member)
-    state = TrainState.create(run.new_model(member), optimiser)
+    state = update.init(run.new_model(member))
     state = checkpoints.restore(state) or state
     for note in checkpoints.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
@@ -81,7 +80,7 @@ def _train_member(run, problem, member, update, validate, optimiser, console, in
         configs.build_schedule(config.train),
         key=member_key(config, member, "training"),
         names=examples.names,
-        observers=(log, checkpoints, _ConfigKeeper(run, start), progress),  # what is in a checkpoint is in the log
+        callbacks=(log, checkpoints, _ConfigKeeper(run, start), progress),  # what is in a checkpoint is in the log
         stop=lambda: interrupt.asked,
     )
     try:

@@ -1,7 +1,8 @@
 """A plain training loop with optax: steps, evaluation, early stopping, checkpoints. It knows no differential equations.
 
-`nde.train.make_step` compiles one update, `nde.train.fit` repeats it from a `nde.train.TrainState`, and
-`nde.train.Checkpoints` keeps the last and the best of it on disk.
+A `nde.train.Update` says what one step does: `nde.train.gradient_update` of a loss, `nde.train.adversarial_update` of
+two players, either with an average of its parameters by `nde.train.with_ema`. `nde.train.fit` repeats it from a
+`nde.train.TrainState`, and `nde.train.Checkpoints` keeps the last and the best of it on disk.
 """
 
 from nde.train.checkpoint import (
@@ -14,17 +15,23 @@ from nde.train.failures import (
     cause_of as cause_of,
     FailedExamples as FailedExamples,
     FailedStep as FailedStep,
+    NonFiniteLoss as NonFiniteLoss,
     TrainingFailed as TrainingFailed,
 )
 from nde.train.interrupt import Interrupt as Interrupt, terminated_as_interrupted as terminated_as_interrupted
 from nde.train.log import MetricsFile as MetricsFile, ProgressPrinter as ProgressPrinter, read_metrics as read_metrics
-from nde.train.loop import fit as fit, Outcome as Outcome, Schedule as Schedule
+from nde.train.loop import Callback as Callback, fit as fit, Outcome as Outcome, Schedule as Schedule
 from nde.train.optimiser import adam_with_warmup as adam_with_warmup
-from nde.train.step import (
+from nde.train.state import (
     BatchLoss as BatchLoss,
     LossFunction as LossFunction,
-    make_step as make_step,
-    NonFiniteLoss as NonFiniteLoss,
     StepReport as StepReport,
     TrainState as TrainState,
+)
+from nde.train.update import (
+    adversarial_update as adversarial_update,
+    gradient_update as gradient_update,
+    Player as Player,
+    Update as Update,
+    with_ema as with_ema,
 )

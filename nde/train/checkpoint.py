@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from nde.train.step import StepReport, TrainState
+from nde.train.state import StepReport, TrainState
 
 CHECKSUM = "checksum"
 SPARE_BYTES = 2**20  # for what orbax writes beside the leaves
@@ -35,11 +35,11 @@ class Checkpoints:
     Each leaf is saved under its path in the `nde.train.TrainState`, such as `.model.field.weight`, so that a leaf
     is only ever restored to the place that it came from. A new checkpoint is complete on disk before the one that it
     replaces is removed. One that can not be read, or whose checksum is wrong, is passed over for the other, and a line
-    in `notes` says so. It is an observer of `nde.train.fit`.
+    in `notes` says so. It is a callback of `nde.train.fit`.
 
     **Arguments:** `directory`: where; made if absent.
 
-    **Raises:** `nde.train.CheckpointNotWritten` while it observes.
+    **Raises:** `nde.train.CheckpointNotWritten` while it is called.
     """
 
     def __init__(self, directory: Path):
@@ -54,21 +54,21 @@ class Checkpoints:
         """The step of the last state on disk, `None` if there is none."""
         return self._last.latest_step()
 
-    def stepped(self, step: int, report: StepReport) -> None:
+    def on_step(self, step: int, report: StepReport) -> None:
         """Nothing: checkpoints are written at validations and at the end."""
 
-    def validated(self, state: TrainState, score: float) -> None:
+    def on_validation(self, state: TrainState, score: float) -> None:
         """Write the state, and again as the best if it is that."""
-        self.ended(state)
+        self.on_end(state)
         if int(state.best_step) == int(state.step) and jnp.isfinite(state.best_score):
             self._save(self._best, state)
 
-    def ended(self, state: TrainState) -> None:
+    def on_end(self, state: TrainState) -> None:
         """Write the state if it is newer than what is on disk."""
         if int(state.step) > 0:
             self._save(self._last, state)
 
-    def failed(self, state: TrainState) -> None:
+    def on_failure(self, state: TrainState) -> None:
         """Nothing: what led to a step that could not be made is better not resumed from; the last validation is."""
 
     def restore(self, like: TrainState) -> TrainState | None:
@@ -164,7 +164,8 @@ class Checkpoints:
         wanted = _named(like)
         differ = _differences(saved, wanted)
         if differ:
-            raise CheckpointError(f"{self.directory}: the checkpoint of step {step} is of another model: {differ}.")
+            what = "is of another model, or was trained in another way"
+            raise CheckpointError(f"{self.directory}: the checkpoint of step {step} {what}: {differ}.")
         arrays, rest = eqx.partition(like, eqx.is_array)
         leaves = [jnp.asarray(saved[name]) for name in wanted]
         return eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), leaves), rest)

@@ -4,7 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import equinox as eqx
+import jax
 import numpy as np
+from jaxtyping import PyTree
+
+from nde.train.state import StepReport
 
 Result = TypeVar("Result")
 MOST_NAMED = 3
@@ -24,6 +28,10 @@ class FailedExamples(RuntimeError):
 
 class TrainingFailed(Exception):
     """Training came to a step or a validation from which it can not go on."""
+
+
+class NonFiniteLoss(TrainingFailed, FloatingPointError):
+    """Training met a loss or a gradient that is not finite, and left the state as it was before that step."""
 
 
 class FailedStep(TrainingFailed, RuntimeError):
@@ -98,3 +106,20 @@ def cause_of(error: Exception) -> str:
     sentence = next((line for line in text.splitlines() if line.strip()), "the computation failed")
     sentence = sentence.split(". ")[0].strip().rstrip(".")
     return sentence[:1].lower() + sentence[1:]
+
+
+def nonfinite_sources(report: StepReport, model: PyTree, names: Sequence[Any]) -> str:
+    """What of an update was not finite: parts of the loss, examples by name, parameters by path."""
+    loss = report.batch
+    parts = [name for name, value in loss.parts.items() if not np.isfinite(value)]
+    bad = [str(name) for name, value in zip(names, np.asarray(loss.per_example), strict=True) if not np.isfinite(value)]
+    finite = np.asarray(report.finite)
+    arrays = [path for path, is_finite in zip(parameter_names(model), finite, strict=True) if not is_finite]
+    found = {"parts of the loss": parts, "series": bad, "gradients of": arrays}
+    return "; ".join(f"{what}: {', '.join(some[:8])}" for what, some in found.items() if some) or "the loss itself"
+
+
+def parameter_names(model: PyTree) -> list[str]:
+    """The path of each array of parameters within the model, such as `.drift.matrix`."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(model, eqx.is_inexact_array))
+    return [jax.tree_util.keystr(path) for path, _ in leaves]

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from nde.train.step import StepReport, TrainState
+from nde.train.state import StepReport, TrainState
 
 
 class MetricsFile:
-    """Append a line of JSON each `every` steps and at each validation to a file. An observer of `nde.train.fit`.
+    """Append a line of JSON each `every` steps and at each validation to a file. A callback of `nde.train.fit`.
 
     **Arguments:** `path`: the file; `member`: which model of an ensemble the lines are about; `every`: steps between
     two lines; `start`: the step that training goes on from, if given: the member's lines of later steps, and a last
@@ -26,20 +26,20 @@ class MetricsFile:
         if start is not None and self.path.exists():
             self._cut(start)
 
-    def stepped(self, step: int, report: StepReport) -> None:
+    def on_step(self, step: int, report: StepReport) -> None:
         """Write the loss, its parts and the gradient's norm."""
         if step % self.every == 0:
             parts = {name: float(value) for name, value in report.batch.parts.items()}
             self._write(step, loss=float(report.batch.loss), gradient_norm=float(report.gradient_norm), **parts)
 
-    def validated(self, state: TrainState, score: float) -> None:
+    def on_validation(self, state: TrainState, score: float) -> None:
         """Write the validation score."""
         self._write(int(state.step), validation=score, best_step=int(state.best_step))
 
-    def ended(self, state: TrainState) -> None:
+    def on_end(self, state: TrainState) -> None:
         """Nothing."""
 
-    def failed(self, state: TrainState) -> None:
+    def on_failure(self, state: TrainState) -> None:
         """Nothing."""
 
     def _cut(self, start: int) -> None:
@@ -79,7 +79,7 @@ def _parsed(line: str) -> dict[str, float] | None:
 
 
 class ProgressPrinter:
-    """Show step, loss, its parts, steps per second and time left. An observer of `nde.train.fit`.
+    """Show step, loss, its parts, steps per second and time left. A callback of `nde.train.fit`.
 
     On a terminal it is a bar that moves; elsewhere a plain line each `every` steps.
 
@@ -116,7 +116,7 @@ class ProgressPrinter:
             self._task = self._bar.add_task(f"{title} compiling".strip(), total=steps, completed=start)
             self._bar.start()
 
-    def stepped(self, step: int, report: StepReport) -> None:
+    def on_step(self, step: int, report: StepReport) -> None:
         """Move the bar, or print a line."""
         now = time.perf_counter()
         if self._first_step_at is None:  # the first step compiles; the rate is measured from its end
@@ -132,17 +132,17 @@ class ProgressPrinter:
         if self._bar is not None and step % self.validate_every == 0:
             self._bar.update(self._task, description=f"{self.title} validating".strip())
 
-    def validated(self, state: TrainState, score: float) -> None:
+    def on_validation(self, state: TrainState, score: float) -> None:
         """Print the score."""
         best = " (best so far)" if int(state.best_step) == int(state.step) else ""
         text = f"step {int(state.step)}/{self.steps} {self.title} validation {score:.4f}{best}"
         self.console.print(text, soft_wrap=True, highlight=False)
 
-    def failed(self, state: TrainState) -> None:
+    def on_failure(self, state: TrainState) -> None:
         """Take the bar down."""
-        self.ended(state)
+        self.on_end(state)
 
-    def ended(self, state: TrainState) -> None:
+    def on_end(self, state: TrainState) -> None:
         """Take the bar down."""
         if self._bar is not None:
             self._bar.stop()

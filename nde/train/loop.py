@@ -10,8 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-from nde.train.failures import blame, cause_of, FailedExamples, FailedStep, TrainingFailed
-from nde.train.step import culprits, NonFiniteLoss, StepFunction, StepReport, TrainState
+from nde.train.failures import (
+    blame,
+    cause_of,
+    FailedExamples,
+    FailedStep,
+    nonfinite_sources,
+    NonFiniteLoss,
+    TrainingFailed,
+)
+from nde.train.state import StepReport, TrainState
+from nde.train.update import Update
 
 
 @dataclass(frozen=True)
@@ -46,28 +55,28 @@ class Batches(Protocol):
         ...
 
 
-class Observer(Protocol):
-    """Who is told of the training: metrics files, progress displays, checkpoints."""
+class Callback(Protocol):
+    """What is called along the training: metrics files, progress displays, checkpoints."""
 
-    def stepped(self, step: int, report: StepReport) -> None:
+    def on_step(self, step: int, report: StepReport) -> None:
         """After each update."""
         ...
 
-    def validated(self, state: TrainState, score: float) -> None:
+    def on_validation(self, state: TrainState, score: float) -> None:
         """After each validation."""
         ...
 
-    def ended(self, state: TrainState) -> None:
+    def on_end(self, state: TrainState) -> None:
         """At the end, unless a step or a validation failed."""
         ...
 
-    def failed(self, state: TrainState) -> None:
+    def on_failure(self, state: TrainState) -> None:
         """At the end by a step or a validation that failed, with the state before it."""
         ...
 
 
 def fit(
-    update: StepFunction,
+    update: Update,
     state: TrainState,
     data: PyTree,
     batches: Batches,
@@ -76,7 +85,7 @@ def fit(
     *,
     key: PRNGKeyArray,
     names: Sequence[Any],
-    observers: Sequence[Observer] = (),
+    callbacks: Sequence[Callback] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train from a state on, up to `schedule.steps` updates in all.
@@ -86,16 +95,16 @@ def fit(
 
     ```python
     >>> import jax, jax.numpy as jnp, nde, optax
-    >>> from nde.train import BatchLoss, fit, make_step, Schedule, TrainState
+    >>> from nde.train import BatchLoss, fit, gradient_update, Schedule
     >>> data = jnp.array([1.0, 2.0, 3.0])
     >>> def loss(model, batch, step, key):
     ...     each = (batch - model) ** 2
     ...     return BatchLoss(jnp.mean(each), {}, each)
-    >>> optimiser = optax.sgd(0.25)
-    >>> update, start = make_step(loss, optimiser), TrainState.create(jnp.zeros(()), optimiser)
+    >>> update = gradient_update(loss, optax.sgd(0.25))
     >>> batches, validate = [jnp.arange(3)] * 20, lambda model: abs(model - 2.0)
     >>> options = {"key": jax.random.key(0), "names": ["a", "b", "c"]}
-    >>> outcome = fit(update, start, data, batches, validate, Schedule(steps=20, every=10), **options)
+    >>> state = update.init(jnp.zeros(()))
+    >>> outcome = fit(update, state, data, batches, validate, Schedule(steps=20, every=10), **options)
     >>> round(float(outcome.state.best_model), 2), outcome.reason
     (2.0, 'finished')
 
@@ -103,54 +112,60 @@ def fit(
 
     **Arguments:**
 
-    - `update`: from `nde.train.make_step`.
-    - `state`: where to start.
+    - `update`: what a step does: a `nde.train.Update`.
+    - `state`: where to start: `update.init(model)`, or from a checkpoint.
     - `data`: pytree of arrays whose first axis counts examples.
     - `batches`: element `i` holds the indices of the examples of step `i`.
-    - `validate`: `model -> score`; lower is better.
+    - `validate`: `model -> score`; lower is better. The model is that with the averaged parameters, if the update
+      averages them, and so is the best model.
     - `schedule`: a `nde.train.Schedule`.
     - `key`: the run's key.
     - `names`: the name of each example, for messages.
-    - `observers`: who is told, in this order.
+    - `callbacks`: what is called along the way, in this order.
     - `stop`: asked after each step whether to end.
 
     **Raises:** `nde.train.NonFiniteLoss` with the step and the culprits, or if a validation score is not a number;
     `nde.train.FailedStep` if a step or a validation failed at run time, as a solve may.
     """
-    reason, end = "finished", "ended"
+    reason, end = "finished", "on_end"
     try:
         while int(state.step) < schedule.steps:
             if _is_stale(state, schedule):
                 reason = "no improvement"
                 break
+            state, report = _make_step(update, state, data, batches[int(state.step)], key, names)
             step = int(state.step)
-            indices = batches[step]
-            state, report = _try_step(update, state, data, indices, key, names)
-            if int(state.step) == step:
-                found = culprits(report, state.model, [names[i] for i in indices])
-                raise NonFiniteLoss(f"step {step + 1}: the loss or its gradient is not finite ({found}).")
-            for observer in observers:
-                observer.stepped(step + 1, report)
-            if (step + 1) % schedule.every == 0 or step + 1 == schedule.steps:
-                state = _validate(state, validate, observers)
+            for callback in callbacks:
+                callback.on_step(step, report)
+            if step % schedule.every == 0 or step == schedule.steps:
+                state = _validate(state, validate, callbacks)
             if stop():
                 reason = "interrupted"
                 break
     except TrainingFailed:
-        end = "failed"
+        end = "on_failure"
         raise
     finally:
-        with ExitStack() as ends:  # each is told, whatever another raises
-            for observer in reversed(observers):
-                ends.callback(getattr(observer, end), state)
+        with ExitStack() as ends:  # each is called, whatever another raises
+            for callback in reversed(callbacks):
+                ends.callback(getattr(callback, end), state)
     return Outcome(state, reason)
 
 
-def _try_step(update, state, data, indices, key, names) -> tuple[TrainState, StepReport]:
+def _make_step(update, state, data, indices, key, names) -> tuple[TrainState, StepReport]:
+    """The state after a step, which is one further.
+
+    **Raises:** `FailedStep` if it failed at run time; `NonFiniteLoss` if it was not made.
+    """
+    step = int(state.step) + 1
     try:
-        return blame(lambda rows: update(state, data, rows, key), indices, names)
+        new, report = blame(lambda rows: update.compiled(state, data, rows, key), indices, names)
     except FailedExamples as failure:
-        raise FailedStep(int(state.step) + 1, failure, state.model) from None
+        raise FailedStep(step, failure, state.model) from None
+    if int(new.step) != step:
+        found = nonfinite_sources(report, state.model, [names[i] for i in indices])
+        raise NonFiniteLoss(f"step {step}: the loss or its gradient is not finite ({found}).")
+    return new, report
 
 
 def _is_stale(state: TrainState, schedule: Schedule) -> bool:
@@ -158,22 +173,22 @@ def _is_stale(state: TrainState, schedule: Schedule) -> bool:
     return schedule.patience > 0 and waited >= schedule.patience * schedule.every
 
 
-def _validate(state: TrainState, validate: Callable[[PyTree], Any], observers: Sequence[Observer]) -> TrainState:
-    step = int(state.step)
+def _validate(state: TrainState, validate: Callable[[PyTree], Any], callbacks: Sequence[Callback]) -> TrainState:
+    step, model = int(state.step), state.evaluated_model
     try:
-        score = float(validate(state.model))
+        score = float(validate(model))
     except FailedExamples as failure:
-        raise FailedStep(step, failure, state.model, validating=True) from None
+        raise FailedStep(step, failure, model, validating=True) from None
     except eqx.EquinoxRuntimeError as error:
-        raise FailedStep(step, FailedExamples(cause_of(error)), state.model, validating=True) from None
+        raise FailedStep(step, FailedExamples(cause_of(error)), model, validating=True) from None
     if np.isnan(score):
         raise NonFiniteLoss(f"step {step}: the validation score is not a number.")
     if score < float(state.best_score):
         state = eqx.tree_at(
             lambda s: (s.best_model, s.best_score, s.best_step),
             state,
-            (state.model, jnp.asarray(score, jnp.float32), state.step),
+            (model, jnp.asarray(score, jnp.float32), state.step),
         )
-    for observer in observers:
-        observer.validated(state, score)
+    for callback in callbacks:
+        callback.on_validation(state, score)
     return state

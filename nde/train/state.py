@@ -1,0 +1,93 @@
+"""What training changes, what a loss returns, and what an update reports."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, PyTree
+
+
+class BatchLoss(eqx.Module):
+    """What a loss function returns for a batch.
+
+    - `loss`: the scalar to minimise.
+    - `parts`: named scalars that are reported beside it.
+    - `per_example`: the loss of each example of the batch, shape `(batch,)`; says who is at fault if one is not finite.
+    """
+
+    loss: Float[Array, ""]
+    parts: dict[str, Float[Array, ""]]
+    per_example: Float[Array, " batch"]
+
+    def with_penalty(self, penalties: Float[Array, "*batch"], share: ArrayLike = 1.0) -> "BatchLoss":
+        """The same loss plus `share` times the mean of `penalties`; the mean is reported whole, as `penalty`.
+
+        **Arguments:** `penalties`: one for each example, or any others; `share`: the share that counts, such as one
+        that falls over the steps of training.
+        """
+        penalty = jnp.mean(penalties)
+        loss = self.loss + jnp.asarray(share, self.loss.dtype) * penalty.astype(self.loss.dtype)
+        return BatchLoss(loss, self.parts | {"penalty": penalty}, self.per_example)
+
+
+LossFunction = Callable[[PyTree, PyTree, Int[Array, ""], PRNGKeyArray], BatchLoss]
+"""`(model, batch, step, key) -> BatchLoss`, with `step` counted from zero."""
+
+
+class TrainState(eqx.Module):
+    """All that training changes; a checkpoint is this and nothing else.
+
+    - `step`: number of updates made.
+    - `model`, `opt_state`: after that many updates.
+    - `best_model`, `best_score`, `best_step`: the model with the lowest validation score so far, its score and step.
+    - `averaged`: a running average of the model's parameters (see `nde.train.with_ema`), or `None`.
+    """
+
+    step: Int[Array, ""]
+    model: PyTree
+    opt_state: PyTree
+    best_model: PyTree
+    best_score: Float[Array, ""]
+    best_step: Int[Array, ""]
+    averaged: PyTree = None
+
+    @classmethod
+    def create(cls, model: PyTree, opt_state: PyTree, averaged: PyTree = None) -> "TrainState":
+        """The state before the first update. An update's `init` makes it: see `nde.train.Update`."""
+        # An array made from Python numbers is weakly typed until the first update, and the step would compile twice.
+        model, opt_state, averaged = jax.tree.map(
+            lambda x: jnp.asarray(x, x.dtype) if eqx.is_array(x) else x, (model, opt_state, averaged)
+        )
+        zero = jnp.zeros((), jnp.int32)
+        return cls(zero, model, opt_state, model, jnp.asarray(jnp.inf, jnp.float32), zero, averaged)
+
+    @property
+    def evaluated_model(self) -> PyTree:
+        """The model that is validated, kept as the best, and used: with the averaged parameters if there are any."""
+        if self.averaged is None:
+            return self.model
+        parameters, rest = eqx.partition(self.model, eqx.is_inexact_array)
+        averaged = jax.tree.map(lambda mean, like: mean.astype(like.dtype), self.averaged, parameters)
+        return eqx.combine(averaged, rest)
+
+
+class StepReport(eqx.Module):
+    """What one update was like.
+
+    - `batch`: the `nde.train.BatchLoss` before it.
+    - `gradient_norm`: global norm, before clipping.
+    - `finite`: whether the gradient is finite, for each array of parameters in the order of the model's leaves.
+    - `is_finite`: whether every loss and gradient that the update used is finite. If not, the update is not made.
+    """
+
+    batch: BatchLoss
+    gradient_norm: Float[Array, ""]
+    finite: Bool[Array, " arrays"]
+    is_finite: Bool[Array, ""]
+
+
+def tree_where(flag: Bool[Array, ""], new: Any, old: Any) -> Any:
+    """`new` where the flag is set, else `old`, array by array; what is no array comes from `new`."""
+    return jax.tree.map(lambda a, b: jnp.where(flag, a, b) if eqx.is_array(a) else a, new, old)

@@ -1,0 +1,299 @@
+"""How a training step changes the state: by a gradient, by a game of two players, with an average of the parameters."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+
+from nde.train.state import BatchLoss, LossFunction, StepReport, TrainState, tree_where
+
+Apply = Callable[[TrainState, PyTree, PRNGKeyArray], tuple[TrainState, StepReport]]
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    r"""A step of training, $(\mathrm{state}, \mathrm{batch}, \mathrm{key}) \mapsto (\mathrm{state}, \mathrm{report})$.
+
+    `nde.train.gradient_update`, `nde.train.adversarial_update` and `nde.train.with_ema` make them, and
+    `nde.train.fit` repeats one, whatever it does inside.
+
+    **Arguments of the constructor**, for an update of one's own:
+
+    - `init`: `model -> nde.train.TrainState`, mostly by `TrainState.create(model, opt_state)`.
+    - `apply`: `(state, batch, key) -> (state, nde.train.StepReport)`, made of JAX operations, with the same structure,
+      shapes and dtypes of the state before and after; it adds one to `state.step`, and leaves the best model alone.
+
+    **Call:** `update(state, batch, key)`; not compiled, and made even where a loss or a gradient is not finite.
+    """
+
+    init: Callable[[PyTree], TrainState]
+    apply: Apply
+
+    def __call__(self, state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, StepReport]:
+        return self.apply(state, batch, key)
+
+    @cached_property
+    def compiled(self) -> Callable[[TrainState, PyTree, Any, PRNGKeyArray], tuple[TrainState, StepReport]]:
+        """`(state, data, indices, key) -> (state, report)`, compiled once for each shape.
+
+        `data` is a pytree of arrays whose first axis counts examples, and stays on the device; `indices` picks the
+        batch; `key` is folded with the step, so that a run is a function of its seed. An update whose loss or gradient
+        is not finite is not made: the state comes back unchanged.
+        """
+
+        # It lies on the update and not in a global cache, so that both, and what the loss refers to, can be freed.
+        @eqx.filter_jit
+        def step(state: TrainState, data: PyTree, indices: Array, key: PRNGKeyArray) -> tuple[TrainState, StepReport]:
+            batch = jax.tree.map(lambda x: x[indices], data)
+            new, report = self.apply(state, batch, jax.random.fold_in(key, state.step))
+            return tree_where(report.is_finite, new, state), report
+
+        return lambda state, data, indices, key: step(state, data, jnp.asarray(indices), key)
+
+
+@dataclass(frozen=True, eq=False)
+class Player:
+    """Who lowers a loss of its own by parameters of its own: one side of `nde.train.adversarial_update`.
+
+    - `loss`: `(model, batch, step, key) -> nde.train.BatchLoss` of the whole model; to be minimised.
+    - `optimiser`: an optax transformation, of these parameters alone.
+    - `parameters`: `model -> part`, the part of the model (or a tuple of parts) whose inexact arrays the player moves,
+      as the first argument of `equinox.tree_at`; all of the model if `None`.
+    - `project`: `model -> model`, made after each move, such as a clip of the weights that keeps a discriminator
+      Lipschitz; nothing if `None`.
+    """
+
+    loss: LossFunction
+    optimiser: optax.GradientTransformation
+    parameters: Callable[[PyTree], Any] | None = None
+    project: Callable[[PyTree], PyTree] | None = None
+
+    def mask(self, model: PyTree) -> PyTree:
+        """Whether each leaf of the model is a parameter of this player's."""
+        if self.parameters is None:
+            return jax.tree.map(eqx.is_inexact_array, model)
+        nothing = jax.tree.map(lambda _: False, model)
+        return eqx.tree_at(self.parameters, nothing, jax.tree.map(eqx.is_inexact_array, self.parameters(model)))
+
+    def init(self, model: PyTree) -> PyTree:
+        """The optimiser's state before the first move."""
+        with jax.numpy_dtype_promotion("standard"):  # as in `move`
+            return self.optimiser.init(eqx.filter(model, self.mask(model)))
+
+    def move(self, model: PyTree, opt_state: PyTree, batch: PyTree, step: Array, key: PRNGKeyArray) -> "_Move":
+        """One step of the optimiser along the gradient of the loss."""
+        parameters, rest = eqx.partition(model, self.mask(model))
+
+        def loss(parameters: PyTree) -> tuple[Array, BatchLoss]:
+            result = self.loss(eqx.combine(parameters, rest), batch, step, key)
+            return result.loss, result
+
+        (_, result), gradient = jax.value_and_grad(loss, has_aux=True)(parameters)
+        # JAX's gradient of a real loss by a complex parameter is the conjugate of the direction of steepest ascent.
+        gradient = jax.tree.map(jnp.conj, gradient)
+        # optax multiplies its count of steps, an integer, and norms over arrays of all dtypes with the gradient, which
+        # strict promotion refuses. The state keeps its dtypes: with others the next step would compile anew.
+        with jax.numpy_dtype_promotion("standard"):
+            changes, new = self.optimiser.update(gradient, opt_state, parameters)
+            moved = eqx.combine(optax.apply_updates(parameters, changes), rest)
+            norm = optax.tree.norm(gradient)
+        if self.project is not None:
+            moved = self.project(moved)
+        return _Move(moved, _like(new, opt_state), result, norm, _finite_arrays(model, gradient))
+
+
+class _Move(eqx.Module):
+    """What a player's move made: model and optimiser's state after it, the loss and the gradient's flags before it."""
+
+    model: PyTree
+    opt_state: PyTree
+    batch: BatchLoss
+    gradient_norm: Float[Array, ""]
+    finite: Bool[Array, " arrays"]
+
+    def is_finite(self) -> Bool[Array, ""]:
+        return jnp.isfinite(self.batch.loss) & jnp.all(self.finite)
+
+
+def gradient_update(loss: LossFunction, optimiser: optax.GradientTransformation) -> Update:
+    """An update that lowers a loss: differentiate it, and let the optimiser move all the parameters.
+
+    **Arguments:** `loss`: `(model, batch, step, key) -> nde.train.BatchLoss`; `optimiser`: an optax transformation. The
+    parameters are the model's inexact arrays.
+    """
+    player = Player(loss, optimiser)
+
+    def init(model: PyTree) -> TrainState:
+        return TrainState.create(model, player.init(model))
+
+    def apply(state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, StepReport]:
+        move = player.move(state.model, state.opt_state, batch, state.step, key)
+        report = StepReport(move.batch, move.gradient_norm, move.finite, move.is_finite())
+        return _advanced(state, move.model, move.opt_state), report
+
+    return Update(init, apply)
+
+
+def adversarial_update(generator: Player, discriminator: Player, *, discriminator_steps: int = 1) -> Update:
+    r"""An update of two players in turn, each lowering its own loss by its own part of one model.
+
+    With the batch cut into $k$ equal parts $b_1, \dots, b_k$, the discriminator's parameters $\phi$ move once on each,
+    and then the generator's $\theta$ on the last:
+    $\phi \leftarrow \phi - \eta_\phi \nabla_\phi L_\phi(\theta, \phi; b_i)$ for $i = 1, \dots, k$, then
+    $\theta \leftarrow \theta - \eta_\theta \nabla_\theta L_\theta(\theta, \phi; b_k)$. For a game of sum zero let
+    $L_\theta = -L_\phi$.
+
+    ```python
+    update = adversarial_update(
+        Player(generator_loss, optax.adam(1e-4), lambda model: model.generator),
+        Player(discriminator_loss, optax.adam(4e-4), lambda model: model.discriminator),
+        discriminator_steps=5,
+    )
+    ```
+
+    **Arguments:** `generator`, `discriminator`: a `nde.train.Player` each; `discriminator_steps`: $k$. What neither
+    player names stays as it is.
+
+    **Returns:** an `nde.train.Update`. It reports the discriminator's loss (the mean over its $k$ moves) as `loss`, the
+    generator's as the part `generator`, the parts of both under `generator.` and `discriminator.`, and the gradient's
+    norm over the last move of each.
+
+    **Raises:** `ValueError` for fewer than one step; when it is used, for players that share parameters or have none,
+    and for a batch that can not be cut into `discriminator_steps` equal parts.
+
+    **Limits:** the players of a bilinear game circle its equilibrium for ever; their average
+    (`nde.train.with_ema`) comes to it.
+
+    **Source:** Goodfellow et al., *Generative Adversarial Nets*, NeurIPS 2014, algorithm 1; Arjovsky, Chintala, Bottou,
+    *Wasserstein GAN*, ICML 2017, algorithm 1 (there with a clip of the weights, `Player.project`); for neural SDEs,
+    Kidger et al., *Neural SDEs as Infinite-Dimensional GANs*, ICML 2021, arXiv 2102.03657.
+    """
+    if discriminator_steps < 1:
+        raise ValueError(f"adversarial_update needs discriminator_steps >= 1, but got {discriminator_steps}.")
+
+    def init(model: PyTree) -> TrainState:
+        masks = [jax.tree.leaves(player.mask(model)) for player in (generator, discriminator)]
+        if not all(any(mask) for mask in masks) or any(a and b for a, b in zip(*masks, strict=True)):
+            raise ValueError("adversarial_update needs two players with parameters, and with none in common.")
+        opt_state = {"generator": generator.init(model), "discriminator": discriminator.init(model)}
+        return TrainState.create(model, opt_state)
+
+    def apply(state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, StepReport]:
+        batches = _cut(batch, discriminator_steps)
+        keys = jax.random.split(key, discriminator_steps + 1)
+        arrays, static = eqx.partition(state.model, eqx.is_array)
+
+        def discriminate(carry, part):
+            arrays, opt_state = carry
+            move = discriminator.move(eqx.combine(arrays, static), opt_state, part[0], state.step, part[1])
+            carry = eqx.filter(move.model, eqx.is_array), move.opt_state
+            return carry, (move.batch, move.gradient_norm, move.finite, move.is_finite())
+
+        carry = arrays, state.opt_state["discriminator"]
+        (arrays, opt_state), (result, norm, finite, sound) = jax.lax.scan(discriminate, carry, (batches, keys[1:]))
+        last = jax.tree.map(lambda x: x[-1], batches)
+        move = generator.move(eqx.combine(arrays, static), state.opt_state["generator"], last, state.step, keys[0])
+        report = StepReport(
+            _of_both(move.batch, result),
+            jnp.hypot(move.gradient_norm, norm[-1].astype(move.gradient_norm.dtype)),
+            move.finite & jnp.all(finite, 0),
+            move.is_finite() & jnp.all(sound),
+        )
+        return _advanced(state, move.model, {"generator": move.opt_state, "discriminator": opt_state}), report
+
+    return Update(init, apply)
+
+
+def with_ema(update: Update, decay: float) -> Update:
+    r"""The same update, with an exponential moving average of the parameters, which is what is validated and used.
+
+    After update $n$, counted from one, the average $a_n$ of the parameters $\theta_n$ is
+    $a_n = \beta_n a_{n-1} + (1 - \beta_n)\,\theta_n$, with $\beta_n = \min\bigl(\beta, (1 - 1/n)^8\bigr)$.
+    As $\beta_1 = 0$, what the model began with has no part in it. The average reaches back over an eighth of the
+    updates so far, until that is more than the $1 / (1 - \beta)$ updates of `decay`; so a short training with a long
+    average is not held back by its first steps, as it would be by dividing by $1 - \beta^n$.
+
+    The average is kept in `nde.train.TrainState.averaged`, in single precision at least; the optimiser goes on from the
+    parameters themselves. What is no inexact array is that of the model. An update that is not made, for a loss that is
+    not finite, leaves it alone.
+
+    **Arguments:** `update`: any `nde.train.Update`; `decay`: $\beta$ in [0, 1), such as 0.999.
+
+    **Raises:** `ValueError` for another `decay`; and, by `init`, for an update that has an average already.
+
+    **Source:** Polyak & Juditsky, *Acceleration of stochastic approximation by averaging*, 1992; the warm-up is the
+    power function average of Karras et al., *Analyzing and Improving the Training Dynamics of Diffusion Models*, CVPR
+    2024, arXiv 2312.02696, section 3.1, with $\gamma = 7$, the width of 0.1 of the training that they found good.
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"with_ema needs decay in [0, 1), but got {decay}.")
+
+    def init(model: PyTree) -> TrainState:
+        state = update.init(model)
+        if state.averaged is not None:
+            raise ValueError("with_ema needs an update without an average, but this one has its own.")
+        return TrainState.create(state.model, state.opt_state, _parameters(state.model))
+
+    def apply(state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, StepReport]:
+        new, report = update(state, batch, key)
+        warm = -jnp.expm1(EMA_POWER * jnp.log1p(-1 / new.step.astype(jnp.float32)))  # 1 - (1 - 1/n)^8, without rounding
+        weight = jnp.maximum(warm, 1 - decay)
+
+        def average(mean: Array, now: Array) -> Array:
+            return mean + weight.astype(mean.dtype) * (now - mean)
+
+        averaged = jax.tree.map(average, state.averaged, _parameters(new.model))
+        return eqx.tree_at(lambda s: s.averaged, new, averaged), report
+
+    return Update(init, apply)
+
+
+EMA_POWER = 8
+
+
+def _parameters(model: PyTree) -> PyTree:
+    """The model's parameters, those of half precision in single: an average moves by less than their rounding."""
+    parameters = eqx.filter(model, eqx.is_inexact_array)
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), parameters)
+
+
+def _advanced(state: TrainState, model: PyTree, opt_state: PyTree) -> TrainState:
+    return eqx.tree_at(lambda s: (s.step, s.model, s.opt_state), state, (state.step + 1, model, opt_state))
+
+
+def _like(new: PyTree, old: PyTree) -> PyTree:
+    return jax.tree.map(lambda x, like: x.astype(like.dtype) if eqx.is_array(like) else x, new, old)
+
+
+def _finite_arrays(model: PyTree, gradient: PyTree) -> Bool[Array, " arrays"]:
+    """Whether the gradient is finite, for each array of parameters of the model; true of those it is not by."""
+    finite = jax.tree.map(lambda g: jnp.all(jnp.isfinite(g)), gradient)
+    unmoved = jax.tree.map(lambda x: jnp.asarray(True), eqx.filter(model, eqx.is_inexact_array))
+    return jnp.stack(jax.tree.leaves(eqx.combine(finite, unmoved)))
+
+
+def _cut(batch: PyTree, parts: int) -> PyTree:
+    """A batch in so many equal parts, stacked."""
+    size = jax.tree.leaves(batch)[0].shape[0]
+    if size % parts:
+        raise ValueError(
+            f"adversarial_update needs a batch that {parts} discriminator steps share equally, but it has {size} "
+            f"examples; make that {math.ceil(size / parts) * parts}."
+        )
+    return jax.tree.map(lambda x: x.reshape(parts, size // parts, *x.shape[1:]), batch)
+
+
+def _of_both(generator: BatchLoss, discriminator: BatchLoss) -> BatchLoss:
+    """What is reported of the generator's move and of the stacked moves of the discriminator."""
+    parts = {"generator": generator.loss}
+    parts |= {f"generator.{name}": value for name, value in generator.parts.items()}
+    parts |= {f"discriminator.{name}": jnp.mean(value) for name, value in discriminator.parts.items()}
+    return BatchLoss(jnp.mean(discriminator.loss), parts, discriminator.per_example.reshape(-1))
