@@ -6,7 +6,10 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import diffrax
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
@@ -15,14 +18,18 @@ from matplotlib.image import imread
 from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
+import nde
 from nde.cli import app
-from nde.config import load_config
+from nde.config import build_task, load_config
+from nde.models import LatentPath
+from nde.objectives import GaussianLikelihood
 from nde.report import sample_forecast
 from nde.report.baselines import LastValue, MixedModel
 from nde.runs import evaluate, load_problem, resolve, Run
 from nde.runs.kinds.latent_sde.problem import sample_series
 from nde.runs.kinds.latent_sde.stack import learn_stack
-from nde.train import Interrupt
+from nde.runs.kinds.latent_sde.training import validation_score
+from nde.train import FailedExamples, Interrupt
 
 CONFIG = Path(__file__).parent.parent / "configs" / "latent_sde.toml"
 SMALL = [
@@ -126,7 +133,7 @@ def test_nothing_after_the_cut_off_changes_a_forecast(fitted):
     asked = np.repeat(np.linspace(0, 5, 6)[None], len(times), 0)
     changed_values = np.where(context, values, 1e3)
     changed_times = np.where(times > cut, cut + 1.3 * (times - cut), times)
-    args = {"samples": 6, "key": jax.random.key(0)}
+    args = {"series": problem.ids(problem.split.test), "samples": 6, "key": jax.random.key(0)}
     one = sample_forecast(run.models(), times, values, context, asked, **args)
     other = sample_forecast(run.models(), changed_times, changed_values, context, asked, **args)
     np.testing.assert_array_equal(one.law.draws, other.law.draws)
@@ -188,6 +195,78 @@ def test_predict_writes_a_row_for_each_time_and_channel(fitted, tmp_path):
     again = invoke("predict", folder, "--data", data, "--out", out)
     assert again.exit_code == 2
     assert "exists already, and nothing is written over" in again.stderr
+
+
+def test_forecast_of_a_series_is_the_same_in_any_table(fitted, table, tmp_path):
+    """By the pool of models and baselines: alone, or with its neighbours in another order and rows to forecast."""
+    whole = pl.read_csv(table)
+    blank = pl.DataFrame({"who": ["s7"] * 4, "day": [70, 80, 90, 100]})  # rows that only widen
+    some = pl.concat([whole.filter(pl.col("who").is_in(["s7", "s13", "s2"])).reverse(), blank], how="diagonal")
+    forecasts = []
+    for name, rows in (("whole", whole), ("some", some)):
+        rows.write_csv(tmp_path / f"{name}.csv")
+        out = tmp_path / f"{name}_forecast.parquet"
+        done = invoke("predict", fitted[0], "--data", tmp_path / f"{name}.csv", "--out", out, "--samples", 30)
+        assert done.exit_code == 0, done.output
+        forecasts.append(pl.read_parquet(out).drop("mark"))
+    kept = forecasts[0].join(forecasts[1], on=["who", "day", "channel"], how="semi")
+    assert len(kept) == 3 * 6 * 2
+    found = kept.select("who", "day", "channel").join(forecasts[1], on=["who", "day", "channel"], maintain_order="left")
+    assert_frame_equal(found, kept, rel_tol=1e-9, abs_tol=1e-9, check_column_order=False)
+
+
+class Explosive(eqx.Module):
+    """Paths of $dz = z^2 dt$, which leave every bound for a series of a value that is `huge`, and no other."""
+
+    likelihood: GaussianLikelihood
+    huge: float
+
+    def posterior(self, times, values, mask, ts, *, key, regulariser=None):
+        start = jnp.where(jnp.max(jnp.abs(jnp.where(mask, values, 0.0))) >= self.huge, 1e3, 1e-3)
+        term = diffrax.ODETerm(lambda t, z, args: z**2)
+        solution = nde.diffeqsolve(term, diffrax.Euler(), 0.0, 10.0, 0.5, start)
+        zs = jnp.broadcast_to(solution.ys, (len(ts), values.shape[-1]))
+        return LatentPath(zs, jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+
+    def decode(self, zs):
+        return zs
+
+
+def test_series_whose_path_blows_up_is_named(fitted, table, tmp_path, monkeypatch):
+    """In validation, in evaluation and in forecasts: every step of a run that solves."""
+    run = Run.open(fitted[0])
+    problem = load_problem(run.config)
+
+    def worst(series):
+        times, values, mask = problem.arrays(series)
+        cut = build_task(run.config.evaluate, problem.panel.time_scale).cut(times, mask)
+        sizes = np.abs(np.where(cut.context, values, 0.0)).max((1, 2))
+        first, second = np.argsort(-sizes)[:2]
+        return problem.ids(series)[first], Explosive(GaussianLikelihood(2), float(sizes[first] + sizes[second]) / 2)
+
+    name, model = worst(problem.split.validation)
+    with pytest.raises(FailedExamples, match=f"^{name}: "):
+        validation_score(run.config, problem)(model)
+    name, model = worst(problem.split.test)
+    monkeypatch.setattr(Run, "models", lambda self, **options: [model])
+    only = pl.read_csv(table).filter(pl.col("who").is_in(problem.ids(problem.split.test)))
+    only.write_csv(tmp_path / "test.csv")
+    largest = Explosive(model.likelihood, float(np.abs(problem.values[problem.split.test]).max()))
+    loudest = problem.split.test[np.abs(problem.values[problem.split.test]).max((1, 2)).argmax()]
+    for arguments, chosen, which in (
+        (["evaluate", fitted[0]], model, name),
+        (
+            ["predict", fitted[0], "--data", tmp_path / "test.csv", "--out", tmp_path / "f.csv"],
+            largest,
+            problem.panel.ids[loudest],
+        ),
+    ):
+        monkeypatch.setattr(Run, "models", lambda self, chosen=chosen, **options: [chosen])
+        failed = invoke(*arguments)
+        assert failed.exit_code == 1
+        assert failed.stderr.startswith(f"nde: series {which} could not be solved (")
+        assert failed.stderr.count("\n") == 1
+    assert not (tmp_path / "f.csv").exists()
 
 
 def test_predict_needs_no_training_table(fitted, tmp_path, table):

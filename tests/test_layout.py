@@ -13,8 +13,8 @@ from nde.models import NeuralODE
 ROOT = Path(nde.__file__).parent
 # From the top down; a module may import from its own layer and from those after it.
 LAYERS = [
-    "cli", "commands", "runs", "config", "data", "train", "report", "models", "objectives", "fields", "regularise",
-    "engine", "adjoints", "solvers", "terms", "paths", "dtypes",
+    "cli", "commands", "runs", "config", "data", "report", "models", "objectives", "fields", "regularise",
+    "engine", "adjoints", "solvers", "terms", "paths", "dtypes", "train",
 ]  # fmt: skip
 
 

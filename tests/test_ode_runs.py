@@ -352,7 +352,10 @@ def test_law_in_other_units_is_the_law_of_the_values_in_them():
         found, np.asarray(law.log_prob(jnp.asarray(values), jnp.ones((2, 2)))) - np.log(unit), rtol=1e-12
     )
     key = jax.random.key(0)
-    np.testing.assert_allclose(scaled.sample(values * unit, key=key), unit * law.sample(values, key=key), rtol=1e-12)
+    drawn, own = (
+        one.sample(loc[None, None], series=["a"], key=key) for one, loc in ((scaled, values * unit), (law, values))
+    )
+    np.testing.assert_allclose(drawn, unit * own, rtol=1e-12)
     with pytest.raises(ValueError, match=r"needs positive units, but got unit=\[0.0\]"):
         ScaledLikelihood(law, unit=[0.0])
 

@@ -11,7 +11,7 @@ from nde.report import baseline_forecast, NormalForecast, pool_weights, PooledFo
 from nde.report.baselines import baseline_from_plain, baseline_to_plain, BASELINES
 
 KEY = jax.random.key(0)
-SHAPE = (2, 3, 1)
+SHAPE, IDS = (2, 3, 1), ["one", "two"]
 
 
 def normal(mean, std):
@@ -20,7 +20,7 @@ def normal(mean, std):
 
 def test_pool_is_the_mixture_of_its_laws():
     laws, weights = {"a": normal(0, 1), "b": normal(3, 0.5)}, {"b": 0.3, "a": 0.7}
-    pool = PooledForecast.of(laws, weights, 4000, key=KEY)
+    pool = PooledForecast.of(laws, weights, 4000, series=IDS, key=KEY)
     values = np.random.default_rng(0).normal(1, 2, SHAPE)
     by_hand = 0.7 * stats.norm.pdf(values) + 0.3 * stats.norm.pdf(values, 3, 0.5)
     np.testing.assert_allclose(pool.log_density(values), np.log(by_hand), rtol=1e-12)
@@ -30,12 +30,12 @@ def test_pool_is_the_mixture_of_its_laws():
         below = 0.7 * stats.norm.cdf(quantile) + 0.3 * stats.norm.cdf(quantile, 3, 0.5)
         np.testing.assert_allclose(below, level, atol=0.03)
     # A part of the draws has each law's share too, though they lie law by law.
-    np.testing.assert_allclose((pool.sample(1000, key=KEY) > 2).mean(), 0.31, atol=0.03)
+    np.testing.assert_allclose((pool.sample(1000, series=IDS, key=KEY) > 2).mean(), 0.31, atol=0.03)
 
 
 def test_pool_of_one_law_scores_as_that_law():
     law, values = normal(0.5, 2), np.random.default_rng(1).normal(size=SHAPE)
-    pool = PooledForecast.of({"a": law}, {"a": 1.0}, 20_000, key=KEY)
+    pool = PooledForecast.of({"a": law}, {"a": 1.0}, 20_000, series=IDS, key=KEY)
     np.testing.assert_allclose(pool.log_density(values), law.log_density(values), rtol=1e-12)
     np.testing.assert_allclose(pool.crps(values), law.crps(values), atol=0.05)
 
@@ -43,12 +43,12 @@ def test_pool_of_one_law_scores_as_that_law():
 def test_pool_takes_each_laws_share_of_the_draws():
     draws = np.arange(10.0)[:, None, None, None] + np.zeros(SHAPE)
     laws = {"model": SampleForecast((), draws), "b": normal(100, 1), "c": normal(-100, 1)}
-    pool = PooledForecast.of(laws, {"model": 0.5, "b": 0.26, "c": 0.24}, 10, key=KEY)
+    pool = PooledForecast.of(laws, {"model": 0.5, "b": 0.26, "c": 0.24}, 10, series=IDS, key=KEY)
     own = pool.draws[np.abs(pool.draws[:, 0, 0, 0]) < 50]
     np.testing.assert_array_equal(own[:, 0, 0, 0], [0, 2, 4, 6, 8])
     assert [(pool.draws[:, 0, 0, 0] > 50).sum(), (pool.draws[:, 0, 0, 0] < -50).sum()] == [3, 2]
     with pytest.raises(ValueError, match="needs a weight for each law"):
-        PooledForecast.of(laws, {"model": 1.0}, 10, key=KEY)
+        PooledForecast.of(laws, {"model": 1.0}, 10, series=IDS, key=KEY)
 
 
 def mixed_densities(share, series=200, rows=5):
@@ -138,5 +138,6 @@ def test_pool_can_beat_each_of_its_laws():
     laws = [NormalForecast(np.full(values.shape, m), np.ones(values.shape)) for m in (0.0, 6.0)]
     densities = np.stack([law.log_density(values).ravel() for law in laws])
     weights = pool_weights(densities, np.repeat(np.arange(100), 4))
-    pool = PooledForecast.of(dict(zip("ab", laws, strict=True)), dict(zip("ab", weights, strict=True)), 10, key=KEY)
+    laws, weights = (dict(zip("ab", x, strict=True)) for x in (laws, weights))
+    pool = PooledForecast.of(laws, weights, 10, series=range(100), key=KEY)
     assert pool.log_density(values).mean() > densities.mean(1).max() + 1

@@ -2,7 +2,6 @@
 
 import csv
 from dataclasses import replace
-from functools import partial
 from io import BytesIO, StringIO
 
 import equinox as eqx
@@ -169,7 +168,7 @@ def test_sample_quantiles_are_those_of_the_draws():
 
 def test_redrawn_forecast_has_more_draws_around_the_same_samples(mixture):
     law, _ = mixture
-    redrawn = law.redrawn(400, key=jax.random.key(3))
+    redrawn = law.redrawn(400, series=["a", "b"], key=jax.random.key(3))
     assert redrawn.draws.shape == (400 * 5, 2, 4, 2)
     assert np.unique(redrawn.draws).size == redrawn.draws.size
     assert redrawn.members == law.members
@@ -652,7 +651,13 @@ def panel():
     return times, np.where(context, rng.normal(size=context.shape), np.nan), context
 
 
-forecast = partial(sample_forecast, key=jax.random.key(0))
+IDS = [f"patient {i}" for i in range(COUNT)]
+
+
+def forecast(models, times, values, context, ts, *, series=None, samples, key=jax.random.key(0)):  # noqa: B008
+    """A forecast of the first series of the panel, if not of those that are named."""
+    series = IDS[: len(times)] if series is None else series
+    return sample_forecast(models, times, values, context, ts, series=series, samples=samples, key=key)
 
 
 @pytest.fixture(scope="module")
@@ -709,11 +714,27 @@ def test_ensemble_shares_out_the_samples(panel):
     np.testing.assert_array_equal((law.draws / 200).round().mean((1, 2, 3)), [0, 0, 0, 1, 1, 2, 2])
 
 
-def test_series_has_the_same_samples_whoever_comes_after_it(panel, whole):
-    few = forecast(MODELS[:2], *(array[:3] for array in panel), panel[0][:3], samples=2 * SAMPLES)
+def test_series_has_the_same_forecast_in_any_table_that_holds_it(panel, whole):
+    """Whoever stands beside it, wherever it stands, and whatever is asked for later on."""
+    chosen = [COUNT - 1, 4, 0, SERIES]
+    later = panel[0][chosen][:, -1:] + [1.0, 5.0]
+    ts = np.concatenate([panel[0][chosen], later], axis=1)
+    series = [IDS[i] for i in chosen]
+    few = forecast(MODELS[:2], *(array[chosen] for array in panel), ts, series=series, samples=2 * SAMPLES)
     for (_, one), (_, other) in zip(few.law.members, whole.law.members, strict=True):
-        np.testing.assert_array_equal(one, other[:, :3])
-    np.testing.assert_array_equal(few.kl_path, whole.kl_path[:3])
+        np.testing.assert_array_equal(one[:, :, :ROWS], other[:, chosen])
+    np.testing.assert_array_equal(few.law.draws[:, :, :ROWS], whole.law.draws[:, chosen])
+    redrawn = [
+        law.law.redrawn(2, series=ids, key=jax.random.key(1)).draws for law, ids in ((few, series), (whole, IDS))
+    ]
+    np.testing.assert_array_equal(redrawn[0][:, :, :ROWS], redrawn[1][:, chosen])
+    alone = forecast(MODELS[:2], *(array[chosen] for array in panel), ts[:, :ROWS], series=series, samples=2 * SAMPLES)
+    np.testing.assert_array_equal(alone.kl_path, whole.kl_path[chosen])
+
+
+def test_each_series_needs_an_id(panel):
+    with pytest.raises(ValueError, match="one id for each of the 2 series, but has 3"):
+        forecast(MODELS[:1], *(array[:2] for array in panel), panel[0][:2], series="abc", samples=4)
 
 
 def test_more_times_than_rows_are_the_same_numbers(panel):
@@ -733,7 +754,7 @@ def test_more_times_than_rows_are_the_same_numbers(panel):
 
 def test_forecast_is_repeatable_and_depends_on_its_key(panel):
     arguments = (MODELS[:1], *(array[:2] for array in panel), panel[0][:2])
-    one, again, other = (sample_forecast(*arguments, samples=3, key=jax.random.key(seed)) for seed in (1, 1, 2))
+    one, again, other = (forecast(*arguments, samples=3, key=jax.random.key(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.law.draws, again.law.draws)
     assert (one.law.draws != other.law.draws).all()
 

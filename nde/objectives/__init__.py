@@ -2,6 +2,11 @@
 
 from nde.objectives.classification import cross_entropy as cross_entropy
 from nde.objectives.density import DensityModel as DensityModel, negative_log_likelihood as negative_log_likelihood
+from nde.objectives.draws import (
+    check_ids as check_ids,
+    draw_by_series as draw_by_series,
+    series_codes as series_codes,
+)
 from nde.objectives.elbo import (
     annealed as annealed,
     ELBO as ELBO,
@@ -12,7 +17,6 @@ from nde.objectives.elbo import (
 from nde.objectives.likelihoods import (
     AbstractLikelihood as AbstractLikelihood,
     GaussianLikelihood as GaussianLikelihood,
-    host_generator as host_generator,
     ScaledLikelihood as ScaledLikelihood,
     StudentTLikelihood as StudentTLikelihood,
 )

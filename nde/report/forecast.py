@@ -1,6 +1,7 @@
 """Forecasts: of a latent path model, or of an ensemble of them, by samples; of a baseline."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -8,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from nde.objectives import check_ids, series_codes
 from nde.objectives.elbo import LatentPathModel
 from nde.report.baselines import Baseline
 from nde.report.scores import NormalForecast, SampleForecast
+from nde.train import blame
 
 
 class Forecast(eqx.Module):
@@ -32,6 +35,7 @@ def sample_forecast(
     context: np.ndarray,
     ts: np.ndarray,
     *,
+    series: Sequence[object],
     samples: int,
     key: PRNGKeyArray,
 ) -> Forecast:
@@ -45,22 +49,27 @@ def sample_forecast(
     - `models`: one, or an ensemble, whose predictive laws are averaged.
     - `times`: `(series, rows)`; `values`, `context`: `(series, rows, channels)`; what `context` hides is never read.
     - `ts`: `(series, asked)`, sorted; not before a series' first row.
+    - `series`: the id of each series, by the text of which its random numbers are keyed: a series' forecast is the
+      same up to rounding whichever other series there are, in whatever order, and whatever follows the times asked for.
+      A time put in between leaves the paths as they are; the values drawn around them are by row.
     - `samples`: in all, at least two.
-    - `key`: of the samples; each series has its own, by its place.
+    - `key`: of the samples.
 
     **Returns:** a `nde.report.Forecast` for values of shape `(series, asked, channels)`.
 
-    **Raises:** `ValueError` if there are fewer samples than models, or fewer than two.
+    **Raises:** `ValueError` if there are fewer samples than models, or fewer than two, or not one id for each series;
+    `nde.train.FailedExamples`, by the ids, if paths can not be solved.
     """
+    check_ids(series, len(times))
     if samples < max(2, len(models)):
         raise ValueError(f"samples must be at least {max(2, len(models))} for {len(models)} models, but is {samples}.")
     shares = [len(part) for part in np.array_split(np.arange(samples), len(models))]
     members, draws, divergences = [], [], []
     for number, (model, share) in enumerate(zip(models, shares, strict=True)):
         path_key, value_key = jax.random.split(jax.random.fold_in(key, number))
-        locations, kl = _sample(model, (times, values, context), ts, share, path_key)
+        locations, kl = _sample(model, (times, values, context), ts, series, share, path_key)
         members.append((model.likelihood, locations))
-        draws.append(model.likelihood.sample(locations, key=value_key))
+        draws.append(model.likelihood.sample(locations, series=series, key=value_key))
         divergences.append(kl)
     return Forecast(SampleForecast(tuple(members), np.concatenate(draws)), np.mean(divergences, axis=0))
 
@@ -68,7 +77,7 @@ def sample_forecast(
 SERIES, PATHS = 32, 50
 
 
-def _sample(model, data, ts: np.ndarray, samples: int, key) -> tuple[np.ndarray, np.ndarray]:
+def _sample(model, data, ts: np.ndarray, series: Sequence[object], samples: int, key) -> tuple[np.ndarray, np.ndarray]:
     """Locations `(samples, series, asked, channels)` and mean path KL `(series,)`, block by block.
 
     The samples of a series depend on its own key and on nothing else, so the blocks may cut as they like: the same
@@ -77,38 +86,41 @@ def _sample(model, data, ts: np.ndarray, samples: int, key) -> tuple[np.ndarray,
     count, rows = data[0].shape
     asked = ts.shape[1]
     times = np.pad(ts, ((0, 0), (0, -asked % rows)), mode="edge")
-    dtype = jnp.result_type(float)
+    codes, dtype = series_codes(series), jnp.result_type(float)
     locations = np.zeros((samples, count, times.shape[1], data[1].shape[-1]), dtype)
     kl = np.zeros((samples, count))
+
+    def solve(chosen: np.ndarray, start: int, part: slice) -> tuple[np.ndarray, np.ndarray]:
+        block = [jnp.asarray(x[chosen], None if x.dtype == bool else dtype) for x in data]
+        asked_here = jnp.asarray(times[chosen, part], dtype)
+        found, cost = _block(model, block, asked_here, jnp.asarray(codes[chosen]), jnp.asarray(start), key)
+        return np.asarray(found), np.asarray(cost)
+
     for first in range(0, count, SERIES):
         here = np.arange(first, min(first + SERIES, count))
-        padded = np.resize(here, SERIES)
-        series = slice(first, first + SERIES)
-        block = [jnp.asarray(x[padded], None if x.dtype == bool else dtype) for x in data]
+        where = slice(first, first + SERIES)
         for start in range(0, samples, PATHS):
             used = min(PATHS, samples - start)
             for row in range(0, times.shape[1], rows):
                 part = slice(row, row + rows)
-                found, cost = _block(
-                    model, block, jnp.asarray(times[padded, part], dtype), jnp.asarray(padded), jnp.asarray(start), key
-                )
-                locations[start : start + PATHS, series, part] = np.asarray(found)[:used, : len(here)]
-                kl[start : start + PATHS, series] = np.asarray(cost)[:used, : len(here)]
+                found, cost = blame(partial(solve, start=start, part=part), np.resize(here, SERIES), series)
+                locations[start : start + PATHS, where, part] = found[:used, : len(here)]
+                kl[start : start + PATHS, where] = cost[:used, : len(here)]
     return locations[:, :, :asked], kl.mean(0)
 
 
 @eqx.filter_jit
-def _block(model, data, ts: Array, series: Array, start: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
+def _block(model, data, ts: Array, codes: Array, start: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
     """Locations `(PATHS, SERIES, rows, channels)` and path KL `(PATHS, SERIES)`."""
 
-    def path(data, ts, number, sample):
-        own_key = jax.random.fold_in(jax.random.fold_in(key, number), sample)
+    def path(data, ts, code, sample):
+        own_key = jax.random.fold_in(jax.random.fold_in(key, code), sample)
         found = model.posterior(*data, ts, key=own_key)
         return model.decode(found.zs), found.kl_path
 
     over_series = jax.vmap(path, in_axes=(0, 0, 0, None))
     over_samples = jax.vmap(over_series, in_axes=(None, None, None, 0))
-    return over_samples(data, ts, series, start + jnp.arange(PATHS))
+    return over_samples(data, ts, codes, start + jnp.arange(PATHS))
 
 
 BASELINE_SERIES = 500

@@ -30,16 +30,27 @@ class PooledForecast(AbstractForecast):
 
     @staticmethod
     def of(
-        laws: Mapping[str, AbstractForecast], weights: Mapping[str, float], samples: int, *, key: PRNGKeyArray
+        laws: Mapping[str, AbstractForecast],
+        weights: Mapping[str, float],
+        samples: int,
+        *,
+        series: Sequence[object],
+        key: PRNGKeyArray,
     ) -> "PooledForecast":
-        """The pool of laws by name, with so many draws in all. A name that is in only one of the two is an error."""
+        """The pool of laws by name, with so many draws in all; those of a series depend on its id in `series`, not on
+        the other series.
+
+        **Raises:** `ValueError` for a name that is in only one of the two.
+        """
         if laws.keys() != weights.keys():
             raise ValueError(f"A pool needs a weight for each law, but got {list(weights)} for {list(laws)}.")
         names = list(laws)
         ordered = np.array([weights[name] for name in names])
         keys = jax.random.split(key, len(names))
         counts = _shares(ordered, samples)
-        parts = [laws[name].sample(n, key=k) for name, n, k in zip(names, counts, keys, strict=True) if n]
+        parts = [
+            laws[name].sample(n, series=series, key=k) for name, n, k in zip(names, counts, keys, strict=True) if n
+        ]
         return PooledForecast(tuple(laws.values()), ordered, np.concatenate(parts))
 
     def log_density(self, values: Rows) -> Rows:
@@ -53,7 +64,8 @@ class PooledForecast(AbstractForecast):
     def quantiles(self, levels: Sequence[float]) -> np.ndarray:
         return np.quantile(self.draws, np.asarray(levels), axis=0)
 
-    def sample(self, count: int, *, key: PRNGKeyArray) -> np.ndarray:
+    def sample(self, count: int, *, series: Sequence[object], key: PRNGKeyArray) -> np.ndarray:
+        del series  # one order for all of them
         order = np.asarray(jax.random.permutation(key, len(self.draws)))  # the draws lie law by law
         return self.draws[np.resize(order, count)]
 

@@ -12,8 +12,7 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 from scipy import stats
 from scipy.special import logsumexp
 
-from nde.objectives import AbstractLikelihood
-from nde.objectives.likelihoods import host_generator
+from nde.objectives import AbstractLikelihood, draw_by_series
 
 Rows = Float[np.ndarray, "series rows channels"]
 
@@ -35,8 +34,10 @@ class AbstractForecast(eqx.Module):
         """Quantiles of each value's law at the given levels."""
 
     @abstractmethod
-    def sample(self, count: int, *, key: PRNGKeyArray) -> Float[np.ndarray, "count series rows channels"]:
-        """So many draws of each value."""
+    def sample(
+        self, count: int, *, series: Sequence[object], key: PRNGKeyArray
+    ) -> Float[np.ndarray, "count series rows channels"]:
+        """So many draws of each value; those of a series depend on its id in `series`, not on the other series."""
 
 
 class NormalForecast(AbstractForecast):
@@ -56,9 +57,16 @@ class NormalForecast(AbstractForecast):
     def quantiles(self, levels: Sequence[float]) -> np.ndarray:
         return np.stack([stats.norm.ppf(level, self.mean, self.std) for level in levels])
 
-    def sample(self, count: int, *, key: PRNGKeyArray) -> np.ndarray:
-        """Draws that are independent from value to value."""
-        return self.mean + self.std * host_generator(key).standard_normal((count, *self.mean.shape))
+    def sample(self, count: int, *, series: Sequence[object], key: PRNGKeyArray) -> np.ndarray:
+        """Draws that are independent from value to value, as `nde.objectives.draw_by_series` makes them."""
+        draws = draw_by_series(_standard_normal, (count, *self.mean.shape), np.dtype(float), series=series, key=key)
+        draws *= self.std
+        draws += self.mean
+        return draws
+
+
+def _standard_normal(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return generator.standard_normal(shape)
 
 
 class SampleForecast(AbstractForecast):
@@ -72,13 +80,15 @@ class SampleForecast(AbstractForecast):
     members: tuple[tuple[AbstractLikelihood, np.ndarray], ...]
     draws: np.ndarray
 
-    def redrawn(self, draws: int, *, key: PRNGKeyArray) -> "SampleForecast":
-        """The same law with so many values drawn for each sample, for quantiles that are smooth to the eye."""
-        keys = jax.random.split(key, (draws, len(self.members)))
+    def redrawn(self, draws: int, *, series: Sequence[object], key: PRNGKeyArray) -> "SampleForecast":
+        """The same law with so many values drawn for each sample, for quantiles that are smooth to the eye.
+
+        The draws of a series depend on its id in `series`, not on the other series.
+        """
+        keys = jax.random.split(key, len(self.members))
         values = [
-            likelihood.sample(locations, key=keys[i, j])
-            for i in range(draws)
-            for j, (likelihood, locations) in enumerate(self.members)
+            likelihood.sample(np.repeat(locations, draws, axis=0), series=series, key=own)
+            for (likelihood, locations), own in zip(self.members, keys, strict=True)
         ]
         return SampleForecast(self.members, np.concatenate(values))
 
@@ -96,10 +106,10 @@ class SampleForecast(AbstractForecast):
     def quantiles(self, levels: Sequence[float]) -> np.ndarray:
         return np.quantile(self.draws, np.asarray(levels), axis=0)
 
-    def sample(self, count: int, *, key: PRNGKeyArray) -> np.ndarray:
+    def sample(self, count: int, *, series: Sequence[object], key: PRNGKeyArray) -> np.ndarray:
         """Of the draws that the law holds, as many from each stretch of them, so that each member has its share; above
         their number they repeat."""
-        del key
+        del series, key
         return self.draws[np.arange(count) * len(self.draws) // count]
 
 

@@ -46,9 +46,9 @@ def single_scores(run: runs.Run, problem: Problem) -> list[Scores]:
     settings = run.config.evaluate
     cut = configs.build_task(settings).cut(times, mask)
     key = member_key(run.config, 0, "forecasts")
+    given, ids = (times, values, cut.context, times), problem.ids(problem.split.test)
     forecasts = (
-        sample_forecast([model], times, values, cut.context, times, samples=settings.samples, key=key)
-        for model in run.models()
+        sample_forecast([model], *given, series=ids, samples=settings.samples, key=key) for model in run.models()
     )
     return [score(forecast.law, values, cut.targets) for forecast in forecasts]
 

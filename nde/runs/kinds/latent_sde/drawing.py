@@ -35,13 +35,14 @@ def _fans(run: OpenedRun, problem: Problem) -> Figure:
     ts = np.linspace(times[chosen, 0], ends, FAN_POINTS, axis=1)
     given = times[chosen], values[chosen], cut.context[chosen], ts
     key = member_key(run.config, 0, "forecasts")
-    forecast = sample_forecast(run.models(), *given, samples=settings.samples, key=key)
-    law = forecast.law.redrawn(REDRAWN, key=member_key(run.config, 0, "figures"))
+    test = panel[problem.split.test]
+    ids = [test.ids[i] for i in chosen]
+    forecast = sample_forecast(run.models(), *given, series=ids, samples=settings.samples, key=key)
+    law = forecast.law.redrawn(REDRAWN, series=ids, key=member_key(run.config, 0, "figures"))
     stack = read_stack(run)
     if stack is not None:
-        law = stack.pool(law, stack.forecasts(*given), REDRAWN * settings.samples, run.config)
+        law = stack.pool(law, stack.forecasts(*given), REDRAWN * settings.samples, run.config, series=ids)
     bands = problem.normaliser.undo(law.quantiles(FAN_LEVELS))
-    test = panel[problem.split.test]
     shown = panel.time_scale if run.config.data.table_unit else 1.0
     stories = [
         Story(

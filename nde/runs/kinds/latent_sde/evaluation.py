@@ -120,19 +120,21 @@ def evaluate(run: OpenedRun, problem: Problem) -> LatentSDEEvaluation:
     config: LatentSDEConfig = run.config
     settings = config.evaluate
     times, values, mask = problem.arrays(problem.split.test)
+    ids = problem.ids(problem.split.test)
     cut = configs.build_task(settings, problem.panel.time_scale).cut(times, mask)
     models = run.models()
     key = member_key(config, 0, "forecasts")
-    forecast = sample_forecast(models, times, values, cut.context, times, samples=settings.samples, key=key)
+    given = times, values, cut.context, times
+    forecast = sample_forecast(models, *given, series=ids, samples=settings.samples, key=key)
     method = model_name(config)
     kept = read_stack(run)
     stack = kept or fit_baselines(problem, problem.split.fold)
-    others = stack.forecasts(times, values, cut.context, times)
+    others = stack.forecasts(*given)
     scores = {name: score(law, values, cut.targets) for name, law in others.items()}
     scores[method] = score(forecast.law, values, cut.targets)
     law, pool, notes = forecast.law, None, list(stack.notes)
     if stack.weights:
-        law, pool = stack.pool(law, others, settings.samples, config), pool_name(config)
+        law, pool = stack.pool(law, others, settings.samples, config, series=ids), pool_name(config)
         scores[pool] = score(law, values, cut.targets)
         notes.append(stack.line(method))
     elif settings.stack and kept is None:

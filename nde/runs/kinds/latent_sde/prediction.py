@@ -24,6 +24,7 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     says of which forecasts little is known (`nde.report.forecast_marks`); it is empty elsewhere. A run that keeps a
     pool with the baselines forecasts by it; `forecast_notes`
     says so.
+    A series' forecast is drawn by its id: it does not depend on which other series the table holds, nor on their order.
     Ids and times are those of the table, bit for bit and in their types, so that forecasts join its rows.
 
     **Raises:** `RunError` or `TableError` for a table that can not be used.
@@ -54,11 +55,11 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     values = normaliser.apply(panel)
     given = panel.times, values, panel.mask, panel.times
     models, key = run.models(horizon=horizon), member_key(run.config, 0, "forecasts")
-    law = sample_forecast(models, *given, samples=asked.samples, key=key).law
+    law = sample_forecast(models, *given, series=panel.ids, samples=asked.samples, key=key).law
     stack = read_stack(run)
     if stack is not None:
-        law = stack.pool(law, stack.forecasts(*given), asked.samples, run.config)
-    draws = law.sample(asked.samples, key=key)
+        law = stack.pool(law, stack.forecasts(*given), asked.samples, run.config, series=panel.ids)
+    draws = law.sample(asked.samples, series=panel.ids, key=key)
     centre = np.median(draws, axis=0)
     span = run.config.model.horizon if run.config.data.span is None else run.config.data.span
     marks = forecast_marks(panel.times, values, panel.mask, centre, span=span)

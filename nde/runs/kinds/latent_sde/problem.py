@@ -25,6 +25,10 @@ class Problem:
     normaliser: Normaliser
     values: np.ndarray
 
+    def ids(self, series: np.ndarray) -> tuple[str, ...]:
+        """The ids of some series."""
+        return tuple(self.panel.ids[i] for i in series)
+
     def arrays(self, series: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Times, standardised values and mask of some series."""
         return self.panel.times[series], self.values[series], self.panel.mask[series]

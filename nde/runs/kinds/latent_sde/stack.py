@@ -1,7 +1,7 @@
 """The pool of a run's models and the baselines: learned once after training, kept in the folder, used for forecasts."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,13 +58,19 @@ class Stack:
         return {name: baseline_forecast(one, times, values, context, ts) for name, one in self.baselines.items()}
 
     def pool(
-        self, law: AbstractForecast, others: Mapping[str, AbstractForecast], samples: int, config: LatentSDEConfig
+        self,
+        law: AbstractForecast,
+        others: Mapping[str, AbstractForecast],
+        samples: int,
+        config: LatentSDEConfig,
+        *,
+        series: Sequence[str],
     ) -> AbstractForecast:
-        """The pool of the models' law and the baselines', or the models' alone if there is none."""
+        """The pool of the models' law and the baselines', or the models' alone if there is none; `series`: the ids."""
         if not self.weights:
             return law
         laws = {name: law if name == MODEL else others[name] for name in self.weights}
-        return PooledForecast.of(laws, self.weights, samples, key=member_key(config, 0, "pool"))
+        return PooledForecast.of(laws, self.weights, samples, series=series, key=member_key(config, 0, "pool"))
 
     def line(self, model: str) -> str:
         """What the pool consists of, in a line."""
@@ -108,7 +114,8 @@ def learn_stack(run: OpenedRun, problem: Problem) -> Stack:
     times, values, mask = problem.arrays(series)
     cut = configs.build_task(config.evaluate, problem.panel.time_scale).cut(times, mask)
     given = times, values, cut.context, times
-    forecast = sample_forecast(run.models(), *given, samples=config.evaluate.samples, key=member_key(config, 0, "pool"))
+    samples, key = config.evaluate.samples, member_key(config, 0, "pool")
+    forecast = sample_forecast(run.models(), *given, series=problem.ids(series), samples=samples, key=key)
     others = trial.forecasts(*given)
     laws = {MODEL: forecast.law, **{name: others[name] for name in names}}
     densities = np.stack([law.log_density(values)[cut.targets] for law in laws.values()])

@@ -53,11 +53,12 @@ def validation_score(config: LatentSDEConfig, problem: Problem) -> Callable[[Lat
     series = sample_series(problem.split.validation, config.train.validation_series, config.data.split_seed)
     times, values, mask = problem.arrays(series)
     cut = configs.build_task(config.evaluate, problem.panel.time_scale).cut(times, mask)
-    key = member_key(config, 0, "validation")
+    key, ids = member_key(config, 0, "validation"), problem.ids(series)
 
     def score(model: LatentSDE) -> float:
         samples = config.train.validation_samples
-        forecast = sample_forecast([model], times, values, cut.context, times, samples=samples, key=key)
+        given = times, values, cut.context, times
+        forecast = sample_forecast([model], *given, series=ids, samples=samples, key=key)
         return float(-forecast.law.log_density(values)[cut.targets].mean())
 
     return score

@@ -68,7 +68,8 @@ def forecast(
     solved = [trajectories(model, asked, first, problem.panel.ids)[1] for model in models]
     members = tuple((model.likelihood, np.asarray(x)[None]) for model, x in zip(models, solved, strict=True))
     law = SampleForecast(members, np.zeros((0, *members[0][1].shape[1:])))
-    return law.redrawn(-(-config.evaluate.samples // len(models)), key=member_key(config, 0, "forecasts"))
+    key = member_key(config, 0, "forecasts")
+    return law.redrawn(-(-config.evaluate.samples // len(models)), series=problem.panel.ids, key=key)
 
 
 def baselines(problem: ODEProblem) -> dict[str, AbstractForecast]:
