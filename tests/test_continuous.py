@@ -50,7 +50,7 @@ def test_an_ode_has_the_gradient_of_its_closed_form():
         ).ys
 
     def weighed(function):
-        return jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(function(*x)) * jnp.arange(1, 5))))
+        return jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(function(*x)) * jnp.arange(1.0, 5.0))))
 
     inputs = (0.3, -0.5, 1.2, 0.1, 1.7, jnp.array([0.1, 0.5, 1.4]))
     assert_trees_all_close(weighed(solved)(inputs), weighed(exact)(inputs), rtol=1e-7)

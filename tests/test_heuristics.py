@@ -435,4 +435,6 @@ def test_times_that_are_integers_leave_the_sums_whole():
         )
         return solution.stats["heuristics"].error.total
 
-    assert_trees_all_close(total(jnp.arange(4)), total(jnp.arange(4.0)), rtol=1e-12)
+    with jax.numpy_dtype_promotion("standard"):  # diffrax adds them to floats
+        whole = total(jnp.arange(4))
+    assert_trees_all_close(whole, total(jnp.arange(4.0)), rtol=1e-12)

@@ -627,7 +627,7 @@ class Line(eqx.Module):
     def posterior(self, times, values, mask, ts, *, key, regulariser=None):
         traced.append(ts.shape)
         seen = jnp.where(mask, values, 0.0)
-        mean = jnp.sum(seen, 0) / jnp.maximum(jnp.sum(mask, 0), 1)
+        mean = jnp.sum(seen, 0) / jnp.maximum(jnp.sum(mask, 0, dtype=seen.dtype), 1)
         slope = jax.random.normal(key, mean.shape)
         zs = self.level + mean[None] + slope[None] * (ts - times[0])[:, None]
         return Path(zs, jnp.zeros(()), slope[0] + jnp.sum(seen) + ts[-1] - times[0])

@@ -67,7 +67,8 @@ class ELBOTerms(eqx.Module):
 
     def loss(self, kl_weight: Float[Array, ""] | float = 1.0) -> Float[Array, ""]:
         """The bound, negative, with the divergences weighted."""
-        return kl_weight * (self.kl_path + self.kl_initial) - self.log_likelihood
+        kl = self.kl_path + self.kl_initial
+        return jnp.asarray(kl_weight, kl.dtype) * kl - self.log_likelihood
 
 
 class ELBO(eqx.Module):
