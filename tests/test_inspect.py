@@ -7,7 +7,6 @@ import lineax as lx
 import pytest
 
 import nde
-from nde.regularise.solving import Beside
 from nde.terms import (
     brownian_terms,
     is_noise,
@@ -15,6 +14,7 @@ from nde.terms import (
     unwrap_solver,
     unwrap_time_direction,
     VariancePreserving,
+    WithIntegrals,
 )
 
 SCHEDULE = VariancePreserving()
@@ -38,6 +38,11 @@ DRIFT = diffrax.ODETerm(lambda t, y, args: -y)
 NOISE = diffrax.ControlTerm(diffusion, path())
 
 
+def beside(term):
+    """Noise as it is where integrals stand beside the state."""
+    return WithIntegrals(diffrax.MultiTerm(DRIFT, term), [lambda field, t, y, args: 0.0]).terms.terms[1]
+
+
 def turned(term):
     """A term as diffrax wraps it in a solve backward in time."""
     return diffrax._term.WrapTerm(term, -1)
@@ -50,8 +55,8 @@ def turned(term):
         sampling(0.01, 0.9),
         diffrax.MultiTerm(DRIFT, diffrax.MultiTerm(DRIFT, NOISE)),
         turned(diffrax.MultiTerm(DRIFT, NOISE)),
-        diffrax.MultiTerm(DRIFT, Beside(NOISE)),
-        turned(Beside(diffrax.MultiTerm(DRIFT, NOISE))),
+        diffrax.MultiTerm(DRIFT, beside(NOISE)),
+        turned(beside(diffrax.MultiTerm(NOISE))),
     ],
     ids=["plain", "semilinear", "nested", "turned", "beside", "turned beside"],
 )

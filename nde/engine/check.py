@@ -21,6 +21,7 @@ from nde.terms import (
     MIXED,
     NoiseKind,
     unwrap_solver,
+    without_integrals,
 )
 
 
@@ -34,6 +35,7 @@ def check_sde(terms: Any, solver: Any, times: "Times", y0: PyTree[Any], args: An
     a diffusion whose operations do not show whether its columns commute, and elsewhere it is believed.
     """
     inner, parts = unwrap_solver(solver)
+    terms, y0 = without_integrals(terms, y0)
     noisy = brownian_terms(terms)
     if any(is_noise(term) for term, _ in noisy):
         _check_reading(terms, inner)

@@ -1,19 +1,17 @@
 """One solve that serves its caller and a regulariser."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import diffrax
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import optimistix
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from nde.engine import check_call, check_heuristics, diffeqsolve
 from nde.regularise.base import AbstractRegulariser, Call, Plan, Seen
-from nde.terms import is_noise, is_sub
+from nde.terms import WithIntegrals
 
 
 def solve(
@@ -55,16 +53,15 @@ def _run(plan: Plan) -> tuple[diffrax.Solution, Any]:
     subs = list(plan.subs)
     if plan.rates:
         _refuse(given, options)
-        y0 = (y0, [jnp.zeros((), _real_dtype(y0))] * len(plan.rates))
-        terms = _terms_with(terms, plan.rates)
-        subs = [_of_state(sub) for sub in subs] + [diffrax.SubSaveAt(t1=True, fn=_integrals)]
-        saveat = _with_subs(given, jax.tree.map(_of_state, given.subs, is_leaf=is_sub))
+        pair = WithIntegrals(call.terms, plan.rates)
+        terms, y0, saveat = pair.terms, pair.state(y0), pair.saveat(given)
+        subs = [*map(pair.sub, subs), pair.integrals]
         measure = dataclasses.replace(
             measure,
-            controller=measure.controller and _with_norm_of_state(measure.controller),
-            norm=_NormOfState(measure.norm or optimistix.rms_norm),
+            controller=measure.controller and pair.controller(measure.controller),
+            norm=pair.norm(measure.norm or optimistix.rms_norm),
         )
-        options = _options_of_state(options)
+        options |= _of_state(pair, options)
     if subs:
         saveat = _with_subs(saveat, (saveat.subs, subs))
     options |= {"saveat": saveat, "heuristics": measure}
@@ -80,66 +77,11 @@ def _run(plan: Plan) -> tuple[diffrax.Solution, Any]:
     return solution, jnp.asarray(plan.penalty(seen))
 
 
-class Beside(diffrax.AbstractTerm):
-    """A term on a state that has something beside it, which the term leaves alone."""
-
-    term: diffrax.AbstractTerm
-
-    @property
-    def control(self) -> Any:
-        """The path of the term, if it has one."""
-        return getattr(self.term, "control", None)
-
-    def vf(self, t, y, args):
-        return self.term.vf(t, y[0], args), jax.tree.map(jnp.zeros_like, y[1])
-
-    def contr(self, t0, t1, **kwargs):
-        return self.term.contr(t0, t1, **kwargs)
-
-    def prod(self, vf, control):
-        return self.term.prod(vf[0], control), vf[1]
-
-    def vf_prod(self, t, y, args, control):
-        return self.term.vf_prod(t, y[0], args, control), jax.tree.map(jnp.zeros_like, y[1])
-
-    def is_vf_expensive(self, t0, t1, y, args):
-        return self.term.is_vf_expensive(t0, t1, y[0], args)
-
-
-class _WithRates(eqx.Module):
-    """A drift on a state with the integrals of rates beside it.
-
-    A field with a method `seen(y)` says which field and which part of the state these are to be rates of.
-    """
-
-    field: Callable[..., Any]
-    rates: Sequence[Callable[..., Any]]
-
-    def __call__(self, t, z, args):
-        y, integrals = z
-        seen_by = getattr(self.field, "seen", lambda y: (self.field, y))
-        field, seen = seen_by(y)
-        rates = [rate(field, t, seen, args) for rate in self.rates]
-        return self.field(t, y, args), [jnp.asarray(r, x.dtype) for r, x in zip(rates, integrals, strict=True)]
-
-
-def _terms_with(terms: Any, rates: Sequence[Callable[..., Any]]) -> Any:
-    """The terms with integrals beside the state; the first `ODETerm` is the drift."""
-    if isinstance(terms, diffrax.ODETerm):
-        return diffrax.ODETerm(_WithRates(terms.vector_field, rates))
-    if isinstance(terms, diffrax.MultiTerm) and isinstance(terms.terms[0], diffrax.ODETerm):
-        first, *rest = terms.terms
-        if not all(is_noise(term) for term in rest):
-            raise ValueError(
-                "A regulariser that integrates along the solution sees the first term of a MultiTerm, and the others "
-                f"must be noise, but got {', '.join(type(term).__name__ for term in rest)}: make one ODETerm of all "
-                "that is not noise."
-            )
-        return diffrax.MultiTerm(_terms_with(first, rates), *[Beside(term) for term in rest])
-    raise ValueError(
-        "A regulariser that integrates along the solution needs an ODETerm, or a MultiTerm that begins with one, but "
-        f"got {type(terms).__name__}: for a smooth control take ControlTerm(...).to_ode()."
-    )
+def _of_state(pair: WithIntegrals, options: dict[str, Any]) -> dict[str, Any]:
+    """The step-size controller and the event of a call whose state has integrals beside it, where they are given."""
+    controller, event = options.get("stepsize_controller"), options.get("event")
+    found = {} if controller is None else {"stepsize_controller": pair.controller(controller)}
+    return found if event is None else found | {"event": pair.event(event, controller)}
 
 
 def _refuse(saveat: diffrax.SaveAt, options: dict[str, Any]) -> None:
@@ -153,85 +95,3 @@ def _refuse(saveat: diffrax.SaveAt, options: dict[str, Any]) -> None:
 
 def _with_subs(saveat: diffrax.SaveAt, subs: Any) -> diffrax.SaveAt:
     return eqx.tree_at(lambda s: s.subs, saveat, subs, is_leaf=lambda x: x is None)
-
-
-def _of_state(sub: diffrax.SubSaveAt) -> diffrax.SubSaveAt:
-    """The same of a state that has something beside it."""
-    return dataclasses.replace(sub, fn=_OfState(sub.fn))
-
-
-class _OfState(eqx.Module):
-    """What is saved of a state that has something beside it."""
-
-    fn: Callable[..., Any]
-
-    def __call__(self, t, z, args):
-        return self.fn(t, z[0], args)
-
-
-def _integrals(t: Any, z: Any, args: Any) -> Any:
-    del t, args
-    return z[1]
-
-
-def _options_of_state(options: dict[str, Any]) -> dict[str, Any]:
-    """The step-size controller's norm and the event's conditions, of a state that has something beside it."""
-    options = dict(options)
-    controller, event = options.get("stepsize_controller"), options.get("event")
-    if controller is not None:
-        options["stepsize_controller"] = _with_norm_of_state(controller)
-    if event is not None:
-        conditions = jax.tree.map(lambda each: _Condition(each, controller), event.cond_fn, is_leaf=callable)
-        options["event"] = dataclasses.replace(event, cond_fn=conditions)
-    return options
-
-
-class _Condition(eqx.Module):
-    """An event's condition, of a state that has something beside it; `controller`: the caller's own."""
-
-    condition: Callable[..., Any]
-    controller: Any
-
-    def __call__(self, t, z, args, *, terms, stepsize_controller, **rest):
-        terms, stepsize_controller = Alone(terms, z[1]), self.controller or stepsize_controller
-        return self.condition(t, z[0], args, terms=terms, stepsize_controller=stepsize_controller, **rest)
-
-
-class Alone(diffrax.AbstractTerm):
-    """A drift on a state that has something beside it, as one on the state alone: what an event's condition may ask."""
-
-    term: diffrax.AbstractTerm
-    beside: Any
-
-    def vf(self, t, y, args):
-        return self.term.vf(t, (y, self.beside), args)[0]
-
-    def contr(self, t0, t1, **kwargs):
-        return self.term.contr(t0, t1, **kwargs)
-
-    def prod(self, vf, control):
-        return self.term.prod((vf, self.beside), control)[0]
-
-
-class _NormOfState(eqx.Module):
-    """A norm of the state alone."""
-
-    norm: Callable[[Any], Any]
-
-    def __call__(self, z):
-        return self.norm(z[0])
-
-
-def _with_norm_of_state(controller: Any) -> Any:
-    """A controller whose norm, or that of the one it wraps, is of the state alone."""
-    if "norm" in {field.name for field in dataclasses.fields(controller)}:
-        return eqx.tree_at(lambda c: c.norm, controller, _NormOfState(controller.norm))
-    if hasattr(controller, "controller"):
-        return eqx.tree_at(lambda c: c.controller, controller, _with_norm_of_state(controller.controller))
-    return controller
-
-
-def _real_dtype(tree: Any) -> Any:
-    with jax.numpy_dtype_promotion("standard"):
-        dtype = jnp.result_type(float, *jax.tree.leaves(tree))
-    return jnp.finfo(dtype).dtype

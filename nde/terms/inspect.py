@@ -1,6 +1,7 @@
 """What terms, solvers and what is saved consist of, under what wraps them."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -88,6 +89,13 @@ def unwrap_time_direction(terms: Any) -> tuple[Any, Any]:
     directions = [x.direction for x in jax.tree.leaves(terms, is_leaf=_is_turned) if _is_turned(x)]
     given = jax.tree.map(lambda x: x.term if _is_turned(x) else x, terms, is_leaf=_is_turned)
     return given, directions[0] if directions else 1
+
+
+def in_given_time(function: Callable[[Any], Any], term: Any) -> Any:
+    """The term that a function makes of one as its caller gave it; turned in time if diffrax has turned that."""
+    if _is_turned(term):
+        return dataclasses.replace(term, term=function(term.term))
+    return function(term)
 
 
 def _is_turned(x: Any) -> bool:
