@@ -96,6 +96,7 @@ from nde.objectives import (
     ELBO as ELBO,
     GaussianLikelihood as GaussianLikelihood,
     StudentTLikelihood as StudentTLikelihood,
+    TrajectoryFit as TrajectoryFit,
 )
 from nde.paths import (
     BrownianGrid as BrownianGrid,

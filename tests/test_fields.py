@@ -496,7 +496,7 @@ def test_bad_bounds_are_refused():
 def test_known_field_is_its_function_in_its_own_units():
     field = known()
     values = {"birth": 0.5, "loss": 0.02, "gain": 0.03, "death": 0.8}
-    assert {name: float(value) for name, value in field.values().items()} == pytest.approx(values, rel=1e-12)
+    assert {name: float(value) for name, value in field.parameter_values().items()} == pytest.approx(values, rel=1e-12)
     expected = [0.5 * 30 - 0.02 * 120, 0.03 * 120 - 0.8 * 4]
     np.testing.assert_allclose(call(field, 0.0, np.array([30.0, 4.0])), expected, rtol=1e-12)
 

@@ -365,7 +365,7 @@ def test_affine_field_moves_standardised_states_as_their_own():
     affine = nde.AffineField(field, location=m, scale=s)
     z = jnp.array([0.5, -1.0])
     np.testing.assert_allclose(affine(0.0, z) * s, field(0.0, m + s * z))
-    assert affine.states == ("prey", "predator")
+    assert affine.state_names == ("prey", "predator")
     with pytest.raises(ValueError, match="needs a positive scale for each location"):
         nde.AffineField(field, location=[0.0], scale=[-1.0])
     with pytest.raises(ValueError, match="needs both or none"):

@@ -26,7 +26,9 @@ field to use another.
 Known systems by name, with their parameters to be learned: `nde.fields.lotka_volterra`,
 `nde.fields.pendulum`.
 
-For those who build models of them: `nde.fields.check_field` (the output is a rate of change of the state).
+For those who build models of them: `nde.fields.check_field` (the output is a rate of change of the state). What a field
+says of itself, through whatever wraps it: `nde.fields.state_names`, `nde.fields.parameter_values`,
+`nde.fields.residual_rates`.
 
 What a diffusion says of its noise, and the terms made of it, are those of `nde.terms`, and go by these names too.
 """
@@ -39,6 +41,11 @@ from nde.fields.coordinates import (
     AffineField as AffineField,
     LogField as LogField,
     StandardField as StandardField,
+)
+from nde.fields.described import (
+    parameter_values as parameter_values,
+    residual_rates as residual_rates,
+    state_names as state_names,
 )
 from nde.fields.diffusion import DiagonalDiffusion as DiagonalDiffusion
 from nde.fields.gated import GatedField as GatedField

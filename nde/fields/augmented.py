@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nde.fields.checks import check_sizes
+from nde.fields.described import parameter_values, residual_rates
 
 State = tuple[Float[Array, " state"], Float[Array, " extra"]]
 
@@ -44,6 +45,14 @@ class AugmentedField(eqx.Module):
         """The state to start from: `y0` and zeros."""
         return y0, jnp.zeros(self.extra_size, y0.dtype)
 
+    def parameter_values(self) -> dict[str, Array]:
+        """The current value of each named parameter of the field within."""
+        return parameter_values(self.field)
+
+    def residual_rates(self, t: Any, y: State, args: Any = None) -> State:
+        """What a network adds within, as a pair of rates."""
+        return self._split(residual_rates(self.field, t, jnp.concatenate(y), args), y)
+
     def __call__(self, t: Any, y: State, args: Any = None) -> State:
         observed, extra = y
         if extra.shape != (self.extra_size,):
@@ -58,4 +67,8 @@ class AugmentedField(eqx.Module):
                 f"AugmentedField gave its field a state of shape {joint.shape}, which returned {jnp.shape(rates)}. Its "
                 "field acts on the state and the extra entries together."
             )
-        return rates[: observed.size], rates[observed.size :]
+        return self._split(rates, y)
+
+    def _split(self, joint: Array, y: State) -> State:
+        size = y[0].size
+        return joint[:size], joint[size:]

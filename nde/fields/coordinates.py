@@ -7,6 +7,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nde.fields.described import parameter_values, residual_rates, state_names
+
 
 class LogField(eqx.Module):
     r"""A field of positive states, for their logarithms: with $y = e^u$, $\dot u_i = f_i(t, e^u)\,e^{-u_i}$.
@@ -16,7 +18,8 @@ class LogField(eqx.Module):
 
     **Arguments of the constructor:** `field`: a field of the states themselves, on one array.
 
-    **Call:** `field(t, u, args)` with `u` of shape `(state,)`; returns that shape. It has the `states` of its field.
+    **Call:** `field(t, u, args)` with `u` of shape `(state,)`; returns that shape. It forwards what its field says of
+    itself (`nde.fields.described`).
 
     **Limits:** a state cannot reach zero, and `exp` overflows above 88 in single precision.
     """
@@ -24,9 +27,18 @@ class LogField(eqx.Module):
     field: Callable[..., Any]
 
     @property
-    def states(self) -> tuple[str, ...] | None:
+    def state_names(self) -> tuple[str, ...] | None:
         """The names of the states, if the field names them."""
-        return getattr(self.field, "states", None)
+        return state_names(self.field)
+
+    def parameter_values(self) -> dict[str, Array]:
+        """The current value of each named parameter of the field within."""
+        return parameter_values(self.field)
+
+    def residual_rates(self, t: Any, u: Float[Array, " state"], args: Any = None) -> Float[Array, " state"]:
+        """What a network adds within, as rates of the logarithms."""
+        y = jnp.exp(u)
+        return residual_rates(self.field, t, y, args) / y
 
     def __call__(self, t: Any, u: Float[Array, " state"], args: Any = None) -> Float[Array, " state"]:
         y = jnp.exp(u)
@@ -42,7 +54,8 @@ class AffineField(eqx.Module):
     **Arguments of the constructor:** `field`: $f$, on one array; `location`, `scale`: $m$ and $s > 0$, of the shape of
     the state. They are constants, not learned.
 
-    **Call:** `field(t, z, args)` with `z` of shape `(state,)`; returns that shape. It has the `states` of its field.
+    **Call:** `field(t, z, args)` with `z` of shape `(state,)`; returns that shape. It forwards what its field says of
+    itself (`nde.fields.described`).
 
     **Raises:** `ValueError` if a scale is not positive, or there is not one for each location.
     """
@@ -58,13 +71,27 @@ class AffineField(eqx.Module):
         self.location, self.scale = tuple(map(float, location)), tuple(map(float, scale))
 
     @property
-    def states(self) -> tuple[str, ...] | None:
+    def state_names(self) -> tuple[str, ...] | None:
         """The names of the states, if the field names them."""
-        return getattr(self.field, "states", None)
+        return state_names(self.field)
+
+    def parameter_values(self) -> dict[str, Array]:
+        """The current value of each named parameter of the field within."""
+        return parameter_values(self.field)
+
+    def residual_rates(self, t: Any, z: Float[Array, " state"], args: Any = None) -> Float[Array, " state"]:
+        """What a network adds within, as rates of the standardised states."""
+        y, scale = self._own_units(z)
+        return residual_rates(self.field, t, y, args) / scale
 
     def __call__(self, t: Any, z: Float[Array, " state"], args: Any = None) -> Float[Array, " state"]:
+        y, scale = self._own_units(z)
+        return self.field(t, y, args) / scale
+
+    def _own_units(self, z: Float[Array, " state"]) -> tuple[Array, Array]:
+        """The state in its own units, and their scale."""
         scale = jnp.asarray(self.scale, z.dtype)
-        return self.field(t, jnp.asarray(self.location, z.dtype) + scale * z, args) / scale
+        return jnp.asarray(self.location, z.dtype) + scale * z, scale
 
 
 class StandardField(eqx.Module):
@@ -101,9 +128,25 @@ class StandardField(eqx.Module):
         self.field = field
         self.location, self.scale, self.rate = tuple(location), tuple(scale), tuple(rate)
 
-    def __call__(self, t: Any, y: Float[Array, " state"], args: Any = None) -> Float[Array, " out"]:
-        def constant(x: tuple[float, ...]) -> Array:
-            return jnp.asarray(x, y.dtype)
+    @property
+    def state_names(self) -> tuple[str, ...] | None:
+        """The names of the states, if the field names them."""
+        return state_names(self.field)
 
-        seen = (y - constant(self.location)) / constant(self.scale)
-        return constant(self.rate) * self.field(t, seen, args)
+    def parameter_values(self) -> dict[str, Array]:
+        """The current value of each named parameter of the field within."""
+        return parameter_values(self.field)
+
+    def residual_rates(self, t: Any, y: Float[Array, " state"], args: Any = None) -> Float[Array, " state"]:
+        """What a network adds within to the rates of the states."""
+        seen, rate = self._standard(y)
+        return rate * residual_rates(self.field, t, seen, args)
+
+    def __call__(self, t: Any, y: Float[Array, " state"], args: Any = None) -> Float[Array, " out"]:
+        seen, rate = self._standard(y)
+        return rate * self.field(t, seen, args)
+
+    def _standard(self, y: Float[Array, " state"]) -> tuple[Array, Array]:
+        """The state in standard units, and the unit of the output."""
+        location, scale, rate = (jnp.asarray(x, y.dtype) for x in (self.location, self.scale, self.rate))
+        return (y - location) / scale, rate

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nde.fields.described import parameter_values, residual_rates, state_names
+
 
 class Hybrid(eqx.Module):
     r"""A known field plus a network on chosen states: $f_i(t, y) = k_i(t, y) + s\,r_i(t, y_{\mathrm{in}})$.
@@ -26,8 +28,8 @@ class Hybrid(eqx.Module):
     - `known`: a field on arrays of shape `(state,)`, as `nde.fields.KnownField`.
     - `residual`: a field `f(t, x, args)` that returns one rate for each of `states`, given the states in `inputs`, as
       `MLPField(len(inputs), width, depth, out_size=len(states), key=key)`.
-    - `states`: the states that the residual acts on: indices from zero, or names if `known` has a `states`; all of them
-      if `None`.
+    - `states`: the states that the residual acts on: indices from zero, or names if `known` has `state_names`; all of
+      them if `None`.
     - `inputs`: the states that the residual sees, likewise; all of them if `None`.
 
     **Call:** `field(t, y, args)` with `y` of shape `(state,)`; returns that shape.
@@ -58,7 +60,7 @@ class Hybrid(eqx.Module):
         states: Sequence[int | str] | None = None,
         inputs: Sequence[int | str] | None = None,
     ):
-        names = getattr(known, "states", None)
+        names = state_names(known)
         self.known = known
         self.residual = residual
         self.scale = jnp.zeros(())
@@ -81,13 +83,28 @@ class Hybrid(eqx.Module):
             )
         return self.scale * rates
 
+    @property
+    def state_names(self) -> tuple[str, ...] | None:
+        """The names of the states, if the known field names them."""
+        return state_names(self.known)
+
+    def parameter_values(self) -> dict[str, Array]:
+        """The current value of each named parameter of the known field."""
+        return parameter_values(self.known)
+
+    def residual_rates(self, t: Any, y: Float[Array, " state"], args: Any = None) -> Float[Array, " state"]:
+        """What the network adds to each state: `correction`, and zero for the states that it does not act on."""
+        return self._corrected(residual_rates(self.known, t, y, args), t, y, args)
+
     def __call__(self, t: Any, y: Float[Array, " state"], args: Any = None) -> Float[Array, " state"]:
-        known, correction = self.known(t, y, args), self.correction(t, y, args)
+        known = self.known(t, y, args)
         if not eqx.is_array(known) or known.shape != y.shape:
             raise ValueError(f"Hybrid's known field returned {known}, but the state is one array of shape {y.shape}.")
-        if self.states is None:
-            return known + correction
-        return known.at[np.array(self.states)].add(correction)
+        return self._corrected(known, t, y, args)
+
+    def _corrected(self, rates: Array, t: Any, y: Array, args: Any) -> Float[Array, " state"]:
+        correction = self.correction(t, y, args)
+        return rates + correction if self.states is None else rates.at[np.array(self.states)].add(correction)
 
 
 def _indices(option: str, chosen: Sequence[int | str] | None, names: tuple[str, ...] | None) -> tuple[int, ...] | None:

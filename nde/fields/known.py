@@ -69,14 +69,19 @@ class KnownField(eqx.Module):
         self.parameters = dict(parameters)
         self.states = None if states is None else tuple(states)
 
-    def values(self) -> dict[str, Float[Array, "..."]]:
+    @property
+    def state_names(self) -> tuple[str, ...] | None:
+        """The names of the states, if it was given any."""
+        return self.states
+
+    def parameter_values(self) -> dict[str, Float[Array, "..."]]:
         """The current value of each parameter, by name, in its own units."""
         return {name: parameter.value for name, parameter in self.parameters.items()}
 
     def __call__(self, t: Any, y: Any, args: Any = None) -> Any:
         if self.states is not None and y.shape != (len(self.states),):
             raise ValueError(f"KnownField has the states {self.states}, but was given a state of shape {y.shape}.")
-        return self.function(t, y, ParameterValues(self.values()))
+        return self.function(t, y, ParameterValues(self.parameter_values()))
 
 
 def _is_attribute(name: str) -> bool:

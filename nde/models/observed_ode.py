@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nde.fields import residual_rates
 from nde.models.neural_ode import NeuralODE
 from nde.objectives import AbstractLikelihood
 
@@ -73,6 +75,10 @@ class ObservedODE(eqx.Module):
             location, scale = (np.array(x)[chosen].astype(seen.dtype) for x in (self.location, self.scale))
             seen = jnp.broadcast_to(location, seen.shape) + seen * jnp.broadcast_to(scale, seen.shape)
         return jnp.exp(seen) if self.positive and not self.log_noise else seen
+
+    def residual_rates(self, ts: Float[Array, " rows"], ys: Float[Array, "rows state"]) -> Float[Array, "rows state"]:
+        """What the network of a `nde.fields.Hybrid` adds along states, in their coordinates; zero without one."""
+        return jax.vmap(lambda t, y: residual_rates(self.ode.field, t, y))(ts, ys)
 
 
 def observed_states(observed: Mapping[str, str], states: Sequence[str]) -> tuple[int, ...]:

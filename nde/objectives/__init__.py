@@ -1,7 +1,22 @@
-"""Objectives: arrays in, a scalar out, for one series; `jax.vmap` over series stands in the training step."""
+"""Objectives: arrays in, a scalar out, for one series; `jax.vmap` over series stands in the training step.
 
-from nde.objectives.classification import cross_entropy as cross_entropy
-from nde.objectives.density import DensityModel as DensityModel, negative_log_likelihood as negative_log_likelihood
+Those to train by, called as `objective(model, *arrays, step=step, key=key, regulariser=regulariser)`, return
+`nde.objectives.AbstractTerms`, of which `nde.train.batch_loss` makes the loss of a batch:
+
+| objective | of | arrays |
+|---|---|---|
+| `nde.TrajectoryFit` | an observed ODE | times, values, weights, series, first, knots |
+| `nde.objectives.ContextELBO` | a latent SDE | times, values, mask |
+| `nde.objectives.classification_loss` | a classifier | what the model takes, label |
+| `nde.objectives.density_loss` | a density | point |
+"""
+
+from nde.objectives.classification import classification_loss as classification_loss, cross_entropy as cross_entropy
+from nde.objectives.density import (
+    density_loss as density_loss,
+    DensityModel as DensityModel,
+    negative_log_likelihood as negative_log_likelihood,
+)
 from nde.objectives.draws import (
     check_ids as check_ids,
     draw_by_series as draw_by_series,
@@ -9,6 +24,8 @@ from nde.objectives.draws import (
 )
 from nde.objectives.elbo import (
     annealed as annealed,
+    ContextELBO as ContextELBO,
+    ContextELBOTerms as ContextELBOTerms,
     ELBO as ELBO,
     ELBOTerms as ELBOTerms,
     hide_future as hide_future,
@@ -26,4 +43,10 @@ from nde.objectives.shooting import (
     segment_knots as segment_knots,
     Shots as Shots,
     solve_within as solve_within,
+)
+from nde.objectives.terms import AbstractTerms as AbstractTerms, Terms as Terms
+from nde.objectives.trajectory_fit import (
+    TrajectoryFit as TrajectoryFit,
+    TrajectoryModel as TrajectoryModel,
+    TrajectoryTerms as TrajectoryTerms,
 )

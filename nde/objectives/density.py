@@ -1,8 +1,11 @@
 """The loss of a density."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from nde.objectives.terms import Terms
+from nde.regularise import AbstractRegulariser
 
 
 class DensityModel(Protocol):
@@ -23,3 +26,24 @@ def negative_log_likelihood(
     **Source:** Grathwohl et al. 2019, arXiv 1810.01367, equation 3.
     """
     return -model.log_prob(x, key=key)
+
+
+def density_loss(
+    model: Any,
+    x: Float[Array, " size"],
+    *,
+    step: Array | int = 0,
+    key: PRNGKeyArray | None = None,
+    regulariser: AbstractRegulariser | None = None,
+) -> Terms:
+    """What a density pays for one point, in nats: `nde.objectives.negative_log_likelihood` as a training loss.
+
+    **Arguments:** `x`: of shape `(size,)`; `key`: for a random estimate, or a regulariser that draws; `regulariser`:
+    makes the penalty, of a flow (`model.penalised`).
+
+    **Returns:** `nde.objectives.Terms`.
+    """
+    if regulariser is None:
+        return Terms(loss=negative_log_likelihood(model, x, key=key))
+    log_prob, penalty = model.penalised(regulariser, x, key=key)
+    return Terms(loss=-log_prob, penalty=penalty)

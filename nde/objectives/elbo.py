@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
 from nde.dtypes import as_floats
 from nde.objectives.likelihoods import AbstractLikelihood
+from nde.objectives.terms import AbstractTerms
 from nde.regularise import AbstractRegulariser
 
 
@@ -142,6 +143,70 @@ class ELBO(eqx.Module):
         return ELBOTerms(log_likelihood, jnp.mean(kl_path), jnp.mean(kl_initial), count, jnp.mean(penalty))
 
 
+class ContextELBOTerms(AbstractTerms):
+    """The terms of a `nde.objectives.ContextELBO`: those of the bound, and the weight of their divergences."""
+
+    elbo: ELBOTerms
+    kl_weight: Float[Array, "*batch"]
+    penalty: Float[Array, "*batch"] | None = None
+
+    def mean(self) -> Float[Array, ""]:
+        """Nats per observed value."""
+        return jnp.sum(self.per_example()) / jnp.sum(self.elbo.count)
+
+    def per_example(self) -> Float[Array, " batch"]:
+        return self.elbo.loss(self.kl_weight)
+
+    def parts(self) -> dict[str, Float[Array, ""]]:
+        terms = self.elbo
+        parts = {"log_likelihood": terms.log_likelihood, "kl_path": terms.kl_path, "kl_initial": terms.kl_initial}
+        return jax.tree.map(jnp.mean, parts)
+
+
+class ContextELBO(eqx.Module):
+    """The loss of a latent path model on a series: the `nde.ELBO` in a random context, its divergences annealed.
+
+    One model then learns both to smooth a series and to forecast it.
+
+    **Arguments of the constructor:**
+
+    - `elbo`: the `nde.ELBO`.
+    - `whole`: the probability that the context is the whole series (see `nde.objectives.hide_future`).
+    - `kl_weight`, `anneal_steps`: the weight of the divergences, and over how many steps it rises to that.
+
+    **Call:** `objective(model, times, values, mask, step=0, key=key, regulariser=None)` for one series, as of the
+    `nde.ELBO`; `step` counts the steps of training. Returns `nde.objectives.ContextELBOTerms`.
+
+    **Raises:** `ValueError` for a probability outside of [0, 1].
+    """
+
+    elbo: ELBO = ELBO()
+    whole: float = eqx.field(static=True, default=0.5)
+    kl_weight: float = eqx.field(static=True, default=1.0)
+    anneal_steps: int = eqx.field(static=True, default=0)
+
+    def __check_init__(self):
+        if not 0 <= self.whole <= 1:
+            raise ValueError(f"ContextELBO needs a probability whole in [0, 1], but got {self.whole}.")
+
+    def __call__(
+        self,
+        model: LatentPathModel,
+        times: ArrayLike,
+        values: ArrayLike,
+        mask: ArrayLike,
+        *,
+        step: Int[Array, ""] | int = 0,
+        key: PRNGKeyArray,
+        regulariser: AbstractRegulariser | None = None,
+    ) -> ContextELBOTerms:
+        context_key, path_key = jax.random.split(key)
+        context = hide_future(times, mask, whole=self.whole, key=context_key)
+        terms = self.elbo(model, times, values, mask, context, key=path_key, regulariser=regulariser)
+        weight = annealed(self.kl_weight, self.anneal_steps, step).astype(terms.log_likelihood.dtype)
+        return ContextELBOTerms(elbo=terms, kl_weight=weight, penalty=None if regulariser is None else terms.penalty)
+
+
 def hide_future(times: ArrayLike, mask: ArrayLike, *, whole: float, key: PRNGKeyArray) -> Bool[Array, "rows channels"]:
     """A random context: with probability `whole` all of a series, else what lies before a uniform time.
 
@@ -154,6 +219,6 @@ def hide_future(times: ArrayLike, mask: ArrayLike, *, whole: float, key: PRNGKey
     return mask & ((times <= cut)[:, None] | jax.random.bernoulli(whole_key, whole))
 
 
-def annealed(weight: float, steps: int, step: Int[Array, ""]) -> Float[Array, ""]:
+def annealed(weight: float, steps: int, step: Int[Array, ""] | int) -> Float[Array, ""]:
     """A weight that rises linearly from near zero to `weight` over the first `steps` steps, and stays."""
-    return weight * jnp.minimum(1.0, (step + 1) / max(steps, 1))
+    return weight * jnp.minimum(1.0, (jnp.asarray(step) + 1) / max(steps, 1))

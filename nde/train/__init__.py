@@ -5,6 +5,7 @@ two players, either with an average of its parameters by `nde.train.with_ema`. `
 `nde.train.TrainState`, and `nde.train.Checkpoints` keeps the last and the best of it on disk.
 """
 
+from nde.train.batch import batch_loss as batch_loss
 from nde.train.checkpoint import (
     CheckpointError as CheckpointError,
     CheckpointNotWritten as CheckpointNotWritten,

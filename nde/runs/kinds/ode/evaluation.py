@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from nde.config import ODEConfig
+from nde.fields import parameter_values
 from nde.models import ObservedODE
 from nde.report import AbstractForecast, coverage, NormalForecast, SampleForecast, score
 from nde.runs.interface import member_key, OpenedRun, TableEvaluation
@@ -149,8 +149,8 @@ def parameter_notes(models: dict[str, list[ObservedODE]]) -> list[str]:
     """The parameters of each known system: their mean over the members, and their range where there are several."""
     notes = []
     for method, members in models.items():
-        found = [known_values(model.ode.field) for model in members]
-        ranges = [f"{name} {_spread_of([values[name] for values in found])}" for name in found[0]]
+        found = [parameter_values(model.ode.field) for model in members]
+        ranges = [f"{name} {_spread_of([float(values[name]) for values in found])}" for name in found[0]]
         if ranges:
             notes.append(f"{NAMES[method]}: {', '.join(ranges)}")
     return notes
@@ -160,10 +160,3 @@ def _spread_of(values: Sequence[float]) -> str:
     """The mean, and the range where there is more than one to have one."""
     mean = f"{np.mean(values):.4g}"
     return mean if len(values) == 1 else f"{mean} ({min(values):.4g} to {max(values):.4g})"
-
-
-def known_values(field: Any) -> dict[str, float]:
-    """The parameters of the known system within a field, in their own units; none if there is none."""
-    while field is not None and not hasattr(field, "values"):
-        field = getattr(field, "known", None) or getattr(field, "field", None)
-    return {} if field is None else {name: float(value) for name, value in field.values().items()}

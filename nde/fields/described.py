@@ -1,0 +1,38 @@
+"""What a field says of itself beside its rates: names of states, values of parameters, what a network adds.
+
+A field is any callable `f(t, y, args)`, and need say nothing. One that has something to say does so by these members,
+and a field that wraps another forwards them, in its own coordinates; `nde.fields.KnownField`, `nde.fields.Hybrid`,
+`nde.fields.LogField`, `nde.fields.AffineField`, `nde.fields.StandardField` and `nde.fields.AugmentedField` do.
+
+| member | says | of a field without it |
+|---|---|---|
+| `state_names` | the names of the entries of `y`, or `None` | `None` |
+| `parameter_values()` | the current value of each named parameter, in its own units | `{}` |
+| `residual_rates(t, y, args)` | the part of the rates that a network adds to a known field | zeros |
+
+The functions here ask any callable.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+
+def state_names(field: Callable[..., Any]) -> tuple[str, ...] | None:
+    """The names of the entries of a field's state, or `None`."""
+    return getattr(field, "state_names", None)
+
+
+def parameter_values(field: Callable[..., Any]) -> dict[str, Array]:
+    """The current value of each named parameter of a known field, in its own units, however it is wrapped."""
+    says = getattr(field, "parameter_values", None)
+    return {} if says is None else says()
+
+
+def residual_rates(field: Callable[..., Any], t: Any, y: PyTree[Array], args: Any = None) -> PyTree[Array]:
+    """The part of a field's rates at a state that a network adds to a known field, of the structure of `y`."""
+    says = getattr(field, "residual_rates", None)
+    return jax.tree.map(jnp.zeros_like, y) if says is None else says(t, y, args)
