@@ -1,8 +1,10 @@
 """The training loop, on a model that knows no differential equation."""
 
+import gc
 import io
 import json
 import os
+import resource
 import signal
 from types import SimpleNamespace
 
@@ -234,6 +236,36 @@ def test_full_disk_is_one_line_and_leaves_the_last_checkpoint(tmp_path, monkeypa
     with pytest.raises(CheckpointNotWritten, match=r"step 21 could not be written \(0.0 MB are free.*step 20 is kept"):
         run(state, 21, validate=lambda model: 2.0, callbacks=(checkpoints,))
     assert int(checkpoints.restore(start()).step) == 20
+
+
+def test_write_that_fails_midway_is_one_line_and_leaves_the_last_checkpoint(tmp_path, capfd):
+    """Files past a size can not be written, as on a disk that fills up, by many of tensorstore's threads at once."""
+    update = gradient_update(wide_squares, OPTIMISER)
+    state = update.init({f"w{i}": jnp.asarray(np.random.default_rng(i).standard_normal(300)) for i in range(20)})
+    checkpoints = Checkpoints(tmp_path)
+    state = run(state, 1, update=update, validate=lambda model: 1.0, callbacks=(checkpoints,)).state
+    after = eqx.tree_at(lambda s: s.step, state, state.step + 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(
+            CheckpointNotWritten, match=r"^[^\n]*step 2 could not be written \([^\n]*that of step 1 is kept"
+        ):
+            checkpoints.on_end(after)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoints.step == 1
+    assert_trees_all_equal(eqx.filter(checkpoints.restore(after), eqx.is_array), eqx.filter(state, eqx.is_array))
+    checkpoints.on_end(after)
+    assert checkpoints.step == 2
+    checkpoints.close()
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
+
+
+def wide_squares(model, batch, step, key):
+    losses = sum(jnp.sum(w**2) for w in model.values()) + 0 * batch[1]
+    return BatchLoss(jnp.mean(losses), {}, losses)
 
 
 class Swapped(eqx.Module):

@@ -1,8 +1,10 @@
 """Checkpoints on disk, written by orbax."""
 
+import gc
 import logging
+import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import disk_usage
@@ -109,19 +111,13 @@ class Checkpoints:
         kept = self.step
         leaves = _named(state)
         leaves[CHECKSUM] = _checksum(leaves)
-        # On a full disk tensorstore's threads print stacks that nobody can catch, so it is not even tried.
+        # On a full disk it is not even tried: orbax would leave a part of a checkpoint behind.
         needed, free = sum(leaf.nbytes for leaf in leaves.values()) + SPARE_BYTES, disk_usage(self.directory).free
         if free < needed:
             raise self._not_written(step, f"{free / 1e6:.1f} MB are free, {needed / 1e6:.1f} MB are needed", kept)
-        with _quiet():
-            self._write(manager, step, leaves, kept)
-
-    def _write(self, manager: ocp.CheckpointManager, step: int, leaves: dict[str, Any], kept: int | None) -> None:
-        try:
-            manager.save(step, args=ocp.args.StandardSave(leaves), force=True)
-            manager.wait_until_finished()
-        except Exception as error:  # tensorstore and orbax have no common class of errors
-            raise self._not_written(step, _short(error), kept) from None
+        why = _write(manager, step, leaves)
+        if why is not None:
+            raise self._not_written(step, why, kept)
 
     def _not_written(self, step: int, why: str, kept: int | None) -> CheckpointNotWritten:
         which = "none is there" if kept is None else f"that of step {kept} is kept"
@@ -188,6 +184,37 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
+def _write(manager: ocp.CheckpointManager, step: int, leaves: dict[str, Any]) -> str | None:
+    """Write a checkpoint; why it could not be written, in a few words, or `None` if it was."""
+    why, hook = None, sys.unraisablehook
+    sys.unraisablehook = _without_closed_loops(hook)
+    with _quiet():
+        try:
+            manager.save(step, args=ocp.args.StandardSave(leaves), force=True)
+            manager.wait_until_finished()
+        except Exception as error:  # tensorstore and orbax have no common class of errors
+            why = _short(error)
+        if why is not None:
+            # The other leaves' writes failed too. asyncio logs each as it is freed, so that must be while all is quiet,
+            # and with the error gone that refers to them. Some of tensorstore's threads report still later, and find
+            # the event loop closed: the hook stays.
+            gc.collect()
+            manager.reload()  # or it takes the part of a checkpoint for its latest
+            return why
+    sys.unraisablehook = hook
+    return None
+
+
+def _without_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """A hook for exceptions that no one can catch, but for those of threads whose event loop is closed."""
+
+    def only_others(unraisable: Any) -> None:
+        if not (isinstance(unraisable.exc_value, RuntimeError) and "loop is closed" in str(unraisable.exc_value)):
+            hook(unraisable)
+
+    return only_others
+
+
 _AS_SAVED = ocp.args.StandardRestore()
 
 
@@ -232,6 +259,8 @@ def _few(names: list[str]) -> list[str]:
 
 
 def _short(error: Exception) -> str:
-    """An error's first line, or its class."""
+    """An error's first line, or its class; tensorstore's of a full disk names chunks and threads."""
+    if any(sign in str(error) for sign in ("No space left", "RESOURCE_EXHAUSTED")):
+        return "no space is left on the disk"
     lines = str(error).strip().splitlines()
     return lines[0][:120] if lines else type(error).__name__
