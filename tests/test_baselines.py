@@ -9,7 +9,7 @@ from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM
 
 from nde.report.baselines import BASELINES, LastValue, MixedModel, Population
-from nde.report.baselines.mixed_model import _blocks, _mixed_loss
+from nde.report.baselines.mixed_likelihood import mixed_loss, observed
 
 
 def panel_times(rng: np.random.Generator, series: int, rows: int) -> tuple[ndarray, ndarray]:
@@ -119,7 +119,7 @@ def test_log_likelihood_is_the_gaussian_density(panel, fitted, name):
 @pytest.mark.parametrize("size", [4, 6])
 def test_gradient_is_that_of_finite_differences(panel, size):
     t, x, m = panel[0][:20], panel[1][:20, :, 1], panel[2][:20, :, 1]
-    loss = partial(_mixed_loss, _blocks(t, x, m))
+    loss = partial(mixed_loss, observed(t, x, m))
     theta = np.array([-0.5, 0.4, -1.0, -0.8, -0.3, 0.2])[:size]
     differences = [(loss(theta + step)[0] - loss(theta - step)[0]) / 2e-5 for step in 1e-5 * np.eye(size)]
     np.testing.assert_allclose(loss(theta)[1], differences, rtol=1e-6, atol=1e-6)

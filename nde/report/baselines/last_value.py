@@ -61,18 +61,23 @@ def _fit_pairs(h: Float[ndarray, " pairs"], dx: Float[ndarray, " pairs"]) -> Flo
     scale, unit = float(np.sqrt(np.mean(dx**2))) or 1.0, float(np.mean(h)) or 1.0
     y, u = dx / scale, h / unit
 
-    def drift(variance: ndarray) -> float:
-        return np.sum(u * y / variance) / max(np.sum(u * u / variance), MIN_STD)
+    # There are as many pairs as series times rows squared, so passes over them are what counts.
+    def drift(precision: ndarray) -> float:
+        weighted = u * precision
+        return (weighted @ y) / max(weighted @ u, MIN_STD)
 
-    def parts(theta: ndarray) -> ndarray:
-        return np.exp(2 * theta)[:, None] * np.stack([np.ones_like(u), u])
+    def variance_at(theta: ndarray) -> ndarray:
+        first, second = np.exp(2 * theta)
+        return first + second * u
 
     def loss(theta: ndarray) -> tuple[float, ndarray]:
-        variance = parts(theta).sum(0)
-        squares = (y - drift(variance) * u) ** 2
-        gradient = parts(theta) @ ((1.0 - squares / variance) / variance)
-        return 0.5 * float(np.sum(np.log(variance) + squares / variance)), gradient
+        variance = variance_at(theta)
+        precision = 1.0 / variance
+        squares = (y - drift(precision) * u) ** 2 * precision
+        slope = (1.0 - squares) * precision
+        gradient = np.exp(2 * theta) * [slope.sum(), slope @ u]
+        return 0.5 * float(np.log(variance).sum() + squares.sum()), gradient
 
     theta, _ = least(loss, [np.log([0.7, 0.7])], [LOG_STD] * 2)
     jump, diffusion = scale * np.exp(theta)
-    return np.array([drift(parts(theta).sum(0)) * scale / unit, jump, diffusion / np.sqrt(unit)])
+    return np.array([drift(1.0 / variance_at(theta)) * scale / unit, jump, diffusion / np.sqrt(unit)])
