@@ -39,7 +39,7 @@ from nde.report import (
 )
 from nde.report.figures import BLUE, FAN_LEVELS, GREY, ORANGE
 from nde.report.forecast import PATHS, SERIES
-from nde.report.scores import crps_of_samples
+from nde.report.samples import crps_of_samples, mixture_log_density, quantiles_of_samples
 
 # --- scores: one value ---
 
@@ -112,6 +112,34 @@ def test_sample_crps_is_in_double_precision():
     found = crps_of_samples(draws, values)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, exact, rtol=1e-7)
+
+
+def test_samples_are_scored_in_blocks_as_in_one(monkeypatch):
+    rng = np.random.default_rng(7)
+    draws, values = rng.normal(size=(6, 7, 3, 2)), rng.normal(size=(7, 3, 2))
+    levels, law = [0.0, 0.3, 0.5, 1.0], GaussianLikelihood(2, scale=0.7)
+    odd = draws.copy()
+    odd[2, 1, 1], odd[4, 2, 0], odd[:5, 3, 1] = np.nan, np.inf, -np.inf
+
+    def all_of_them():
+        scores = crps_of_samples(draws, values), mixture_log_density(law, draws, values)
+        return *scores, quantiles_of_samples(odd, levels)
+
+    whole = all_of_them()
+    monkeypatch.setattr("nde.report.samples.NUMBERS", 2 * 36)  # blocks of 2 series, the last by overlap; of 12 values
+    for one, other in zip(whole, all_of_them(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+    quantiles, finite = whole[2], np.isfinite(odd).all(0)
+    np.testing.assert_allclose(quantiles[:, finite], np.quantile(draws, levels, axis=0)[:, finite], rtol=1e-12)
+    assert np.isnan(quantiles[:, 1, 1]).all()
+    np.testing.assert_array_equal(quantiles[3, 2, 0], np.inf)
+    np.testing.assert_array_equal(quantiles[:3, 3, 1], -np.inf)
+
+
+@pytest.mark.parametrize("levels, samples", [([0.5, 1.2], 3), ([-0.1], 3), ([np.nan], 3), ([0.5], 0)])
+def test_quantiles_need_levels_from_zero_to_one_and_a_sample(levels, samples):
+    with pytest.raises(ValueError, match=f"levels from 0 to 1 and a sample, but got .* and {samples} samples"):
+        quantiles_of_samples(np.zeros((samples, 2)), levels)
 
 
 def test_sample_crps_needs_two_samples():

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 from scipy.special import logsumexp
 
-from nde.report.scores import AbstractForecast, crps_of_samples, Rows
+from nde.report.samples import crps_of_samples, quantiles_of_samples
+from nde.report.scores import AbstractForecast, Rows
 
 
 class PooledForecast(AbstractForecast):
@@ -62,7 +63,7 @@ class PooledForecast(AbstractForecast):
         return crps_of_samples(self.draws, values)
 
     def quantiles(self, levels: Sequence[float]) -> np.ndarray:
-        return np.quantile(self.draws, np.asarray(levels), axis=0)
+        return quantiles_of_samples(self.draws, levels)
 
     def sample(self, count: int, *, series: Sequence[object], key: PRNGKeyArray) -> np.ndarray:
         del series  # one order for all of them

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 from scipy import stats
 from scipy.special import logsumexp
 
 from nde.objectives import AbstractLikelihood, draw_by_series
+from nde.report.samples import crps_of_samples, mixture_log_density, quantiles_of_samples
 
 Rows = Float[np.ndarray, "series rows channels"]
 
@@ -93,40 +93,22 @@ class SampleForecast(AbstractForecast):
         return SampleForecast(self.members, np.concatenate(values))
 
     def log_density(self, values: Rows) -> Rows:
-        densities = []
-        for likelihood, locations in self.members:
-            repeated = np.broadcast_to(values, locations.shape)
-            densities.append(np.asarray(likelihood.log_prob(jnp.asarray(repeated), jnp.asarray(locations))))
-        stacked = np.concatenate(densities).astype(np.float64)
-        return logsumexp(stacked, axis=0) - np.log(len(stacked))
+        counts = np.array([len(locations) for _, locations in self.members])
+        densities = [mixture_log_density(likelihood, locations, values) for likelihood, locations in self.members]
+        shares = (counts / counts.sum()).reshape(-1, 1, 1, 1)
+        return np.asarray(logsumexp(densities, axis=0, b=shares))
 
     def crps(self, values: Rows) -> Rows:
         return crps_of_samples(self.draws, values)
 
     def quantiles(self, levels: Sequence[float]) -> np.ndarray:
-        return np.quantile(self.draws, np.asarray(levels), axis=0)
+        return quantiles_of_samples(self.draws, levels)
 
     def sample(self, count: int, *, series: Sequence[object], key: PRNGKeyArray) -> np.ndarray:
         """Of the draws that the law holds, as many from each stretch of them, so that each member has its share; above
         their number they repeat."""
         del series, key
         return self.draws[np.arange(count) * len(self.draws) // count]
-
-
-def crps_of_samples(draws: np.ndarray, values: np.ndarray) -> np.ndarray:
-    r"""The unbiased estimate of the CRPS from draws along the first axis, by sorting.
-
-    $\tfrac1S \sum_s |x_s - x| - \tfrac{1}{2 S (S-1)} \sum_{s, r} |x_s - x_r|$ (the "fair" CRPS of Ferro 2014).
-
-    **Arguments:** `draws`: `(samples, *shape)`, at least two; `values`: `shape`.
-    """
-    count = len(draws)
-    if count < 2:
-        raise ValueError(f"The CRPS of samples needs at least two samples, but got {count}.")
-    ordered = np.sort(draws.astype(np.float64), axis=0)
-    weights = 2.0 * np.arange(1, count + 1) - count - 1
-    spread = np.tensordot(weights, ordered, axes=(0, 0)) / (count * (count - 1))
-    return np.abs(draws - values).mean(0, dtype=np.float64) - spread
 
 
 @dataclass(frozen=True)
@@ -186,8 +168,8 @@ def coverage(
     forecast: AbstractForecast, values: Rows, targets: np.ndarray, levels: Sequence[float]
 ) -> Float[np.ndarray, "levels channels"]:
     """The share of target values inside of each central interval, by channel; `nan` for a channel without targets."""
-    lower = forecast.quantiles([(1 - level) / 2 for level in levels])
-    upper = forecast.quantiles([(1 + level) / 2 for level in levels])
+    ends = [(1 + side * level) / 2 for side in (-1, 1) for level in levels]
+    lower, upper = np.split(forecast.quantiles(ends), 2)
     inside = (lower <= values) & (values <= upper) & targets
     counts = targets.sum((0, 1)).astype(float)
     return inside.sum((1, 2)) / np.where(counts > 0, counts, np.nan)

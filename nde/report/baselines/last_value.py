@@ -1,6 +1,7 @@
 """The last value carried forward, with a drift and a spread."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -61,10 +62,13 @@ def _fit_pairs(h: Float[ndarray, " pairs"], dx: Float[ndarray, " pairs"]) -> Flo
     scale, unit = float(np.sqrt(np.mean(dx**2))) or 1.0, float(np.mean(h)) or 1.0
     y, u = dx / scale, h / unit
 
-    # There are as many pairs as series times rows squared, so passes over them are what counts.
+    # There are as many pairs as series times rows squared, so passes over them are what counts. A dot product by BLAS
+    # would be shared among threads, which on a busy machine wait for each other longer than they work.
+    dot = partial(np.einsum, "i,i->")
+
     def drift(precision: ndarray) -> float:
         weighted = u * precision
-        return (weighted @ y) / max(weighted @ u, MIN_STD)
+        return dot(weighted, y) / max(dot(weighted, u), MIN_STD)
 
     def variance_at(theta: ndarray) -> ndarray:
         first, second = np.exp(2 * theta)
@@ -75,7 +79,7 @@ def _fit_pairs(h: Float[ndarray, " pairs"], dx: Float[ndarray, " pairs"]) -> Flo
         precision = 1.0 / variance
         squares = (y - drift(precision) * u) ** 2 * precision
         slope = (1.0 - squares) * precision
-        gradient = np.exp(2 * theta) * [slope.sum(), slope @ u]
+        gradient = np.exp(2 * theta) * [slope.sum(), dot(slope, u)]
         return 0.5 * float(np.log(variance).sum() + squares.sum()), gradient
 
     theta, _ = least(loss, [np.log([0.7, 0.7])], [LOG_STD] * 2)

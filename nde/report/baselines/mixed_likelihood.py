@@ -29,7 +29,7 @@ class Observed(NamedTuple):
     products: Float[ndarray, "series 3 3"]
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """The number of values."""
         return int(self.alive.sum())
 
@@ -65,7 +65,7 @@ class Moments(NamedTuple):
 
 def moments(theta: ndarray, data: Observed) -> Moments:
     """The moments at given parameters: `theta[3]` of the noise, and `theta[4:6]` of the process if there is one."""
-    precision, count = np.exp(-2 * theta[3]), data.count
+    precision, count = np.exp(-2 * theta[3]), data.size
     if theta.size == NOISE_ONLY:
         values = precision * data.products
         return Moments(values, 2 * count * theta[3], -2 * values[None], np.array([2.0 * count]))
@@ -91,21 +91,20 @@ def _filtered(data: Observed, ratio: float, length: float) -> tuple[ndarray, flo
     """
     rows, _, series = data.columns.shape
     white, d_white = np.zeros(data.columns.shape), np.zeros((2, *data.columns.shape))
-    log_determinant, d_log_determinant = 0.0, np.zeros(2)
+    log_determinant, d_log_determinant = np.zeros(()), np.zeros(2)
     mean, d_mean = np.zeros((3, series)), np.zeros((2, 3, series))
-    p, d_p = np.full(series, ratio), np.stack([np.full(series, ratio), np.zeros(series)])
+    gain, d_gain = np.full(series, ratio), np.stack([np.full(series, ratio), np.zeros(series)])  # before any value
     decay = np.exp(-data.waits / length)
     d_decay = decay * data.waits / length  # by the log of the length
     for j in range(rows):
         n = data.alive[j]
-        if j:
-            phi, d_phi = decay[j, :n], d_decay[j, :n]
-            kept, d_kept = phi**2, 2 * phi * d_phi
-            d_p = kept * d_gain[:, :n] + np.stack([ratio * (1 - kept), d_kept * (gain[:n] - ratio)])
-            p = kept * gain[:n] + ratio * (1 - kept)
-            d_mean = phi * d_mean[..., :n]
-            d_mean[1] += d_phi * mean[:, :n]
-            mean = phi * mean[:, :n]
+        phi, d_phi = decay[j, :n], d_decay[j, :n]
+        kept, d_kept = phi**2, 2 * phi * d_phi
+        d_p = kept * d_gain[:, :n] + np.stack([ratio * (1 - kept), d_kept * (gain[:n] - ratio)])
+        p = kept * gain[:n] + ratio * (1 - kept)
+        d_mean = phi * d_mean[..., :n]
+        d_mean[1] += d_phi * mean[:, :n]
+        mean = phi * mean[:, :n]
         s = p + 1.0
         gain, d_gain = p / s, d_p / s**2
         error = data.columns[j, :, :n] - mean
@@ -113,9 +112,9 @@ def _filtered(data: Observed, ratio: float, length: float) -> tuple[ndarray, flo
         d_white[:, j, :, :n] = -(d_mean + 0.5 * error * (d_p / s)[:, None]) / np.sqrt(s)
         d_mean = (1 - gain) * d_mean + d_gain[:, None] * error
         mean = mean + gain * error
-        log_determinant += np.log(s).sum()
+        log_determinant = log_determinant + np.log(s).sum()
         d_log_determinant += (d_p / s).sum(1)
-    half = np.stack([_products(d, white) for d in d_white])
+    half = np.stack([_products(d_white[0], white), _products(d_white[1], white)])
     return _products(white, white), float(log_determinant), half + half.mT, d_log_determinant
 
 
@@ -172,7 +171,7 @@ def mixed_loss(data: Observed, theta: ndarray) -> tuple[float, ndarray]:
     sizes = along @ np.append(-solved.fixed, 1.0)
     explained = np.sum(random * along[:, :2], axis=1)
     value = 0.5 * (
-        found.log_determinant + solved.log_determinant + np.sum(sizes - explained) + data.count * np.log(2 * np.pi)
+        found.log_determinant + solved.log_determinant + np.sum(sizes - explained) + data.size * np.log(2 * np.pi)
     )
     residual = np.concatenate([-(solved.fixed + random), np.ones((len(random), 1))], axis=1)
     by_moments = residual[:, :, None] * residual[:, None, :]
