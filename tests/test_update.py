@@ -179,9 +179,9 @@ def test_each_player_projects_its_own_move():
 def test_players_are_checked():
     player = Player(mean_loss, optax.sgd(0.1), lambda game: game.x)
     model = Game(jnp.zeros(()), jnp.zeros(()))
-    with pytest.raises(ValueError, match="none in common"):
+    with pytest.raises(ValueError, match="without a parameter in common"):
         adversarial_update(player, player).init(model)
-    with pytest.raises(ValueError, match="players with parameters"):
+    with pytest.raises(ValueError, match="nothing to train"):
         adversarial_update(player, Player(mean_loss, optax.sgd(0.1), lambda game: game.y)).init(
             Game(jnp.zeros(()), jnp.asarray(1))
         )

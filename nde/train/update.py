@@ -83,7 +83,12 @@ class Player:
         return eqx.tree_at(self.parameters, nothing, jax.tree.map(eqx.is_inexact_array, self.parameters(model)))
 
     def init(self, model: PyTree) -> PyTree:
-        """The optimiser's state before the first move."""
+        """The optimiser's state before the first move.
+
+        **Raises:** `ValueError` if the player has no parameters.
+        """
+        if not any(jax.tree.leaves(self.mask(model))):
+            raise ValueError("There is nothing to train: no inexact array is among the parameters.")
         with jax.numpy_dtype_promotion("standard"):  # as in `move`
             return self.optimiser.init(eqx.filter(model, self.mask(model)))
 
@@ -180,8 +185,8 @@ def adversarial_update(generator: Player, discriminator: Player, *, discriminato
 
     def init(model: PyTree) -> TrainState:
         masks = [jax.tree.leaves(player.mask(model)) for player in (generator, discriminator)]
-        if not all(any(mask) for mask in masks) or any(a and b for a, b in zip(*masks, strict=True)):
-            raise ValueError("adversarial_update needs two players with parameters, and with none in common.")
+        if any(a and b for a, b in zip(*masks, strict=True)):
+            raise ValueError("adversarial_update needs two players without a parameter in common.")
         opt_state = {"generator": generator.init(model), "discriminator": discriminator.init(model)}
         return TrainState.create(model, opt_state)
 
