@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from nde.objectives import AbstractLikelihood, GaussianLikelihood, ScaledLikelihood, StudentTLikelihood
 from nde.report import baseline_forecast, NormalForecast, pool_weights, PooledForecast, SampleForecast
 from nde.report.baselines import baseline_from_plain, baseline_to_plain, BASELINES
 
@@ -38,6 +39,36 @@ def test_pool_of_one_law_scores_as_that_law():
     pool = PooledForecast.of({"a": law}, {"a": 1.0}, 20_000, series=IDS, key=KEY)
     np.testing.assert_allclose(pool.log_density(values), law.log_density(values), rtol=1e-12)
     np.testing.assert_allclose(pool.crps(values), law.crps(values), atol=0.05)
+
+
+LIKELIHOODS = GaussianLikelihood(2), StudentTLikelihood(2), ScaledLikelihood(StudentTLikelihood(2), unit=[0.1, 30.0])
+
+
+@pytest.mark.parametrize("law", [*LIKELIHOODS, "normal", "pool"], ids=lambda x: type(x).__name__)
+def test_draws_of_a_series_hang_on_its_id_alone(law):
+    """Not on its neighbours, nor its place, nor the rows after its own; and no two series or rows share them."""
+    loc = np.zeros((3, 4, 2))
+    ids = ["a", "b", 7]
+
+    def drawn(chosen, rows):
+        part = loc[chosen, :rows]
+        series = [ids[i] for i in chosen]
+        if isinstance(law, AbstractLikelihood):
+            return law.sample(np.repeat(part[None], 5, axis=0), series=series, key=KEY)
+        normal = NormalForecast(part, part + 1)
+        if law == "normal":
+            return normal.sample(5, series=series, key=KEY)
+        pool = PooledForecast.of({"a": normal, "b": normal}, {"a": 0.4, "b": 0.6}, 5, series=series, key=KEY)
+        return pool.sample(5, series=series, key=KEY)
+
+    whole = drawn([0, 1, 2], 4)
+    np.testing.assert_array_equal(drawn([2, 0], 3), whole[:, [2, 0], :3])
+    assert np.unique(whole).size == whole.size == 5 * 3 * 4 * 2
+
+
+def test_ids_are_as_many_as_the_series():
+    with pytest.raises(ValueError, match="one id for each of the 2 series, but has 1"):
+        normal(0, 1).sample(3, series=["a"], key=KEY)
 
 
 def test_pool_takes_each_laws_share_of_the_draws():
@@ -121,7 +152,8 @@ def test_baseline_forecasts_at_any_times(name, panel, monkeypatch):
     baseline = BASELINES[name](*panel)
     mean, std = baseline.predict(times, np.where(context, values, np.nan), context)
     asked = np.concatenate([times, times[:, -1:] + 1], axis=1)
-    monkeypatch.setattr("nde.report.forecast.BASELINE_SERIES", 3)  # blocks of 3, 3 and 2 series
+    monkeypatch.setattr("nde.report.forecast.BASELINE_SERIES", 5)
+    monkeypatch.setattr("nde.report.forecast.BASELINE_NUMBERS", 3 * 15**2)  # blocks of 3, 3 and 2 series of 7 + 8 rows
     law = baseline_forecast(baseline, times, values, context, asked)
     np.testing.assert_allclose(law.mean[:, :-1], mean, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(law.std[:, :-1], std, rtol=1e-6)

@@ -37,6 +37,7 @@ from nde.report.forecast import (
 )
 from nde.report.marks import forecast_marks as forecast_marks, warning_of as warning_of
 from nde.report.pool import pool_weights as pool_weights, PooledForecast as PooledForecast
+from nde.report.samples import crps_of_samples as crps_of_samples, quantiles_of_samples as quantiles_of_samples
 from nde.report.scores import (
     AbstractForecast as AbstractForecast,
     coverage as coverage,

@@ -64,14 +64,16 @@ def sample_forecast(
     if samples < max(2, len(models)):
         raise ValueError(f"samples must be at least {max(2, len(models))} for {len(models)} models, but is {samples}.")
     shares = [len(part) for part in np.array_split(np.arange(samples), len(models))]
-    members, draws, divergences = [], [], []
+    members, divergences, first = [], [], 0
+    draws = np.empty((samples, *ts.shape, values.shape[-1]), jnp.result_type(float))
     for number, (model, share) in enumerate(zip(models, shares, strict=True)):
         path_key, value_key = jax.random.split(jax.random.fold_in(key, number))
         locations, kl = _sample(model, (times, values, context), ts, series, share, path_key)
         members.append((model.likelihood, locations))
-        draws.append(model.likelihood.sample(locations, series=series, key=value_key))
+        draws[first : first + share] = model.likelihood.sample(locations, series=series, key=value_key)
         divergences.append(kl)
-    return Forecast(SampleForecast(tuple(members), np.concatenate(draws)), np.mean(divergences, axis=0))
+        first += share
+    return Forecast(SampleForecast(tuple(members), draws), np.mean(divergences, axis=0))
 
 
 SERIES, PATHS = 32, 50
@@ -123,7 +125,8 @@ def _block(model, data, ts: Array, codes: Array, start: Array, key: PRNGKeyArray
     return over_samples(data, ts, codes, start + jnp.arange(PATHS))
 
 
-BASELINE_SERIES = 500
+BASELINE_SERIES, BASELINE_NUMBERS = 500, 5_000_000
+"""Series in a block of a baseline's forecasts at most, and numbers in the covariances of a block."""
 
 
 def baseline_forecast(
@@ -135,9 +138,11 @@ def baseline_forecast(
     channels)`. The work goes in blocks of series, since a mixed model's memory grows with the rows squared.
     """
     same = np.array_equal(times, ts)
+    rows = times.shape[1] + (0 if same else ts.shape[1])
+    size = max(1, min(BASELINE_SERIES, BASELINE_NUMBERS // max(rows, 1) ** 2))
     means, stds = [], []
-    for first in range(0, len(times), BASELINE_SERIES):
-        t, x, known, asked = (a[first : first + BASELINE_SERIES] for a in (times, values, context, ts))
+    for first in range(0, len(times), size):
+        t, x, known, asked = (a[first : first + size] for a in (times, values, context, ts))
         mean, std = baseline.predict(t, x, known) if same else _predict_at(baseline, t, x, known, asked)
         means.append(mean)
         stds.append(std)

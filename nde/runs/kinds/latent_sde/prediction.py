@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from nde.data import Normaliser, Panel
-from nde.report import forecast_marks, sample_forecast
+from nde.report import forecast_marks, quantiles_of_samples, sample_forecast
 from nde.runs.interface import member_key, OpenedRun, Prediction, RunError
 from nde.runs.kinds.latent_sde.problem import MAX_STEPS
 from nde.runs.kinds.latent_sde.stack import model_name, no_stack, read_stack
@@ -60,7 +60,7 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     if stack is not None:
         law = stack.pool(law, stack.forecasts(*given), asked.samples, run.config, series=panel.ids)
     draws = law.sample(asked.samples, series=panel.ids, key=key)
-    centre = np.median(draws, axis=0)
+    centre = quantiles_of_samples(draws, [0.5])[0]
     span = run.config.model.horizon if run.config.data.span is None else run.config.data.span
     marks = forecast_marks(panel.times, values, panel.mask, centre, span=span)
     return _table(run, panel, normaliser, draws, marks, asked)
@@ -82,6 +82,7 @@ def _table(
     count = len(panel.channels)
     chosen = normaliser.undo(draws)[:, series, row].reshape(len(draws), -1)
     log = np.tile(normaliser.log, len(series))
+    quantiles = dict(zip(LEVELS, quantiles_of_samples(chosen, LEVELS), strict=True))
     observed = np.where(panel.mask, panel.values, np.nan)[series, row].reshape(-1)
     ids, times = panel.keys(np.repeat(series, count), np.repeat(row, count), as_text=asked.as_text)
     columns = {
@@ -89,12 +90,10 @@ def _table(
         run.config.data.time: times,
         "channel": np.tile(np.array(panel.channels), len(series)),
         "observed": observed,
-        "mean": np.where(log, np.median(chosen, axis=0), chosen.mean(0)),
+        "mean": np.where(log, quantiles[0.5], chosen.mean(0)),
         "statistic": np.where(log, "median", "mean"),
     }
-    columns |= {
-        _quantile_name(q): values for q, values in zip(LEVELS, np.quantile(chosen, LEVELS, axis=0), strict=True)
-    }
+    columns |= {_quantile_name(level): values for level, values in quantiles.items()}
     columns["mark"] = [mark or None for mark in marks[series, row].reshape(-1)]
     if asked.keep_samples:
         columns |= {f"sample_{i}": sample for i, sample in enumerate(chosen)}
