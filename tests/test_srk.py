@@ -10,7 +10,7 @@ from chex import assert_trees_all_close
 from diffrax import ControlTerm, MultiTerm, ODETerm, PIDController, SaveAt
 
 import nde
-from nde.engine.choose import make_kernel
+from nde.engine.problem import make_kernel
 from nde.engine.srk import StochasticKernel
 
 ADDITIVE = [diffrax.SEA(), diffrax.SRA1(), diffrax.ShARK()]

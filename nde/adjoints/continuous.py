@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from nde.adjoints.base import AbstractAdjoint
-from nde.adjoints.costate import costate_terms, CostateStep, SOLVES_BACKWARD
+from nde.adjoints.costate import costate_terms, CostateStep
 from nde.adjoints.costate_sweep import CostateSweep
 from nde.adjoints.moving import has_moving_stops
-from nde.terms import brownian_terms, unwrap_time_direction
+from nde.solvers import traits_of
+from nde.terms import brownian_terms, Interpretation, unwrap_time_direction
 
 
 class ContinuousAdjoint(AbstractAdjoint):
@@ -138,11 +139,11 @@ class _WayBack:
             is not None,
             "terms that are not one term": not isinstance(options["terms"], diffrax.AbstractTerm),
             f"a solve by {type(solver).__name__}, which takes more of a term than its product with the control (give "
-            "ContinuousAdjoint a solver, as diffrax.Heun(), or)": not isinstance(solver, SOLVES_BACKWARD),
+            "ContinuousAdjoint a solver, as diffrax.Heun(), or)": not traits_of(solver).only_products,
         }
         if self.is_sde:
             for each in (options["solver"], solver):
-                known = isinstance(each, diffrax.AbstractStratonovichSolver)
+                known = Interpretation.STRATONOVICH in traits_of(each).interpretations
                 why = f"an SDE solved by {type(each).__name__}, which does not converge to the Stratonovich solution "
                 reasons[
                     f"{why}(take nde.to_stratonovich of an Itô equation, and a solver as diffrax.Heun(), or)"

@@ -9,9 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-SOLVES_BACKWARD = (diffrax.AbstractERK, diffrax.AbstractSRK, diffrax.EulerHeun, diffrax.Euler)
-"""The solvers that need of a term nothing but its product with the control."""
-
 
 class CostateTerm(diffrax.AbstractTerm):
     r"""A term $f\,dx$ as that of state and costate $(y, \lambda)$ in reversed time $s = -t$:

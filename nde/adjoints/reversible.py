@@ -20,8 +20,8 @@ class ReversibleAdjoint(AbstractAdjoint):
     `diffrax.StepTo`), whose times are known, and one time a step of an adaptive one, `max_steps` of them. What is a
     constant and what carries a gradient is as for `nde.CheckpointAdjoint`; so is the sum over a batch.
 
-    **Solvers:** `nde.Reversible` round any explicit method, `diffrax.ReversibleHeun`, and any solver with a method
-    `way_back(terms, args)` that gives a `nde.solvers.AbstractWayBack`. ODEs, CDEs and SDEs alike: a
+    **Solvers:** `nde.Reversible` round any explicit method, `diffrax.ReversibleHeun`, and any solver whose
+    `nde.solvers.SolverTraits` have an inverse. ODEs, CDEs and SDEs alike: a
     Brownian path is asked again for the same increments.
 
     **Raises:** `ValueError` for another solver, for an event, for dense output (their results keep what this adjoint

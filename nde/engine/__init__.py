@@ -6,8 +6,7 @@ given.py     the times of a solve that shall have no host callback
 kernel.py    one step of a solver; explicit Runge-Kutta methods unrolled; apart.py keeps stages from being fused
 heuristics.py the solver's own estimates of error and stiffness, as outputs
 srk.py       stochastic Runge-Kutta methods, unrolled
-choose.py    which kernel a solver gets
-problem.py   a solve as functions of one example; hoist.py draws out what they close over
+problem.py   a solve as functions of one example; hoist.py draws out what they close over; which kernel a solver gets
 march.py     the adaptive loop over a whole batch, with its bounded record; packing.py keeps that to few arrays
 fixed.py     the fixed grid, a scan
 collect.py   the primitive that sees the batch

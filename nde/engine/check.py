@@ -11,9 +11,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from nde.solvers import check_noise, traits_of
 from nde.terms import (
     brownian_terms,
-    check_noise,
     dependence,
     Interpretation,
     interpretation_of,
@@ -139,11 +139,8 @@ def _state(y0: PyTree[Any], time_dtype: Any) -> PyTree[jax.ShapeDtypeStruct]:
 
 def _check_reading(terms: Any, solver: Any) -> None:
     reading = interpretation_of(terms)
-    converges = {
-        Interpretation.ITO: isinstance(solver, diffrax.AbstractItoSolver),
-        Interpretation.STRATONOVICH: isinstance(solver, diffrax.AbstractStratonovichSolver),
-    }
-    if reading is not None and any(converges.values()) and not converges[reading]:
+    converges = traits_of(solver).interpretations
+    if reading is not None and converges and reading not in converges:
         other = next(each for each in Interpretation if each is not reading)
         convert = "to_ito" if other is Interpretation.ITO else "to_stratonovich"
         raise ValueError(
@@ -191,9 +188,7 @@ def _shapes(tree: PyTree[Any]) -> list[tuple[int, ...]]:
 
 def _check_kind(term: Any, solver: Any, t: Any, state: PyTree[Any], args: Any) -> None:
     """Whether a solver that is made for some kinds of noise only is given one of them."""
-    picky = isinstance(solver, diffrax.ItoMilstein | diffrax.StratonovichMilstein)
-    picky = picky or (isinstance(solver, diffrax.AbstractSRK) and solver.tableau.is_additive_noise())
-    if not picky:
+    if not 0 < len(traits_of(solver).noise) < len(NoiseKind):
         return
     diffusion = term.vector_field
     kind = None if hasattr(diffusion, "noise") else _kind(term, t, state, args)

@@ -16,7 +16,7 @@ import optimistix
 from jaxtyping import Array, Float
 
 from nde.engine.kernel import AbstractKernel, Step
-from nde.solvers import AbstractWayBack, BackStep, Call, combine, explicit_tableau, Piece
+from nde.solvers import AbstractWayBack, BackStep, Call, combine, Piece, Stages, traits_of
 
 QUANTITIES = ("error", "unscaled_error", "stiffness")
 STEPS = "steps"
@@ -130,8 +130,8 @@ class WatchedKernel(AbstractKernel):
                 f"{type(controller).__name__}: take nde.PIDController, or ask for 'unscaled_error'."
             )
         if "stiffness" in names:
-            rows = _stiff_rows(solver, is_sde)
-            measures["stiffness"] = lambda step, y, h: _stiffness(norm, rows, _stages(solver, step.dense), h)
+            rows, of_dense = _stiff_rows(solver, is_sde)
+            measures["stiffness"] = lambda step, y, h: _stiffness(norm, rows, of_dense(step.dense), h)
         self.measures = [measures[name] for name in QUANTITIES if name in names]
         self.needs_error = any("error" in name for name in names)
         self.name = type(solver).__name__
@@ -267,25 +267,24 @@ def _over(scale: Any, y0: Any, y1: Any, error: Any) -> Any:
         return jax.tree.map(over, y0, y1, error)
 
 
-def _stiff_rows(solver: Any, is_sde: bool) -> tuple[int, int, np.ndarray]:
-    """The last two stages of a method with equal abscissa, and by which of the stages' values they differ."""
-    name = type(solver).__name__
-    solver = solver.solver if hasattr(solver, "inner_stages") else solver
-    found = None if is_sde else _equal_abscissas(explicit_tableau(solver))
-    if found is None:
-        why = "SDEs have none" if is_sde else f"{name} has none"
+def _stiff_rows(solver: Any, is_sde: bool) -> tuple[tuple[int, int, np.ndarray], Callable]:
+    """The last two stages of a method with equal abscissa and by which of the stages' values they differ; and what
+    takes the stages from a step's dense output.
+    """
+    stages = traits_of(solver).stages
+    found = None if is_sde or stages is None else _equal_abscissas(stages)
+    if stages is None or found is None:
+        why = "SDEs have none" if is_sde else f"{type(solver).__name__} has none"
         raise ValueError(
             "nde.diffeqsolve with heuristics='stiffness' needs an explicit Runge-Kutta method for ODEs that has two "
             f"stages with equal abscissa, but {why}: take nde.Tsit5, nde.Dopri5 or nde.Dopri8."
         )
-    return found
+    return found, stages.of_dense
 
 
-def _equal_abscissas(tableau: Any) -> tuple[int, int, np.ndarray] | None:
+def _equal_abscissas(found: Stages) -> tuple[int, int, np.ndarray] | None:
     """The last two stages of a tableau with equal abscissa that are not the same, and their rows' difference."""
-    if tableau is None or tableau.num_stages < 2:
-        return None
-    stages = tableau.num_stages
+    tableau, stages = found.tableau, found.tableau.num_stages
     times = [0.0 if tableau.c1 is None else float(tableau.c1), *map(float, tableau.c)]
     rows = np.zeros((stages, stages))
     for i, row in enumerate(tableau.a_lower):
@@ -295,11 +294,6 @@ def _equal_abscissas(tableau: Any) -> tuple[int, int, np.ndarray] | None:
         return None
     j, i = max(pairs)
     return i, j, rows[j] - rows[i]
-
-
-def _stages(solver: Any, dense: Any) -> Any:
-    """The stages in a step's dense output, which lead each leaf."""
-    return solver.inner_stages(dense) if hasattr(solver, "inner_stages") else dense["k"]
 
 
 def _stiffness(norm: Callable, rows: tuple[int, int, np.ndarray], stages: Any, h) -> jax.Array:

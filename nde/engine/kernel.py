@@ -4,16 +4,12 @@ import abc
 import functools
 from typing import Any, NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from diffrax import RESULTS
 
 from nde.engine.apart import apart
-from nde.solvers import add, combine, increment, run_stages
-
-ONE_EVALUATION = (diffrax.Euler, diffrax.EulerHeun, diffrax.ItoMilstein, diffrax.StratonovichMilstein)
-"""Of the solvers that run by their own `step`, those that evaluate the field, of an SDE its drift, once a step."""
+from nde.solvers import add, combine, increment, run_stages, traits_of
 
 
 class Step(NamedTuple):
@@ -105,11 +101,8 @@ class SolverKernel(AbstractKernel):
         return traced[0]
 
     def count_evaluations(self, steps):
-        if hasattr(self.solver, "evaluations"):
-            return steps * self.solver.evaluations
-        if isinstance(self.solver, diffrax.ReversibleHeun):
-            return steps + 1
-        return steps if isinstance(self.solver, ONE_EVALUATION) else None
+        known = traits_of(self.solver)
+        return None if known.evaluations is None else steps * known.evaluations + known.first_evaluations
 
 
 class ExplicitKernel(AbstractKernel):

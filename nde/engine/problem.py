@@ -4,14 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from diffrax import is_okay, RESULTS
 
-from nde.engine.apart import hide
-from nde.engine.choose import make_kernel
+from nde.engine.apart import hide, is_cheap
 from nde.engine.hoist import Hoisted, Hoister
-from nde.engine.kernel import AbstractKernel
+from nde.engine.kernel import AbstractKernel, ExplicitKernel, SolverKernel
+from nde.engine.srk import StochasticKernel
 from nde.engine.stops import knot_times, sorted_stops, stop_times
 
 
@@ -264,3 +265,17 @@ def _share(t0, t, t1):
 def _like(new, old):
     """`new` with the dtypes of `old`, so that a loop may carry it."""
     return jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), new, old)
+
+
+def make_kernel(solver, terms, args, t0, t1, y0) -> AbstractKernel:
+    """The kernel of a solver: unrolled where it is an explicit Runge–Kutta method, stochastic or not."""
+    if isinstance(solver, diffrax.AbstractWrappedSolver):  # which passes for an instance of what it wraps
+        return SolverKernel(solver, terms, args)
+    if isinstance(solver, diffrax.AbstractERK) and isinstance(terms, diffrax.AbstractTerm):
+        tableau: Any = solver.tableau
+        fsal = tableau.fsal and not terms.is_vf_expensive(t0, t1, y0, args)
+        cheap = is_cheap(lambda t, y: eqx.filter(terms.vf(t, y, args), eqx.is_array), t0, y0)  # it may be an operator
+        return ExplicitKernel(tableau, terms, args, fsal, cheap)
+    if isinstance(solver, diffrax.AbstractSRK):
+        return StochasticKernel(solver, terms, args)
+    return SolverKernel(solver, terms, args)

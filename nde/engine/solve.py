@@ -13,7 +13,6 @@ from jaxtyping import ArrayLike, PyTree
 
 from nde.adjoints import AbstractAdjoint, CheckpointAdjoint, has_moving_stops
 from nde.engine.check import check_sde, Times
-from nde.engine.choose import make_kernel
 from nde.engine.collect import Batch, collect, Levels
 from nde.engine.finish import finish, is_save_state
 from nde.engine.fixed import count_in_state, count_steps, scan_grid
@@ -21,7 +20,7 @@ from nde.engine.given import Given, save_times
 from nde.engine.heuristics import check_heuristics, Measure, STEPS, WatchedKernel
 from nde.engine.kernel import AbstractKernel
 from nde.engine.march import Inputs, March, Outcome, SavePlan
-from nde.engine.problem import EventPlace, Place, Problem
+from nde.engine.problem import EventPlace, make_kernel, Place, Problem
 from nde.terms import brownian_terms, is_sub
 
 

@@ -59,8 +59,8 @@ from nde.fields.mlp import MLPField as MLPField
 from nde.fields.parameter import inverse_softplus as inverse_softplus, Parameter as Parameter
 from nde.fields.path_scaled import PathScaledField as PathScaledField
 from nde.fields.systems import lotka_volterra as lotka_volterra, pendulum as pendulum, SYSTEMS as SYSTEMS
+from nde.solvers import check_noise as check_noise
 from nde.terms import (
-    check_noise as check_noise,
     diffusion_term as diffusion_term,
     Interpretation as Interpretation,
     noise_kind as noise_kind,

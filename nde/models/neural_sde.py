@@ -16,7 +16,8 @@ from nde.models.checks import check_times_and_state, refuse
 from nde.models.numerics import solve
 from nde.paths import BrownianGrid, VirtualBrownianTree
 from nde.regularise import AbstractRegulariser
-from nde.terms import check_noise, diffusion_term, unwrap_solver
+from nde.solvers import check_noise
+from nde.terms import diffusion_term, unwrap_solver
 
 
 class NeuralSDE(eqx.Module):
@@ -62,7 +63,7 @@ class NeuralSDE(eqx.Module):
 
     **Raises:** `ValueError` without a key, if `ts` holds fewer than two times, if the drift or the diffusion does not
     fit `y0`, or if the solver is not made for SDEs or not for the kind of noise that the diffusion declares
-    (`nde.terms.check_noise`; one that declares none counts as general); an error at run time if `ts` does not
+    (`nde.solvers.check_noise`; one that declares none counts as general); an error at run time if `ts` does not
     increase, leaves the grid, or the solve fails. With a `grid`, `ValueError` for a controller that chooses steps.
 
     **Limits:** between steps the state is interpolated linearly, so that its spread is too small there by up to a

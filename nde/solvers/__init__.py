@@ -1,11 +1,16 @@
 """Solvers: the methods that diffrax lacks, and what the engine makes of a method.
 
-diffrax's own solvers are used as they are; explicit Runge-Kutta methods are unrolled (`nde.solvers.explicit`).
+diffrax's own solvers are used as they are; explicit Runge-Kutta methods are unrolled (`nde.solvers.run_stages`).
 
 **Reversible methods.** A step can be undone exactly, up to rounding, so that a gradient needs no states but the last
 (`nde.ReversibleAdjoint`). `nde.Reversible` makes one of any explicit method; `diffrax.ReversibleHeun` is one
 already, and gets its way back here; `nde.Rex` is one for semilinear equations, as those of diffusion models
 (`nde.diffusion_model_term`), whose linear part it solves exactly. The price is stability: see the limits of each.
+
+**What a solver can** beside what diffrax's interface says of it stands in `nde.solvers.SolverTraits`: its evaluations
+of the field, the noise that it is made for, whether it can be taken back. Of diffrax's solvers it is one table, of
+others their own method `traits()`. An explicit Runge–Kutta method is a class with a tableau (`diffrax.AbstractERK`),
+and needs nothing else.
 
 The equations that Rex solves are those of `nde.terms`, and go by these names too.
 """
@@ -13,15 +18,20 @@ The equations that Rex solves are those of `nde.terms`, and go by these names to
 from nde.solvers.explicit import (
     add as add,
     combine as combine,
-    explicit_tableau as explicit_tableau,
     increment as increment,
     run_stages as run_stages,
     stage_time as stage_time,
 )
-from nde.solvers.find import find_way_back as find_way_back
 from nde.solvers.inverse import undo as undo
+from nde.solvers.noise import check_noise as check_noise
 from nde.solvers.reversible import Reversible as Reversible
 from nde.solvers.rex import Rex as Rex
+from nde.solvers.traits import (
+    find_way_back as find_way_back,
+    SolverTraits as SolverTraits,
+    Stages as Stages,
+    traits_of as traits_of,
+)
 from nde.solvers.way_back import (
     AbstractWayBack as AbstractWayBack,
     BackStep as BackStep,

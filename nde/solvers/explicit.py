@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,18 +21,7 @@ class EulerTableau(NamedTuple):
     num_stages: int = 1
 
 
-def explicit_tableau(solver: diffrax.AbstractSolver) -> Any:
-    """The Butcher tableau of an explicit Runge–Kutta method, Euler's among them; `None` for any other solver."""
-    if isinstance(solver, diffrax.AbstractWrappedSolver):
-        return None  # diffrax passes it for an instance of what it wraps
-    if isinstance(solver, diffrax.Euler):
-        return EulerTableau()
-    tableau: Any = getattr(solver, "tableau", None)
-    is_one = isinstance(solver, diffrax.AbstractERK) and isinstance(tableau, diffrax.ButcherTableau)
-    return tableau if is_one else None
-
-
-class Stages(NamedTuple):
+class StageValues(NamedTuple):
     """A step's stages.
 
     - `ks`: $k_i = f(t_0 + c_i h, y_i)\\,\\Delta x$, a list of trees like the state.
@@ -58,7 +46,7 @@ def run_stages(
     dx: Any,
     first: Any = None,
     evaluate: Callable = _evaluate,
-) -> Stages:
+) -> StageValues:
     r"""All stages $y_i = y_0 + \sum_{j<i} a_{ij} k_j$ of a step with the control $\Delta x$ held over them.
 
     **Arguments:** `t0`, `t1`: the step's ends, in either order; `dx`: the terms' control over it; `first`: the field's
@@ -77,7 +65,7 @@ def run_stages(
             ks.append(terms.prod(f, dx))
         else:
             ks.append(evaluate(lambda t, y: terms.vf_prod(t, y, args, dx), t, yi))
-    return Stages(ks, f)
+    return StageValues(ks, f)
 
 
 def increment(tableau: Any, ks: list[Any]) -> Any:

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from diffrax import RESULTS
 
-from nde.solvers.explicit import add, combine, explicit_tableau, increment, run_stages
+from nde.solvers.explicit import add, combine, increment, run_stages
+from nde.solvers.traits import SolverTraits, Stages, traits_of
 from nde.solvers.way_back import AbstractWayBack, BackStep, Call, Piece
-from nde.terms import brownian_terms, reads_state
+from nde.terms import brownian_terms, Interpretation, reads_state
 
 
 class Reversible(diffrax.AbstractWrappedSolver):
@@ -58,7 +59,7 @@ class Reversible(diffrax.AbstractWrappedSolver):
     coupling: float = eqx.field(default=0.999, static=True)
 
     def __check_init__(self):
-        if explicit_tableau(self.solver) is None:
+        if traits_of(self.solver).tableau is None:
             raise ValueError(
                 "Reversible wraps an explicit Runge-Kutta method, as diffrax.Tsit5, or diffrax.Euler, but got "
                 f"{type(self.solver).__name__}."
@@ -81,11 +82,12 @@ class Reversible(diffrax.AbstractWrappedSolver):
         """Not `None`, which diffrax would replace: there is no scan over stages here."""
         return "none"
 
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of the field in a step."""
-        tableau: Any = explicit_tableau(self.solver)
-        return 2 * tableau.num_stages - tableau.ssal
+    def traits(self) -> SolverTraits:
+        """Those of the wrapped solver as for its solution, and a step that can be taken back."""
+        inner = traits_of(self.solver)
+        stages = inner.stages and Stages(inner.tableau, lambda dense: dense["inner"]["k"])
+        evaluations = 2 * inner.tableau.num_stages - inner.tableau.ssal
+        return SolverTraits(evaluations, noise=inner.noise, stages=stages, inverse=self.way_back)
 
     def order(self, terms):
         """The wrapped solver's order for ODEs."""
@@ -101,7 +103,7 @@ class Reversible(diffrax.AbstractWrappedSolver):
 
     def init(self, terms, t0, t1, y0, args):
         """$z_0 = y_0$."""
-        if isinstance(self.solver, diffrax.AbstractItoSolver):
+        if Interpretation.ITO in traits_of(self.solver).interpretations:
             _refuse_state_dependent_noise(self.solver, terms, t0, y0, args)
         return y0
 
@@ -123,7 +125,7 @@ class Reversible(diffrax.AbstractWrappedSolver):
 
     def ahead(self, terms, args, t0, t1, z, dx) -> tuple[Any, Any, Any]:
         r"""$\Psi_h(t_0, z)$ with the control `dx`, the estimate of its error, and its dense output."""
-        tableau = explicit_tableau(self.solver)
+        tableau: Any = traits_of(self.solver).tableau
         ks = run_stages(tableau, terms, args, t0, t1, z, dx).ks
         psi = increment(tableau, ks)
         dense = {"y0": z, "y1": add(z, psi)}
@@ -133,12 +135,8 @@ class Reversible(diffrax.AbstractWrappedSolver):
 
     def behind(self, terms, args, t1, t0, y, dx) -> Any:
         r"""$\Psi_{-h}(t_1, y)$ with the control `dx` from `t1` back to `t0`."""
-        tableau: Any = explicit_tableau(self.solver)
+        tableau: Any = traits_of(self.solver).tableau
         return increment(tableau, run_stages(tableau, terms, args, t1, t0, y, dx).ks)
-
-    def inner_stages(self, dense):
-        r"""The stages of $\Psi_h(t_n, z_n)$ in a step's dense output."""
-        return dense["inner"]["k"]
 
     def way_back(self, terms, args) -> AbstractWayBack:
         """How its steps are taken back."""
@@ -255,7 +253,7 @@ def amplification(solver: diffrax.AbstractSolver, coupling: float, z: Any) -> np
 
     **Arguments:** `z`: complex numbers. **Returns:** of the same shape; at most 1 where the method is stable.
     """
-    tableau: Any = explicit_tableau(solver)
+    tableau: Any = traits_of(solver).tableau
     z = np.asarray(z, complex)
 
     def p(z):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nde.solvers.reversible import Reversible
+from nde.solvers.traits import SolverTraits
 from nde.solvers.way_back import AbstractWayBack, BackStep, Call, Piece
 from nde.terms import scaled, SemilinearTerm, unwrap_time_direction
 
@@ -74,10 +75,9 @@ class Rex(diffrax.AbstractWrappedSolver):
         """Not `None`, which diffrax would replace: there is no scan over stages here."""
         return "none"
 
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of the field in a step."""
-        return self.reversible.evaluations
+    def traits(self) -> SolverTraits:
+        """Those of `nde.Reversible`, but for its dense output, which holds points."""
+        return self.reversible.traits()._replace(stages=None, inverse=self.way_back)
 
     def order(self, terms):
         """The wrapped solver's order for ODEs."""

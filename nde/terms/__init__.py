@@ -4,7 +4,7 @@ Terms themselves are diffrax's (`diffrax.ODETerm`, `diffrax.ControlTerm`, `diffr
 stands here.
 
 - **Noise.** A diffusion declares its `nde.terms.NoiseKind`, by which solvers are chosen and refused
-  (`nde.terms.check_noise`); `nde.terms.diffusion_term` makes a term of it and a Brownian path.
+  (`nde.solvers.check_noise`); `nde.terms.diffusion_term` makes a term of it and a Brownian path.
 - **Itô and Stratonovich.** `nde.to_ito` and `nde.to_stratonovich` turn an equation with diagonal noise from one reading
   into the other.
 - **Semilinear equations.** `nde.terms.SemilinearTerm` keeps apart a linear part that `nde.Rex` solves exactly, as in
@@ -36,7 +36,7 @@ from nde.terms.interpretation import (
     to_stratonovich as to_stratonovich,
 )
 from nde.terms.jaxpr_dependence import dependence as dependence, MIXED as MIXED
-from nde.terms.noise import check_noise as check_noise, noise_kind as noise_kind, NoiseKind as NoiseKind
+from nde.terms.noise import name_of as name_of, noise_kind as noise_kind, NoiseKind as NoiseKind
 from nde.terms.quadrature import WithIntegrals as WithIntegrals, without_integrals as without_integrals
 from nde.terms.semilinear import (
     AbstractVariables as AbstractVariables,
