@@ -92,7 +92,7 @@ DIFFRAX: dict[type, Callable[[Any], SolverTraits]] = {
     diffrax.ReversibleHeun: _reversible_heun,
     diffrax.HalfSolver: _halved,
     diffrax.AbstractWrappedSolver: _wrapped,
-    diffrax.AbstractSolver: lambda _: SolverTraits(),
+    object: lambda _: SolverTraits(),
 }
 
 
