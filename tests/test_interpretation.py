@@ -197,6 +197,18 @@ def test_noise_that_is_seen_tried_or_declared_to_commute_is_solved():
     tried = solve(matrix_noise(path, lambda t, y, a: jnp.diag(jnp.sin(y))), nde.StratonovichMilstein()).ys
     assert_trees_all_close(declared, seen, rtol=1e-12)
     assert_trees_all_close(declared, tried, rtol=1e-12)
+    term = nde.terms.diffusion_term(lambda t, y, args: jnp.sin(y), path, diagonal=True)
+    returned = solve(nde.MultiTerm(nde.ODETerm(lambda t, y, a: -y), term), nde.StratonovichMilstein()).ys
+    assert_trees_all_close(declared, returned, rtol=1e-12)
+
+
+def test_a_diagonal_of_mixed_states_is_refused_by_its_own_name():
+    def mixing(t, y, args):
+        return jnp.sin(jnp.flip(y))
+
+    term = nde.terms.diffusion_term(mixing, nde.BrownianGrid(0.0, 1.0, 8, (3,), jr.key(0)), diagonal=True)
+    with pytest.raises(ValueError, match="mixing makes general noise, but ItoMilstein is made for"):
+        solve(nde.MultiTerm(nde.ODETerm(lambda t, y, a: -y), term), nde.ItoMilstein())
 
 
 def test_a_diffusion_may_be_any_operator():

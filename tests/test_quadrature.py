@@ -90,3 +90,9 @@ def test_what_has_no_drift_or_two_is_refused():
         WithIntegrals(nde.MultiTerm(DECAY, DECAY), [square])
     with pytest.raises(ValueError, match="joint must be None"):
         WithIntegrals(WithIntegrals(DECAY, [square]).terms, joint=with_norm)
+
+
+@pytest.mark.parametrize("state", [Y0, (Y0, Y0), (Y0, []), (Y0, [0.0, 0.0]), (Y0, [Y0])])
+def test_a_start_without_the_integrals_is_refused(state):
+    with pytest.raises(ValueError, match=r"have 1 integrals beside the state, .* WithIntegrals\(...\).state\(y0\)"):
+        nde.diffeqsolve(WithIntegrals(DECAY, [square]).terms, nde.Tsit5(), 0.0, 1.0, 0.1, state)

@@ -8,18 +8,22 @@ import equinox as eqx
 import lineax as lx
 from jaxtyping import Array, Float
 
-from nde.terms.noise import noise_kind, NoiseKind
+from nde.terms.noise import name_of, noise_kind, NoiseKind
 
 
 class _AsDiagonal(eqx.Module):
     """A diffusion that returns its diagonal, as one that returns the operator which multiplies by it."""
 
-    diffusion: Callable[..., Float[Array, " state"]]
+    diffusion: Any
 
     @property
-    def noise(self) -> NoiseKind:
-        """What the diffusion declares."""
-        return noise_kind(self.diffusion)
+    def noise(self) -> Any:
+        """What the diffusion declares; not there if it declares none, so that its operations are looked at."""
+        return self.diffusion.noise
+
+    @property
+    def __name__(self) -> str:
+        return name_of(self.diffusion)
 
     def __call__(self, t: Any, y: Float[Array, " state"], args: Any) -> lx.DiagonalLinearOperator:
         return lx.DiagonalLinearOperator(self.diffusion(t, y, args))

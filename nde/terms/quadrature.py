@@ -123,10 +123,24 @@ class WithIntegrals(eqx.Module):
 
 
 def without_integrals(terms: PyTree[Any], y0: PyTree[Any]) -> tuple[PyTree[Any], PyTree[Any]]:
-    """The equation and the state to which `terms` and `y0` add integrals; themselves if they add none."""
+    """The equation and the state to which `terms` and `y0` add integrals; themselves if they add none.
+
+    **Raises:** `ValueError` for a state that has not the integrals of the terms.
+    """
     drift, _ = _drift_and_noise(terms)
     field = getattr(drift, "vector_field", None)
-    return (_less(terms, field.count), y0[0]) if isinstance(field, _WithRates) else (terms, y0)
+    if not isinstance(field, _WithRates):
+        return terms, y0
+    if not (isinstance(y0, tuple) and len(y0) == 2 and _are_integrals(y0[1], field.count)):
+        raise ValueError(
+            f"The terms have {field.count} integrals beside the state, and start from the pair of it and a list of as "
+            f"many numbers, as WithIntegrals(...).state(y0) makes it, but got {jax.tree.structure(y0)}."
+        )
+    return _less(terms, field.count), y0[0]
+
+
+def _are_integrals(x: Any, count: int) -> bool:
+    return isinstance(x, list) and len(x) == count and all(jnp.shape(q) == () for q in x)
 
 
 def _drift_and_noise(terms: Any) -> tuple[Any, Sequence[Any]]:
