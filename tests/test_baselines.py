@@ -212,6 +212,16 @@ def test_last_value_is_at_the_maximum_over_pairs(panel, fitted):
     assert_maximum(log_likelihood, np.array([model.drift[0], model.jump[0], model.diffusion[0]]))
 
 
+def test_last_value_of_a_long_table_is_fitted_on_a_part_of_its_pairs(panel, fitted, monkeypatch):
+    monkeypatch.setattr("nde.report.baselines.last_value.PAIRS", 3000)  # of 4011
+    whole, part = fitted["last value"], LastValue.fit(*panel)
+    spreads = [np.hypot(one.jump, one.diffusion * np.sqrt(2.0)) for one in (whole, part)]
+    np.testing.assert_allclose(spreads[1], spreads[0], rtol=0.06)
+    assert (part.jump != whole.jump).all()
+    again = LastValue.fit(*panel)
+    np.testing.assert_array_equal(again.jump, part.jump)
+
+
 def test_last_value_continues_from_the_last_context_value():
     t, x = np.array([[0.0, 1.0, 2.0, 4.0]]), np.array([[np.nan, 1.0, 5.0, np.nan]])[..., None]
     population = Population.fit(np.arange(4.0)[None], np.ones((1, 4, 1)), np.ones((1, 4, 1), bool))

@@ -28,7 +28,7 @@ class LastValue:
 
     @classmethod
     def fit(cls, times: ArrayLike, values: ArrayLike, mask: ArrayLike) -> "LastValue":
-        """Fits three numbers a channel, with memory for `series * rows**2 / 2` pairs.
+        """Fits three numbers a channel, on all pairs or, where those are more than `PAIRS`, on a random part of them.
 
         Also raises `ValueError` for a channel of which no series has two observed values.
         """
@@ -48,13 +48,29 @@ class LastValue:
         return np.where(last < 0, other_mean, mean), np.where(last < 0, other_std, std)
 
 
+PAIRS = 2**22
+"""Pairs of values, at most, that a channel is fitted on; there are as many as series times rows squared."""
+
+
 def _pairs(t: Times, x: Times, m: Bool[ndarray, "series rows"], channel: int) -> tuple[ndarray, ndarray]:
-    """Differences of time and value of all pairs of one channel, shape `(pairs,)` each."""
-    i, j = np.triu_indices(t.shape[1], 1)
-    both = m[:, i] & m[:, j]
-    if not both.any():
+    """Differences of time and value of pairs of one channel, shape `(pairs,)` each.
+
+    The pairs are counted series by series: number $j (j - 1) / 2 + i$ of a series is that of its values $i < j$.
+    """
+    counts = m.sum(1)
+    pairs = counts * (counts - 1) // 2
+    ends = np.cumsum(pairs)
+    total = ends[-1]
+    if total == 0:
         raise ValueError(f"channel {channel}: no series has two observed values; LastValue needs pairs")
-    return (t[:, j] - t[:, i])[both], (x[:, j] - x[:, i])[both]
+    chosen = np.arange(total) if total <= PAIRS else np.random.default_rng(0).integers(total, size=PAIRS)
+    series = np.searchsorted(ends, chosen, side="right")
+    number = chosen - (ends - pairs)[series]
+    second = ((1 + np.sqrt(1 + 8 * number)) // 2).astype(int)
+    first = number - second * (second - 1) // 2
+    start = (np.cumsum(counts) - counts)[series]
+    i, j = start + first, start + second
+    return t[m][j] - t[m][i], x[m][j] - x[m][i]
 
 
 def _fit_pairs(h: Float[ndarray, " pairs"], dx: Float[ndarray, " pairs"]) -> Float[ndarray, " 3"]:
