@@ -3,8 +3,8 @@
 Data make paths; fields and paths make terms; the engine solves terms; a model wraps that; an objective scores it;
 training improves it. The daily names are here; each layer's own overview is the docstring of its folder:
 `nde.data`, `nde.fields`, `nde.paths`, `nde.terms`, `nde.solvers`, `nde.adjoints`, `nde.engine`, `nde.regularise`,
-`nde.models`, `nde.objectives`, `nde.train`, `nde.report`, and, for what the command line does, `nde.config` and
-`nde.runs`.
+`nde.models`, `nde.objectives`, `nde.train`, `nde.report`, `nde.config`, `nde.tasks` and `nde.runs`; `nde.fit` does what
+the command line does.
 
 Terms, solvers, step-size controllers, adjoints, paths and what else a solve needs are diffrax's own, under the same
 names: what its documentation says of `diffrax.Tsit5` holds for `nde.Tsit5`.
@@ -17,6 +17,7 @@ from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nde.names import *  # noqa: F403  (for editors and checkers; at run time `__getattr__` gives the same names)
+    from nde.runs import fit as fit, open_run as open_run, Run as Run
 
 __version__ = version("nde")
 
@@ -28,6 +29,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     if name in _layers():
         return importlib.import_module(f"nde.{name}")
+    if name in _OF_RUNS:  # which need matplotlib, polars and more: the other names do not wait for these
+        return getattr(importlib.import_module("nde.runs"), name)
     names = importlib.import_module("nde.names")
     try:
         value = getattr(names, name)
@@ -39,7 +42,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     names = importlib.import_module("nde.names")
-    return sorted({*globals(), *_layers(), *(name for name in vars(names) if not name.startswith("_"))})
+    return sorted({*globals(), *_layers(), *_OF_RUNS, *(name for name in vars(names) if not name.startswith("_"))})
+
+
+_OF_RUNS = ("fit", "open_run", "Run")
 
 
 def _layers() -> list[str]:

@@ -29,7 +29,7 @@ def _describe(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Neural differential equations: fit a model to a table of irregular series, score it, forecast with it."""
+    """Neural differential equations: fit models to a table of irregular series, score them, predict with them."""
 
 
 @app.command()
@@ -49,7 +49,7 @@ def fit(
         ),
     ] = None,
 ) -> None:
-    """Train a model, score it on held-out series and draw its figures, all in a new folder."""
+    """Train models, score them on held-out series and draw their figures, all in a new folder."""
     given = [*([] if config is None else [config]), *(overrides or [])]
     _commands().fit(given, out, resume, folds)
 
@@ -57,7 +57,7 @@ def fit(
 @app.command()
 def evaluate(
     run: RunArgument,
-    task: Annotated[str | None, typer.Option(help="second_half or landmark; the run's own if not given.")] = None,
+    cut: Annotated[str | None, typer.Option(help="second_half or landmark; the run's own if not given.")] = None,
     at: Annotated[
         float | None,
         typer.Option(help="Of a landmark: forecast from this time on, in the table's unit since the first row."),
@@ -70,7 +70,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="A new folder for results.csv and results.json.")] = None,
 ) -> None:
     """Score a run on its held-out series beside the baselines; write nothing unless --out names a new folder."""
-    _commands().evaluate(run, {"task": task, "at": at, "until": until, "samples": samples, "series": series}, out)
+    _commands().evaluate(run, {"cut": cut, "at": at, "until": until, "samples": samples, "series": series}, out)
 
 
 @app.command()
@@ -83,9 +83,12 @@ def predict(
     ] = "",
     samples: Annotated[int, typer.Option(help="Model samples.")] = 200,
     keep_samples: Annotated[bool, typer.Option(help="Write every sample, a column each.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Predict by this [[model]] alone; by what the run chose if not given.")
+    ] = None,
 ) -> None:
-    """Forecast every series of a table: per series, time and channel the mean, quantiles, and samples on request."""
-    _commands().predict(run, data, out, ahead, samples, keep_samples)
+    """Predict every series of a table: its forecast, with mean, quantiles and samples on request, or its class."""
+    _commands().predict(run, data, out, ahead, samples, keep_samples, model)
 
 
 @app.command()

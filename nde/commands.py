@@ -15,6 +15,7 @@ from nde import runs
 from nde.config import ConfigError, load_config
 from nde.report import warning_of
 from nde.runs import Run
+from nde.tasks import AbstractEvaluation
 from nde.train import cause_of, CheckpointNotWritten, FailedExamples, terminated_as_interrupted
 
 
@@ -34,7 +35,7 @@ def fit(given: Sequence[str], out: Path | None, resume: Path | None, folds: int 
             raise ConfigError(f"--folds must be at least 2, but is {folds}.")
         divided = [[*given, f"data.folds={folds}", f"data.fold={fold}"] for fold in range(folds)]
         load_config(Path(given[0]), divided[0][1:])  # refused before a folder is made
-        folder = runs.free_folder(Path(given[0]), out)
+        folder = runs.free_folder(Path(given[0]).stem, out)
     evaluations = [_fit_one(each, folder / f"fold_{fold}", None) for fold, each in enumerate(divided)]
     pooled = evaluations[0].pooled(evaluations[1:])
     if pooled is not None:
@@ -44,42 +45,42 @@ def fit(given: Sequence[str], out: Path | None, resume: Path | None, folds: int 
         _say(console, f"wrote {folder / 'results.csv'}")
 
 
-def _fit_one(given: Sequence[str], out: Path | None, resume: Path | None) -> runs.AbstractEvaluation:
+def _fit_one(given: Sequence[str], out: Path | None, resume: Path | None) -> AbstractEvaluation:
     """Make or resume one run, train it, score it and draw it."""
     console = Console()
     with _one_line_errors():
         if resume is not None:
-            run, problem = _reopen(resume, given, out)
+            run = _reopen(resume, given, out)
         elif not given:
             raise ConfigError("give a CONFIG, such as configs/latent_sde_pbc.toml, or --resume RUN.")
         else:
-            config = Path(given[0])
-            settings = load_config(config, given[1:])
+            settings = load_config(given[0], given[1:])
             with _stage(console, "reading the data"):
-                problem = runs.load_problem(settings)
-            settings = runs.resolve(settings, problem)
-            run = Run.create(runs.new_folder(config, out), settings, problem)
-        _introduce(console, run, problem)
-        if not runs.train(run, problem, console):
+                found = runs.prepare(settings)
+            run = Run.create(runs.new_folder(Path(given[0]).stem, out), *found)
+        for line in run.task.describe(run.config, run.problem):
+            _say(console, line)
+        _say(console, f"run folder: {run.folder}")
+        if not runs.train(run, console):
             _say(console, f"stopped by a signal; go on with: nde fit --resume {run.folder}")
             raise typer.Exit(130)
         with _stage(console, "scoring the models and the baselines on what was held out"):
-            runs.finish(run, problem)
-            evaluation = runs.evaluate(run, problem)
+            run.task.finish(run, run.problem)
+            evaluation = run.evaluate()
         evaluation.write(run.folder)
         _report(console, evaluation)
-        _draw(console, run, problem, evaluation, None)
+        _draw(console, run, evaluation, None)
     return evaluation
 
 
-def _reopen(folder: Path, overrides: Sequence[str], out: Path | None) -> tuple[Run, Any]:
-    """A run to go on with, changed by overrides, and its problem."""
+def _reopen(folder: Path, overrides: Sequence[str], out: Path | None) -> Run:
+    """A run to go on with, changed by overrides, its data read."""
     if out is not None or any("=" not in override for override in overrides):
         raise ConfigError("--resume goes on with the run's own config; give no CONFIG and no --out.")
     run = Run.open(folder)
-    if overrides:
-        run = run.resumed(overrides)
-    return run, runs.load_problem(run.config)
+    run = run.resumed(overrides) if overrides else run
+    _ = run.problem
+    return run
 
 
 def evaluate(folder: Path, given: Mapping[str, Any], out: Path | None) -> None:
@@ -90,27 +91,38 @@ def evaluate(folder: Path, given: Mapping[str, Any], out: Path | None) -> None:
         if out is not None and out.exists():
             raise runs.RunError(f"{out}: exists already, and nothing is written over; give another --out.")
         landmark = any(given.get(name) is not None for name in ("at", "until"))
-        if landmark and given.get("task") not in (None, "landmark"):
-            raise ConfigError(f"--at and --until are of --task landmark; --task {given['task']} has its own cut.")
+        if landmark and given.get("cut") not in (None, "landmark"):
+            raise ConfigError(f"--at and --until are of --cut landmark; --cut {given['cut']} has its own.")
         if landmark:
-            given = {**given, "task": "landmark"}
-        opened = opened.changed([f"evaluate.{name}={value}" for name, value in given.items() if value is not None])
-        evaluation = _score(console, opened, runs.load_problem(opened.config))
+            given = {**given, "cut": "landmark"}
+        evaluation = _score(console, opened, given)
         _report(console, evaluation)
         if out is not None:
-            evaluation.write(runs.new_folder(out, out))
+            evaluation.write(runs.new_folder("", out))
             _say(console, f"wrote {out / 'results.csv'}")
 
 
-def predict(folder: Path, data: Path, out: Path, ahead: str, samples: int, keep_samples: bool) -> None:
-    """`nde predict`."""
+def predict(
+    folder: Path, data: Path, out: Path, ahead: str, samples: int, keep_samples: bool, model: str | None
+) -> None:
+    """`nde predict`: into `out`, a `.csv` or `.parquet` file that does not exist yet."""
     with _one_line_errors():
         steps = [_number("--ahead", part) for part in ahead.split(",") if part]
         opened = Run.open(folder)
-        with _stage(Console(), f"forecasting the series of {data}"):
-            table = runs.predict(opened, data, out, ahead=steps, samples=samples, keep_samples=keep_samples)
+        if out.suffix not in (".csv", ".parquet"):
+            raise runs.RunError(f"{out}: unknown kind of table '{out.suffix}'; use .csv or .parquet.")
+        if out.exists():
+            raise runs.RunError(f"{out}: exists already, and nothing is written over; give another --out.")
+        if not out.parent.is_dir():
+            raise runs.RunError(f"{out}: no folder {out.parent} is there; make it, or give another --out.")
+        text = out.suffix == ".csv"
+        with _stage(Console(), f"predicting the series of {data}"):
+            table = opened.predict(
+                data, ahead=steps, samples=samples, keep_samples=keep_samples, as_text=text, model=model
+            )
+        table.write_csv(out) if text else table.write_parquet(out)
         _say(Console(), f"wrote {out}: {len(table)} rows")
-        for note in opened.kind.forecast_notes(opened):
+        for note in opened.task.prediction_notes(opened) if model is None else ():
             _say(Console(), note)
         warning = warning_of(table["mark"].to_list()) if "mark" in table.columns else None
         if warning is not None:
@@ -121,19 +133,18 @@ def plot(folder: Path, out: Path | None) -> None:
     """`nde plot`."""
     with _one_line_errors():
         opened = Run.open(folder)
-        problem = runs.load_problem(opened.config)
         console = Console()
-        _draw(console, opened, problem, _score(console, opened, problem), out)
+        _draw(console, opened, _score(console, opened, {}), out)
 
 
-def _score(console: Console, run: Run, problem: Any) -> Any:
+def _score(console: Console, run: Run, settings: Mapping[str, Any]) -> AbstractEvaluation:
     with _stage(console, "scoring the models and the baselines on what was held out"):
-        return runs.evaluate(run, problem)
+        return run.evaluate(**settings)
 
 
-def _draw(console: Console, run: Run, problem: Any, evaluation: Any, out: Path | None) -> None:
+def _draw(console: Console, run: Run, evaluation: AbstractEvaluation, out: Path | None) -> None:
     with _stage(console, "drawing the figures"):
-        paths = runs.draw(run, problem, evaluation, out)
+        paths = run.draw(evaluation, out)
     for path in paths:
         _say(console, f"wrote {path}")
 
@@ -155,13 +166,7 @@ def _stage(console: Console, text: str) -> Iterator[None]:
         yield
 
 
-def _introduce(console: Console, run: Run, problem: Any) -> None:
-    for line in run.kind.describe(run.config, problem):
-        _say(console, line)
-    _say(console, f"run folder: {run.folder}")
-
-
-def _report(console: Console, evaluation: runs.AbstractEvaluation) -> None:
+def _report(console: Console, evaluation: AbstractEvaluation) -> None:
     console.print(evaluation.table())
     for line in evaluation.lines():
         _say(console, line)

@@ -90,6 +90,7 @@ from nde.models import (
     NeuralCDE as NeuralCDE,
     NeuralODE as NeuralODE,
     NeuralSDE as NeuralSDE,
+    Numerics as Numerics,
     ObservedODE as ObservedODE,
 )
 from nde.objectives import (

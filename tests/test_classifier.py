@@ -10,18 +10,21 @@ import pytest
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
+import nde
 from nde.cli import app
-from nde.data import remove_at_random
-from nde.data.motions import labelled_panel, MOTION_CHANNELS
+from nde.data import Dataset, DATASETS, remove_at_random
+from nde.data.datasets.basic_motions import labelled_panel, MOTION_CHANNELS
 from nde.fields import PathScaledField
 from nde.models import GRUDeltaT
 from nde.objectives import cross_entropy
 from nde.report import accuracy_rows, brier_score, confusion
+from nde.runs import RunError
 
 ROWS, EACH = 8, 6
 HELD = 4  # series to validate, to test and to predict: one shape, so that each model compiles once for the three
 SMALL = [
-    "model.state_size=4", "model.width=4", "model.solver=euler", "model.hidden_size=4", "train.steps=12",
+    "model.neural_cde.state_size=4", "model.neural_cde.width=4", "solver.name=euler", "model.gru.hidden_size=4",
+    "train.steps=12",
     "train.batch_size=8", "train.members=1", "train.validate_every=6", "train.log_every=1", "train.warmup=1",
     "train.learning_rate=0.03", "data.validation=0.34",
 ]  # fmt: skip
@@ -42,7 +45,7 @@ def invoke(*arguments):
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nde.runs.kinds.cde_classifier.load_basic_motions", made_up)
+        patch.setitem(DATASETS, "basic_motions", Dataset(made_up, "labelled"))
         folder = tmp_path_factory.mktemp("runs") / "run"
         result = invoke("fit", "configs/cde_motions.toml", *SMALL, "--out", folder)
         assert result.exit_code == 0, result.output
@@ -59,7 +62,7 @@ def test_a_few_steps_lower_the_loss_of_both(fitted):
 
 def test_fit_leaves_the_table_and_the_figures(fitted):
     folder, output = fitted
-    assert "neural CDE, seed 1/1" in output
+    assert "neural CDE" in output and "GRU-Δt" in output
     table = pl.read_csv(folder / "results.csv")
     assert table["method"].to_list() == ["neural CDE", "GRU-Δt"]
     assert (table["accuracy"] >= 0.7).all()
@@ -88,7 +91,8 @@ def test_predict_gives_each_series_of_a_table_the_class_that_evaluate_scored(fit
         orient="row",
     )
     table.write_csv(tmp_path / "table.csv")
-    result = invoke("predict", fitted[0], "--data", tmp_path / "table.csv", "--out", tmp_path / "out.csv")
+    given = ["--data", tmp_path / "table.csv", "--model", "neural_cde"]
+    result = invoke("predict", fitted[0], *given, "--out", tmp_path / "out.csv")
     assert result.exit_code == 0, result.output
     classes = pl.read_csv(tmp_path / "out.csv")
     assert classes["id"].to_list() == list(thinned.ids)
@@ -103,10 +107,103 @@ def test_predict_gives_each_series_of_a_table_the_class_that_evaluate_scored(fit
     assert "leave out --ahead" in refused.output
 
 
+def test_the_model_that_validated_best_predicts_where_none_is_named(fitted, tmp_path):
+    run = nde.open_run(fitted[0])
+    scores = run.validation_scores()
+    assert set(scores) == {"neural CDE", "GRU-Δt"}
+    panel = made_up().panel
+    table = pl.DataFrame(
+        [
+            (n, t, *x)
+            for n, ts, xs in zip(panel.ids, panel.times, panel.values, strict=True)
+            for t, x in zip(ts, xs, strict=True)
+        ],
+        schema=["id", "time", *MOTION_CHANNELS],
+        orient="row",
+    )
+    best = min(scores, key=scores.get)
+    found = {name: run.predict(table, model=name)["p_high"].to_numpy() for name in scores}
+    np.testing.assert_array_equal(run.predict(table)["p_high"].to_numpy(), found[best])
+    assert run.task.prediction_notes(run) == [f"classes by the {best}"]
+    with pytest.raises(RunError, match="there is no model 'resnet'; those of this run are neural CDE, GRU-Δt"):
+        run.predict(table, model="resnet")
+
+
+def own_table(ids=("s", 0)):
+    """Two classes that differ in level, of unequal lengths, ids as text or as whole numbers."""
+    generator, rows = np.random.default_rng(1), []
+    for i in range(12):
+        kind = ("well", "sick")[i % 2]
+        for t in np.sort(generator.choice(9, size=4 + i % 3, replace=False)):
+            rows.append((f"s{i}" if ids[0] else 10 + i, int(t), (2.0, -2.0)[i % 2] + generator.normal(), None, kind))
+            rows.append((f"s{i}" if ids[0] else 10 + i, int(t) + 10, None, generator.normal(), kind))
+    return pl.DataFrame(rows, schema=["who", "day", "a", "b", "kind"], orient="row")
+
+
+OWN = {
+    "task": "classify",
+    "data": {"id": "who", "time": "day", "label": "kind", "folds": 3},
+    "model": {"name": "gru", "hidden_size": 4},
+    "train": {"steps": 20, "batch_size": 6, "learning_rate": 0.05, "warmup": 1, "validate_every": 10},
+}
+
+
+@pytest.fixture(scope="module")
+def own_run(tmp_path_factory):
+    return nde.fit(OWN, data=own_table(), out=tmp_path_factory.mktemp("own") / "run", progress=False)
+
+
+def test_a_frame_of_ones_own_is_learned_and_kept_in_the_folder(own_run):
+    (row,) = own_run.evaluate().rows()
+    assert row["method"] == "GRU-Δt" and row["accuracy"] >= 0.75
+    again = nde.open_run(own_run.folder)
+    assert again.config.data.classes == ("sick", "well") and again.config.data.channels == ("a", "b")
+    assert again.evaluate().rows()[0]["accuracy"] == row["accuracy"]
+    assert set(own_run.figures()) == {"training", "confusion", "series"}
+
+
+def test_classes_are_given_with_the_tables_own_ids_with_or_without_labels(own_run):
+    table = own_table()
+    found = own_run.predict(table)
+    assert found.columns == ["who", "class", "p_sick", "p_well"]
+    bare = own_run.predict(table.drop("kind").filter(pl.col("who").is_in(["s3", "s8"])))
+    assert bare["who"].to_list() == ["s3", "s8"]
+    np.testing.assert_allclose(bare["p_sick"], found.filter(pl.col("who").is_in(["s3", "s8"]))["p_sick"], atol=1e-6)
+    numbered = own_run.predict(own_table(ids=(None, 0)))
+    assert numbered["who"].dtype == pl.Int64 and numbered["who"].to_list()[:2] == [10, 11]
+    pandas = own_run.predict(pytest.importorskip("pandas").DataFrame(table.to_dict(as_series=False)))
+    np.testing.assert_allclose(pandas["p_sick"], found["p_sick"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": {"id": "who", "time": "day"}}, "needs the name of its column `label`"),
+        ({"data": {**OWN["data"], "folds": 50, "fold": 49}}, "leave the test part empty"),
+        ({"data": {**OWN["data"], "label": "sort"}}, "no column 'sort' of labels"),
+        (
+            {"model": {"name": "latent_sde"}},
+            "model 'latent_sde' does not serve task = 'classify'; these do: neural_cde",
+        ),
+        ({"data": {"dataset": "pbc"}}, "the data set 'pbc' holds series; those of this task are basic_motions"),
+        ({"task": "classfy"}, "unknown task 'classfy'; write task = one of forecast, classify"),
+    ],
+)
+def test_what_can_not_be_fitted_is_said_and_leaves_no_folder(change, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        nde.fit({**OWN, **change}, data=own_table(), out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_folder_is_written_over(own_run):
+    with pytest.raises(RunError, match="exists already, and nothing is written over"):
+        nde.fit(OWN, data=own_table(), out=own_run.folder)
+
+
 def test_a_run_refuses_other_data_than_it_was_made_from(fitted, monkeypatch):
     shifted = made_up()
     shifted.panel.values[0, 0, 0] += 1
-    monkeypatch.setattr("nde.runs.kinds.cde_classifier.load_basic_motions", lambda: shifted)
+    monkeypatch.setitem(DATASETS, "basic_motions", Dataset(lambda: shifted, "labelled"))
     result = invoke("evaluate", fitted[0])
     assert result.exit_code == 2
     assert "is not what the run was made from" in result.output

@@ -20,21 +20,22 @@ from typer.testing import CliRunner
 
 import nde
 from nde.cli import app
-from nde.config import build_task, load_config
+from nde.config import load_config
 from nde.models import LatentPath
 from nde.objectives import GaussianLikelihood
 from nde.report import sample_forecast
 from nde.report.baselines import LastValue, MixedModel
-from nde.runs import evaluate, load_problem, resolve, Run
-from nde.runs.kinds.latent_sde.problem import sample_series
-from nde.runs.kinds.latent_sde.stack import learn_stack
-from nde.runs.kinds.latent_sde.training import validation_score
+from nde.runs import prepare, Run
+from nde.tasks.forecast import build_cut
+from nde.tasks.forecast.problem import sample_series
+from nde.tasks.forecast.stack import learn_stack
+from nde.tasks.forecast.validation import validation_score
 from nde.train import FailedExamples, Interrupt
 
 CONFIG = Path(__file__).parent.parent / "configs" / "latent_sde.toml"
 SMALL = [
     "data.id=who", "data.time=day", "data.time_scale=10", "data.time_unit=decades", "data.log=['b']",
-    "model.state_size=3", "model.width=4", "model.control_width=4", "model.encoder_size=5", "model.dt0=0.5",
+    "model.state_size=3", "model.width=4", "model.control_width=4", "model.encoder_size=5", "solver.dt0=0.5",
     "objective.samples=2", "train.steps=4", "train.validate_every=2", "train.batch_size=4", "train.members=2",
     "train.validation_samples=4", "train.log_every=1", "train.patience=0", "evaluate.samples=20",
 ]  # fmt: skip
@@ -119,23 +120,24 @@ def test_stopped_run_resumes_to_the_same_parameters(fitted, table, tmp_path, mon
     monkeypatch.undo()
     resumed = invoke("fit", "--resume", tmp_path / "run")
     assert resumed.exit_code == 0, resumed.output
-    for one, other in zip(Run.open(folder).models(), Run.open(tmp_path / "run").models(), strict=True):
-        assert_trees_all_equal(jax.tree.leaves(one), jax.tree.leaves(other))
+    one, other = (Run.open(where).models() for where in (folder, tmp_path / "run"))
+    assert_trees_all_equal(jax.tree.leaves(one), jax.tree.leaves(other))
     assert (tmp_path / "run" / "results.csv").read_text() == (folder / "results.csv").read_text()
 
 
 def test_nothing_after_the_cut_off_changes_a_forecast(fitted):
     run = Run.open(fitted[0])
-    problem = load_problem(run.config)
+    problem = run.problem
     times, values, mask = problem.arrays(problem.split.test)
     cut = times[:, :1] + 2.0
     context = mask & (times <= cut)[..., None]
     asked = np.repeat(np.linspace(0, 5, 6)[None], len(times), 0)
     changed_values = np.where(context, values, 1e3)
     changed_times = np.where(times > cut, cut + 1.3 * (times - cut), times)
+    (models,) = run.models().values()
     args = {"series": problem.ids(problem.split.test), "samples": 6, "key": jax.random.key(0)}
-    one = sample_forecast(run.models(), times, values, context, asked, **args)
-    other = sample_forecast(run.models(), changed_times, changed_values, context, asked, **args)
+    one = sample_forecast(models, times, values, context, asked, **args)
+    other = sample_forecast(models, changed_times, changed_values, context, asked, **args)
     np.testing.assert_array_equal(one.law.draws, other.law.draws)
     np.testing.assert_array_equal(one.kl_path, other.kl_path)
 
@@ -145,15 +147,14 @@ def test_evaluate_repeats_the_table_and_takes_another_task(fitted, tmp_path):
     again = invoke("evaluate", folder, "--out", tmp_path / "again")
     assert again.exit_code == 0, again.output
     assert (tmp_path / "again" / "results.csv").read_text() == (folder / "results.csv").read_text()
-    landmark = invoke("evaluate", folder, "--task", "landmark")
+    landmark = invoke("evaluate", folder, "--cut", "landmark")
     assert landmark.exit_code == 0, landmark.output
     assert "latent SDE" in landmark.output
     assert "given what is known at 2, up to 5 decades after the first row" in landmark.output
     sooner = invoke("evaluate", folder, "--at", 15, "--until", 45, "--out", tmp_path / "sooner")
     assert sooner.exit_code == 0, sooner.output
     summary = json.loads((tmp_path / "sooner" / "results.json").read_text())
-    run = Run.open(folder)
-    problem = load_problem(run.config)
+    problem = Run.open(folder).problem
     test = problem.panel[problem.split.test]
     days = 10 * test.times
     targets = test.mask & ((days > 15) & (days <= 45))[..., None]
@@ -161,7 +162,7 @@ def test_evaluate_repeats_the_table_and_takes_another_task(fitted, tmp_path):
     assert f"scored: {targets.sum()} values of {targets.any((1, 2)).sum()} series" in sooner.output
     assert summary["verdict"].startswith("verdict: the ") and summary["verdict"] in sooner.output
     for options, message in (
-        (["--task", "second_half", "--at", 3], "--at and --until are of --task landmark"),
+        (["--cut", "second_half", "--at", 3], "--at and --until are of --cut landmark"),
         (["--at", 45, "--until", 15], "evaluate.at must lie before evaluate.until, but they are 45 and 15"),
     ):
         refused = invoke("evaluate", folder, *options)
@@ -235,11 +236,11 @@ class Explosive(eqx.Module):
 def test_series_whose_path_blows_up_is_named(fitted, table, tmp_path, monkeypatch):
     """In validation, in evaluation and in forecasts: every step of a run that solves."""
     run = Run.open(fitted[0])
-    problem = load_problem(run.config)
+    problem = run.problem
 
     def worst(series):
         times, values, mask = problem.arrays(series)
-        cut = build_task(run.config.evaluate, problem.panel.time_scale).cut(times, mask)
+        cut = build_cut(run.config.evaluate, problem.panel.time_scale).cut(times, mask)
         sizes = np.abs(np.where(cut.context, values, 0.0)).max((1, 2))
         first, second = np.argsort(-sizes)[:2]
         return problem.ids(series)[first], Explosive(GaussianLikelihood(2), float(sizes[first] + sizes[second]) / 2)
@@ -248,7 +249,6 @@ def test_series_whose_path_blows_up_is_named(fitted, table, tmp_path, monkeypatc
     with pytest.raises(FailedExamples, match=f"^{name}: "):
         validation_score(run.config, problem)(model)
     name, model = worst(problem.split.test)
-    monkeypatch.setattr(Run, "models", lambda self, **options: [model])
     only = pl.read_csv(table).filter(pl.col("who").is_in(problem.ids(problem.split.test)))
     only.write_csv(tmp_path / "test.csv")
     largest = Explosive(model.likelihood, float(np.abs(problem.values[problem.split.test]).max()))
@@ -261,7 +261,7 @@ def test_series_whose_path_blows_up_is_named(fitted, table, tmp_path, monkeypatc
             problem.panel.ids[loudest],
         ),
     ):
-        monkeypatch.setattr(Run, "models", lambda self, chosen=chosen, **options: [chosen])
+        monkeypatch.setattr(Run, "models", lambda self, chosen=chosen, **options: {"latent SDE": [chosen]})
         failed = invoke(*arguments)
         assert failed.exit_code == 1
         assert failed.stderr.startswith(f"nde: series {which} could not be solved (")
@@ -297,7 +297,7 @@ def test_plot_draws_elsewhere_too(fitted, tmp_path):
     [
         ([], "give a CONFIG"),
         (["nowhere.toml"], "nowhere.toml: no such file"),
-        ([CONFIG], "data.id: missing"),
+        ([CONFIG], "data: give either `dataset` or `path`"),
         ([CONFIG, "data.path=gone.csv", "data.id=who", "data.time=day"], "gone.csv: no such file"),
         ([CONFIG, "data.path=TABLE", "data.id=who", "data.time=hour"], "no column 'hour'; the columns are who, day"),
         (
@@ -316,10 +316,10 @@ def test_plot_draws_elsewhere_too(fitted, tmp_path):
         (["--resume", "RUN", "train.rate=3"], "train.rate: unknown key"),
         ([CONFIG, "data.path=TABLE", "data.id=who", "data.time=day", "--out", "RUN"], "exists already"),
         (
-            [CONFIG, "data.path=TABLE", "data.id=who", "data.time=day", "model.horizon=2"],
+            [CONFIG, "data.path=TABLE", "data.id=who", "data.time=day", "data.horizon=2"],
             "longest series is 10",
         ),
-        ([CONFIG, "data.path=TABLE", "data.id=who", "data.time=day", "model.dt0=1e-6"], "makes 1e+07 steps"),
+        ([CONFIG, "data.path=TABLE", "data.id=who", "data.time=day", "solver.dt0=1e-6"], "makes 1e+07 steps"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(arguments, message, fitted, table, tmp_path, monkeypatch):
@@ -354,12 +354,11 @@ def test_bad_ahead_is_refused(fitted, table, tmp_path):
 
 def test_time_without_a_scale_runs_over_ten_units(table):
     config = load_config(CONFIG, [f"data.path={table}", "data.id=who", "data.time=day"])
-    problem = load_problem(config)
+    resolved, problem = prepare(config)
     assert problem.panel.times.max() == 10
-    resolved = resolve(config, problem)
-    np.testing.assert_allclose(load_problem(resolved).panel.times, problem.panel.times, rtol=1e-14)
+    np.testing.assert_allclose(prepare(resolved)[1].panel.times, problem.panel.times, rtol=1e-14)
     np.testing.assert_allclose(problem.panel.table_times().max(), pl.read_csv(table)["day"].max())
-    assert (resolved.model.horizon, resolved.model.dt0) == (10, 0.1)
+    assert resolved.data.horizon == 10
 
 
 def test_folds_hold_out_every_series_once(table, tmp_path):
@@ -392,8 +391,8 @@ def test_axes_of_a_table_without_a_unit_count_in_its_time_column(table):
     units = []
     for more in ([], ["data.time_unit=d"], ["data.time_scale=10"], ["data.time_scale=10", "data.time_unit=decades"]):
         config = load_config(CONFIG, [*given, *more])
-        resolved = resolve(config, load_problem(config))
-        assert resolve(resolved, load_problem(resolved)) == resolved
+        resolved, _ = prepare(config)
+        assert prepare(resolved)[0] == resolved
         units.append((resolved.data.table_unit, resolved.data.time_unit))
     assert units == [("day", "day"), ("d", "d"), ("day", "day"), (None, "decades")]
 
@@ -409,14 +408,15 @@ def test_channel_that_never_varies_is_named(table, tmp_path):
 
 def test_baseline_that_the_data_do_not_determine_is_left_out_and_said(fitted):
     run = Run.open(fitted[0])
-    problem = load_problem(run.config)
+    problem = run.problem
     once = problem.panel.mask & (np.cumsum(problem.panel.mask, axis=1) <= np.array([1, 99]))
     few = replace(problem, panel=replace(problem.panel, mask=once))
-    evaluation = evaluate(run.changed(["evaluate.stack=false"]), few)
+    changed = run.changed(["evaluate.stack=false"])
+    evaluation = changed.task.evaluate(changed, few)
     assert "last value" not in evaluation.scores and evaluation.pool is None
     assert any("baseline 'last value' is left out" in note for note in evaluation.notes)
     stack = learn_stack(run, few)
-    assert list(stack.weights) == ["model", "mixed model", "mixed model + OU"]
+    assert list(stack.weights) == ["latent SDE", "mixed model", "mixed model + OU"]
     assert any("baseline 'last value' is left out" in note for note in stack.notes)
 
 
@@ -424,7 +424,7 @@ def with_weights(folder, to, **weights):
     """A copy of a run whose pool has these weights."""
     shutil.copytree(folder, to)
     kept = json.loads((to / "stack.json").read_text())
-    names = ("model", "last value", "mixed model", "mixed model + OU")
+    names = ("latent SDE", "last value", "mixed model", "mixed model + OU")
     kept["weights"] = {name: weights.get(name.split()[0], 0.0) for name in names}
     (to / "stack.json").write_text(json.dumps(kept))
     return Run.open(to)
@@ -432,12 +432,12 @@ def with_weights(folder, to, **weights):
 
 def test_pool_is_learned_on_validation_series_from_fits_without_them(fitted):
     run = Run.open(fitted[0])
-    problem = load_problem(run.config)
+    problem = run.problem
     kept = json.loads((run.folder / "stack.json").read_text())
     weights = learn_stack(run, problem).weights
     assert weights == kept["weights"] and kept["validation_series"] == len(problem.split.validation)
     np.testing.assert_allclose(sum(weights.values()), 1)
-    assert f"pool: {weights['model']:.2f} latent SDE, 2 members, {weights['last value']:.2f} last value" in fitted[1]
+    assert f"pool: {weights['latent SDE']:.2f} latent SDE, {weights['last value']:.2f} last value" in fitted[1]
     # What is held out has no part in it.
     values = problem.values.copy()
     values[problem.split.test] = 1e3
@@ -447,11 +447,11 @@ def test_pool_is_learned_on_validation_series_from_fits_without_them(fitted):
 
 
 def test_evaluate_and_predict_use_the_pool_of_the_folder(fitted, tmp_path, table):
-    problem = load_problem(Run.open(fitted[0]).config)
-    scores = evaluate(with_weights(fitted[0], tmp_path / "last", last=1.0), problem).scores
+    problem = Run.open(fitted[0]).problem
+    scores = with_weights(fitted[0], tmp_path / "last", last=1.0).evaluate().scores
     np.testing.assert_allclose(scores["latent SDE + baselines"].nll, scores["last value"].nll)
-    run = with_weights(fitted[0], tmp_path / "model", model=1.0)
-    alone = evaluate(run, problem).scores
+    run = with_weights(fitted[0], tmp_path / "model", latent=1.0)
+    alone = run.evaluate().scores
     np.testing.assert_allclose(alone["latent SDE + baselines"].nll, alone["latent SDE, 2 members"].nll)
     assert scores["latent SDE, 2 members"].mean("nll") == alone["latent SDE, 2 members"].mean("nll")
 
@@ -465,7 +465,7 @@ def test_evaluate_and_predict_use_the_pool_of_the_folder(fitted, tmp_path, table
         result = invoke("predict", folder, "--data", table, "--out", out, "--ahead", 5, "--samples", 400)
         assert result.exit_code == 0, result.output
         said[name], q50[name] = result.output, pl.read_csv(out)
-    assert "pool: 0.00 latent SDE, 2 members, 1.00 last value" in said["last"]
+    assert "pool: 0.00 latent SDE, 1.00 last value" in said["last"]
     assert f"no stack.json in {tmp_path / 'none'}, so no pool" in said["none"]
     assert_frame_equal(q50["model"], q50["none"])
     # The last value's law, its drift included, of a channel that is not on a log scale.
@@ -505,7 +505,7 @@ def test_validation_and_scoring_take_a_sample_of_the_series_and_all_on_request(f
     three = sample_series(series, 3, 0)
     assert len(three) == 3 and set(three) < set(series) and (np.diff(three) > 0).all()
     run = Run.open(fitted[0])
-    assert len(load_problem(run.config).split.test) == 4
-    assert len(load_problem(run.changed(["evaluate.series=2"]).config).split.test) == 2
+    assert len(run.problem.split.test) == 4
+    assert len(run.changed(["evaluate.series=2"]).problem.split.test) == 2
     assert "scoring the models and the baselines" in fitted[1]
     assert "drawing the figures" in fitted[1]

@@ -3,15 +3,29 @@
 import tomllib
 from pathlib import Path
 
+import diffrax
 import jax
 import pytest
 
-from nde.config import build_model, build_task, ConfigError, load_config, ModelConfig, parse_config, save_config
+import nde
+from nde.config import (
+    build_numerics,
+    ConfigError,
+    LatentSDEModel,
+    load_config,
+    merged,
+    parse_config,
+    save_config,
+    SeriesFacts,
+    SolverConfig,
+    SOLVERS,
+)
 from nde.objectives import GaussianLikelihood
 from nde.report import Landmark
+from nde.tasks.forecast import build_cut
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-MINIMAL = '[data]\npath = "a.csv"\nid = "id"\ntime = "t"\n'
+MINIMAL = 'task = "forecast"\n[data]\npath = "a.csv"\nid = "id"\ntime = "t"\n'
 
 
 def write(tmp_path, text):
@@ -22,7 +36,7 @@ def write(tmp_path, text):
 
 def test_shipped_configs_are_valid():
     assert load_config(CONFIGS / "latent_sde_pbc.toml").data.dataset == "pbc"
-    with pytest.raises(ConfigError, match=r"latent_sde.toml: data.id: missing; set it in the file or as data.id=VALUE"):
+    with pytest.raises(ConfigError, match=r"latent_sde.toml: data: give either `dataset` or `path`"):
         load_config(CONFIGS / "latent_sde.toml")
     overrides = ["data.path=my.csv", "data.id=patient", "data.time=day"]
     assert load_config(CONFIGS / "latent_sde.toml", overrides).data.path == "my.csv"
@@ -35,32 +49,83 @@ def test_every_key_of_the_shipped_configs_is_commented_or_plain():
 
 def test_saved_config_reads_back(tmp_path):
     config = load_config(CONFIGS / "latent_sde_pbc.toml", ["train.steps=7", "model.likelihood=gaussian", "seed=3"])
-    assert (config.train.steps, config.model.likelihood, config.seed) == (7, "gaussian", 3)
+    assert (config.train.steps, config.model[0].likelihood, config.seed) == (7, "gaussian", 3)
     save_config(config, tmp_path / "saved.toml")
     assert load_config(tmp_path / "saved.toml") == config
 
 
-def test_config_of_a_run_from_before_the_kinds_loads(tmp_path):
-    old = load_config(write(tmp_path, MINIMAL + '[model]\nkind = "latent_sde"\n'))
-    assert old == load_config(write(tmp_path, MINIMAL))
-    save_config(old, tmp_path / "saved.toml")
-    saved = tomllib.loads((tmp_path / "saved.toml").read_text())
-    assert saved["kind"] == "latent_sde"
-    assert "kind" not in saved["model"]
+@pytest.mark.parametrize(
+    ("kind", "instead"),
+    [
+        ('kind = "latent_sde"\n', 'task = "forecast" with [[model]] name = "latent_sde"'),
+        ('kind = "ode"\n', 'task = "dynamics" with a [[model]] for each of model.methods'),
+        ('kind = "cde_classifier"\n', 'task = "classify" with [[model]] name = "neural_cde"'),
+        ('kind = "cnf"\n', 'task = "density" with [[model]] name = "flow"'),
+        ('[model]\nkind = "latent_sde"\n', 'task = "forecast"'),
+        ('kind = "resnet"\n', "task = one of forecast, classify, dynamics, density"),
+    ],
+)
+def test_config_of_an_earlier_nde_is_told_what_to_write_instead(tmp_path, kind, instead):
+    with pytest.raises(ConfigError, match="is of an earlier nde; write ") as caught:
+        load_config(write(tmp_path, kind))
+    assert instead in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_several_models_are_named_in_overrides_and_have_names_of_their_own(tmp_path):
+    two = MINIMAL + '[[model]]\nname = "latent_sde"\n[[model]]\nname = "latent_sde"\ndiffusion_scale = 0\n'
+    config = load_config(write(tmp_path, two), ["model.1.width=3", "train.members=2", "model.1.solver.dt0=0.5"])
+    assert [section.width for section in config.model] == [16, 3]
+    assert config.model[1].solver.dt0 == 0.5
+    assert [(m.index, m.seed, m.title) for m in config.members()] == [
+        (0, 0, "latent SDE, member 1/2"), (1, 1, "latent SDE, member 2/2"),
+        (2, 0, "latent ODE, member 1/2"), (3, 1, "latent ODE, member 2/2"),
+    ]  # fmt: skip
+    with pytest.raises(
+        ConfigError, match=r"say of which model, as model.NAME.width=…; they are latent_sde, latent_sde"
+    ):
+        load_config(write(tmp_path, two), ["model.width=3"])
+    with pytest.raises(ConfigError, match=r'two \[\[model\]\]s are called "latent SDE": give each a label'):
+        load_config(write(tmp_path, two), ["model.1.diffusion_scale=0.1"])
+    labelled = load_config(write(tmp_path, two), ["model.1.label=quiet", "model.0.label=loud", "model.quiet.width=5"])
+    assert [section.called() for section in labelled.model] == ["loud", "quiet"] and labelled.model[1].width == 5
+
+
+def test_one_model_of_several_is_chosen_by_name():
+    path = CONFIGS / "hybrid_pendulum.toml"
+    (only,) = load_config(path, ["model=hybrid", "model.width=3"]).model
+    assert (only.name, only.width, only.parameters) == ("hybrid", 3, {"length": 1.1})
+    assert [one.name for one in load_config(path, ["model=['neural_ode', 'known']"]).model] == ["neural_ode", "known"]
+    with pytest.raises(ConfigError, match=r"override 'model=3': write it as model=NAME"):
+        load_config(path, ["model=3"])
 
 
 @pytest.mark.parametrize(
     ("extra", "overrides", "message"),
     [
         ("[train]\nstepz = 3\n", [], r"run.toml: train.stepz: unknown key; the keys here are steps, batch_size"),
-        ("[trains]\nsteps = 3\n", [], r"trains: unknown key; the keys here are kind, seed, train, data, model"),
+        ("[trains]\nsteps = 3\n", [], r"trains: unknown key; the keys here are task, seed, data, model, solver"),
         ('[train]\nsteps = "many"\n', [], r"train.steps: Input should be a valid integer.*, but is 'many'"),
         ("[train]\nsteps = 0\n", [], r"train.steps: Input should be greater than 0, but is 0"),
         ("", ["data.fold=5"], r"data: fold must be below folds = 5, but is 5"),
         ("", ["data.dataset=pbc"], r"data: give either `dataset` or `path`, and not both"),
         ("", ["data.value=x"], r"data: a long table needs both `channel` and `value`"),
-        ("", ["model.kind=resnet"], r"model.kind: Input should be 'latent_sde', but is 'resnet'"),
-        ("", ["kind=resnet"], r"run.toml: kind: unknown kind 'resnet'; the kinds are latent_sde"),
+        ("", ["model.name=resnet"], r"model.name: there is no model 'resnet'; the models of task = 'forecast' are lat"),
+        ("", ["model.name=gru"], r"model.name: the model 'gru' does not serve task = 'forecast'; these do: latent_sde"),
+        (
+            "",
+            ["model.widht=3"],
+            r"run.toml: model.widht: unknown key; the keys here are name, label, solver, state_size",
+        ),
+        ("", ["model.width=x"], r"run.toml: model.width: Input should be a valid integer.*, but is 'x'"),
+        ("", ["task=resnet"], r"run.toml: task: unknown task 'resnet'; write task = one of forecast, classify, dyn"),
+        ("", ["solver.name=ruler"], r"solver.name: .*'ruler'.*euler"),
+        (
+            "",
+            ["data.dataset=two_moons", "data.path="],
+            r"data.dataset: the data set 'two_moons' holds points; those of t",
+        ),
+        ("", ["data.dataset=pbd", "data.path="], r"data.dataset: there is no data set 'pbd'; those of this task are"),
+        ("", ["solver.adjoint=magic"], r"solver.adjoint: Input should be 'checkpoint', 'reversible' or 'continuous'"),
         ("", ["train.steps"], r"override 'train.steps': write it as section.key=value"),
         ("", ["data.path.x=3"], r"override 'data.path.x=3': 'path' is a value, not a section"),
         ("steps = = 3\n", [], r"run.toml: not a TOML file"),
@@ -83,18 +148,60 @@ def test_missing_file_is_refused():
 
 
 def test_names_become_objects():
-    model = build_model(
-        ModelConfig(likelihood="gaussian", diffusion_scale=0, dt0=0.5), 2, horizon=3.2, key=jax.random.key(0)
-    )
+    section = LatentSDEModel(likelihood="gaussian", diffusion_scale=0, solver=SolverConfig(dt0=0.5))
+    model = section.build(SeriesFacts(2, 3.2, 3.2), SolverConfig(dt0=9.0), key=jax.random.key(0))
     assert isinstance(model.likelihood, GaussianLikelihood)
     assert model.diffusion is None
-    assert model.num_steps == 7
-    config = parse_config({**tomllib.loads(MINIMAL), "evaluate": {"task": "landmark", "landmark_at": 1.0}})
-    assert build_task(config.evaluate) == Landmark(at=1.0, until=5.0)
+    assert (model.num_steps, model.dt0) == (7, 0.5)  # its own step before the common one
+    config = parse_config({**tomllib.loads(MINIMAL), "evaluate": {"cut": "landmark", "landmark_at": 1.0}})
+    assert build_cut(config.evaluate, None) == Landmark(at=1.0, until=5.0)
 
 
 def test_step_is_a_hundredth_of_the_horizon_unless_given():
-    model = build_model(ModelConfig(), 1, horizon=20.0, key=jax.random.key(0))
+    section, common = LatentSDEModel(), SolverConfig()
+    model = section.build(SeriesFacts(1, 20.0, 20.0), common, key=jax.random.key(0))
     assert (model.num_steps, model.dt0) == (100, 0.2)
-    longer = build_model(ModelConfig(horizon=20.0), 1, horizon=30.0, key=jax.random.key(0))
+    longer = section.build(SeriesFacts(1, 20.0, 30.0), common, key=jax.random.key(0))
     assert (longer.num_steps, longer.dt0) == (150, 0.2)
+    with pytest.raises(ValueError, match="a latent_sde takes fixed steps"):
+        section.build(SeriesFacts(1, 20.0, 20.0), SolverConfig(rtol=1e-3), key=jax.random.key(0))
+    with pytest.raises(ValueError, match="a latent_sde with noise is solved by solver.name = 'euler', not by 'heun'"):
+        section.build(SeriesFacts(1, 20.0, 20.0), SolverConfig(name="heun", dt0=1.0), key=jax.random.key(0))
+
+
+def test_own_keys_of_a_model_come_before_those_of_all_and_a_step_hides_tolerances():
+    own, common, default = SolverConfig(dt0=0.5), SolverConfig(name="heun", rtol=1e-3), SolverConfig(atol=1e-6)
+    assert merged(own, common, default) == SolverConfig(name="heun", dt0=0.5)
+    assert merged(common, own) == SolverConfig(name="heun", rtol=1e-3)
+    assert merged(SolverConfig(), common, default) == SolverConfig(name="heun", rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_each_solver_of_a_config_is_built_with_what_goes_with_it(name):
+    made = SOLVERS[name]()
+    noise = isinstance(made, diffrax.AbstractItoSolver | diffrax.AbstractStratonovichSolver)
+    fixed = build_numerics(SolverConfig(name=name, dt0=0.1), noise=noise)
+    assert type(fixed.solver) is type(made) and isinstance(fixed.controller, diffrax.ConstantStepSize)
+    if isinstance(made, diffrax.AbstractAdaptiveSolver):
+        chosen = build_numerics(SolverConfig(name=name, rtol=1e-5), noise=noise)
+        assert isinstance(chosen.controller, diffrax.PIDController) and chosen.controller.rtol == 1e-5
+    else:
+        with pytest.raises(ValueError, match=f"'{name}' has no estimate of its error: give solver.dt0"):
+            build_numerics(SolverConfig(name=name, rtol=1e-5), noise=noise)
+
+
+def test_adjoints_of_a_config_are_built_or_refused_by_what_they_serve():
+    numerics = build_numerics(SolverConfig(name="tsit5", adjoint="reversible", max_steps=7))
+    assert isinstance(numerics.solver, nde.Reversible) and isinstance(numerics.adjoint, nde.ReversibleAdjoint)
+    assert numerics.max_steps == 7
+    own = build_numerics(SolverConfig(name="reversible_heun", dt0=0.1, adjoint="reversible"), noise=True)
+    assert isinstance(own.solver, diffrax.ReversibleHeun)
+    assert isinstance(build_numerics(SolverConfig(adjoint="continuous")).adjoint, nde.ContinuousAdjoint)
+    for config, noise, message in (
+        (SolverConfig(name="kvaerno5", adjoint="reversible"), False, "serves no implicit solver such as 'kvaerno5'"),
+        (SolverConfig(name="euler", dt0=0.1, adjoint="reversible"), True, "needs solver.name = 'reversible_heun'"),
+        (SolverConfig(name="tsit5", dt0=0.1), True, "'tsit5' solves no SDEs; these do: euler, heun"),
+        (SolverConfig(name="shark", dt0=0.1), False, "'shark' solves SDEs alone, but this model has no noise"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_numerics(config, noise=noise)

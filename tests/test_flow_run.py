@@ -18,8 +18,8 @@ from nde.report import density_rows, fit_gaussian, fit_kde, PlaneGrid
 from nde.runs import Run
 
 SMALL = [
-    "data.density=eight_gaussians", "data.points=60", "data.validation_points=20", "data.test_points=40",
-    "model.width=8", "model.depth=1", "model.dt0=0.5", "train.steps=12", "train.batch_size=30",
+    "data.dataset=eight_gaussians", "data.points=60", "data.validation_points=20", "data.test_points=40",
+    "model.width=8", "model.depth=1", "solver.dt0=0.5", "train.steps=12", "train.batch_size=30",
     "train.validate_every=6", "train.log_every=1", "train.warmup=1", "train.learning_rate=0.05",
     "train.ema=0.5", "evaluate.samples=50", "evaluate.tolerance=1e-3",
 ]  # fmt: skip
@@ -46,11 +46,13 @@ def test_a_few_steps_lower_the_loss(fitted):
 
 def test_averaged_parameters_are_kept_and_evaluated(fitted):
     run = Run.open(fitted)
-    loss = run.kind.loss(run.config, None)
+    loss, (member,) = run.task.loss(run.config, None), run.config.members()
     with closing(run.checkpoints(0)) as checkpoints:
-        state = checkpoints.restore(build_update(run.config.train, loss).init(run.new_model()))
+        state = checkpoints.restore(build_update(run.config.train, loss).init(run.new_model(member)))
     assert int(state.best_step) == 12
-    assert_trees_all_equal(*(eqx.filter(x, eqx.is_array) for x in (state.averaged, state.best_model, run.models()[0])))
+    assert_trees_all_equal(
+        *(eqx.filter(x, eqx.is_array) for x in (state.averaged, state.best_model, run.models()["flow"][0]))
+    )
     with pytest.raises(AssertionError):
         assert_trees_all_close(state.averaged, eqx.filter(state.model, eqx.is_array), rtol=1e-3)
 
@@ -72,14 +74,14 @@ def test_evaluate_and_plot_work_on_the_run_and_predict_says_which_kinds_it_is_fo
     (tmp_path / "points.csv").write_text("x,y\n0,0\n")
     refused = invoke("predict", fitted, "--data", tmp_path / "points.csv", "--out", tmp_path / "out.csv")
     assert refused.exit_code == 2
-    assert "kind 'cnf' forecasts no tables; these kinds do: latent_sde" in refused.output
+    assert "task = 'density' predicts no tables; these do: forecast, classify" in refused.output
 
 
 def test_an_unknown_density_is_refused_in_one_line(tmp_path):
-    refused = invoke("fit", "configs/cnf_2d.toml", "data.density=star", "--out", tmp_path / "run")
+    refused = invoke("fit", "configs/cnf_2d.toml", "data.dataset=star", "--out", tmp_path / "run")
     assert refused.exit_code == 2
-    assert "data.density" in refused.output
-    assert "'checkerboard'" in refused.output
+    assert "data.dataset: there is no data set 'star'" in refused.output
+    assert "checkerboard" in refused.output
 
 
 def test_gaussian_and_kernels_are_scipys():

@@ -4,18 +4,23 @@ import importlib
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
 
 from nde.data import (
+    DATASETS,
     DENSITIES,
     LabelledPanel,
     load_basic_motions,
+    Panel,
+    read_labelled_panel,
     remove_at_random,
     sample_density,
-    split_published,
+    split_labelled,
     TableError,
+    TableFormat,
 )
-from nde.data.motions import labelled_panel
+from nde.data.datasets.basic_motions import labelled_panel
 
 
 def made_up(each=5, rows=4):
@@ -72,21 +77,93 @@ def test_removal_is_per_value_seeded_and_leaves_the_rest():
 
 def test_split_takes_the_same_share_of_each_class_and_never_the_test_part():
     data = made_up(each=10)
-    split = split_published(data, validation=0.2, seed=1)
+    split = split_labelled(data, validation=0.2, seed=1)
     np.testing.assert_array_equal(np.bincount(data.labels[split.validation]), [2, 2])
     np.testing.assert_array_equal(np.bincount(data.labels[split.train]), [8, 8])
     np.testing.assert_array_equal(split.fold, np.flatnonzero(~data.tested))
     np.testing.assert_array_equal(split.test, np.flatnonzero(data.tested))
 
 
+def unpublished(data):
+    return LabelledPanel(data.panel, data.labels, data.classes, np.zeros(len(data), bool))
+
+
+def test_folds_of_a_table_without_a_test_part_hold_out_each_series_once_and_all_classes():
+    data = unpublished(made_up(each=10))
+    splits = [split_labelled(data, fold=fold, folds=4, seed=3) for fold in range(4)]
+    np.testing.assert_array_equal(np.sort(np.concatenate([split.test for split in splits])), np.arange(len(data)))
+    for split in splits:
+        assert not set(split.test) & set(split.fold) and not set(split.train) & set(split.validation)
+        for part in (split.train, split.validation, split.test):
+            assert set(data.labels[part]) == {0, 1}
+
+
+WIDE = "who,day,a,b,kind\nx,0,1,,sick\nx,1,2,3,sick\ny,0,1,1,well\nz,5,,4,sick\nz,7,2,1,sick\n"
+
+
+@pytest.mark.parametrize("form", ["csv", "polars", "pandas", "long"])
+def test_labelled_table_is_read_from_a_file_or_a_frame_wide_or_long(form, tmp_path):
+    path, layout = tmp_path / "t.csv", TableFormat(id="who", time="day")
+    path.write_text(WIDE)
+    source = path
+    if form == "polars":
+        source = pl.read_csv(path)
+    if form == "pandas":
+        source = pytest.importorskip("pandas").read_csv(path)
+    if form == "long":
+        long = pl.read_csv(path).unpivot(index=["who", "day", "kind"], variable_name="test", value_name="result")
+        long.drop_nulls().write_csv(path)
+        layout = TableFormat(id="who", time="day", channel="test", value="result")
+    data = read_labelled_panel(source, layout, "kind")
+    assert (data.panel.ids, data.panel.channels, data.classes) == (("x", "y", "z"), ("a", "b"), ("sick", "well"))
+    np.testing.assert_array_equal(data.labels, [0, 1, 0])
+    assert not data.tested.any()
+    np.testing.assert_array_equal(data.panel.mask.sum((1, 2)), [3, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "message"),
+    [
+        (WIDE, "sort", r"no column 'sort' of labels; the columns are who, day, a, b, kind"),
+        (WIDE, "day", r"the label 'day' is also asked for as a column"),
+        (
+            WIDE.replace("3,sick", "3,well"),
+            "kind",
+            r"series 'x' has the labels 'sick' and 'well'; give each series one",
+        ),
+        (WIDE.replace("well", "sick"), "kind", r"all series have the label 'sick'; a classifier needs two classes"),
+        (WIDE.replace("1,1,well", "1,1,"), "kind", r"row 4, column 'kind' is empty"),
+    ],
+)
+def test_bad_labels_are_refused_in_one_line(text, label, message, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(TableError, match=message) as caught:
+        read_labelled_panel(tmp_path / "t.csv", TableFormat(id="who", time="day"), label)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_loads_in_its_shape(name):
+    dataset = DATASETS[name]
+    if name == "basic_motions":
+        pytest.importorskip("aeon")
+    data = dataset.load(seed=1) if dataset.made else dataset.load()
+    kinds = {"series": Panel, "labelled": LabelledPanel, "points": np.ndarray}
+    assert isinstance(data, kinds[dataset.shape])
+    if dataset.path is not None:
+        assert dataset.path().is_file() and {"id", "time"} <= set(dataset.defaults)
+
+
 def test_split_refuses_what_leaves_a_part_empty():
     data = made_up(each=1)
     with pytest.raises(ValueError, match="class 'rest' has 1 series outside of the test part"):
-        split_published(data, validation=0.2)
-    with pytest.raises(ValueError, match="nothing could be scored"):
-        split_published(LabelledPanel(data.panel, data.labels, data.classes, np.zeros(4, bool)), validation=0.2)
+        split_labelled(data, validation=0.2)
+    with pytest.raises(ValueError, match="4 series in 9 folds leave the test part empty"):
+        split_labelled(unpublished(data), folds=9, fold=8)
+    with pytest.raises(ValueError, match=r"fold must be in 0 … 4 for 5 folds, but is 5"):
+        split_labelled(unpublished(data), fold=5)
     with pytest.raises(ValueError, match=r"\(0, 1\), but is 1"):
-        split_published(data, validation=1.0)
+        split_labelled(data, validation=1.0)
 
 
 @pytest.mark.parametrize("name", DENSITIES)

@@ -142,8 +142,8 @@ class Uniform(eqx.Module):
     def log_prob(self, x, *, key=None):
         return -jnp.log(self.width)
 
-    def penalised(self, regulariser, x, *, key):
-        return self.log_prob(x), regulariser * x[0]
+    def solve(self, x, *, regulariser, key):
+        return self.log_prob(x), regulariser * x[0], {}
 
 
 def test_density_pays_its_negative_log_density_and_the_mean_penalty():

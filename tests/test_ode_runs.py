@@ -21,16 +21,17 @@ from nde.data import make_pendulum, make_spirals, pendulum_drag
 from nde.fields import KnownField, lotka_volterra, pendulum
 from nde.models import observed_states
 from nde.objectives import GaussianLikelihood, ScaledLikelihood
-from nde.runs import evaluate, kind_of, load_problem, resolve, Run, train
-from nde.runs.kinds.ode import ODEProblem
-from nde.runs.kinds.ode.evaluation import baselines, parameter_notes
+from nde.runs import prepare, Run, train
+from nde.tasks import TASKS
+from nde.tasks.dynamics import DynamicsProblem
+from nde.tasks.dynamics.evaluation import baselines, parameter_notes
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-FEW = ["train.steps=6", "train.validate_every=3", "train.log_every=1", "train.warmup=0", "model.width=4"]
+FEW = ["train.steps=6", "train.validate_every=3", "train.log_every=1", "train.warmup=0"]
 SMALL = {
-    "hybrid_lynx_hare": ["train.members=2", "evaluate.samples=100"],
-    "hybrid_pendulum": ["model.methods=['hybrid']", "evaluate.samples=100"],
-    "neural_ode_spiral": ["train.batch_size=4", "evaluate.samples=100"],
+    "hybrid_lynx_hare": ["train.members=2", "evaluate.samples=100", "model.hybrid.width=4"],
+    "hybrid_pendulum": ["model=hybrid", "evaluate.samples=100", "model.width=4"],
+    "neural_ode_spiral": ["train.batch_size=4", "evaluate.samples=100", "model.width=4"],
 }
 
 
@@ -54,7 +55,7 @@ def rows_of(folder, member):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_few_steps_lower_the_score_of_each_member(runs, name):
-    for member in range(len(Run.open(runs / name).models())):
+    for member in range(len(Run.open(runs / name).config.members())):
         rows = rows_of(runs / name, member)
         scores = [row["validation"] for row in rows if "validation" in row]
         assert scores[-1] < scores[0]
@@ -75,27 +76,26 @@ def test_run_of_two_methods_scores_them_side_by_side(runs):
 
 
 def test_members_differ_by_their_bootstrap_weights(runs):
-    one, other = Run.open(runs / "hybrid_lynx_hare").models()[:2]
+    one, other = Run.open(runs / "hybrid_lynx_hare").models()["known system"]
     values = [float(model.ode.field.field.field.parameters["birth"].value) for model in (one, other)]
     assert abs(values[0] - values[1]) > 1e-6
 
 
 def test_forecast_states_are_positive_and_start_where_they_were_fitted(runs):
     run = Run.open(runs / "hybrid_lynx_hare")
-    model = run.models()[-1]
+    model = run.models()["known system + network"][-1]
     ys = model.ode(jnp.array([0.0, 30.0, 60.0]), model.starts[0, 0])
     np.testing.assert_array_equal(ys[0], model.starts[0, 0])
-    solved = np.asarray(run.config.model.starts)[0, 0]
-    location, scale = np.array(run.config.model.location), np.array(run.config.model.scale)
+    solved = np.asarray(run.config.observe.starts)[0, 0]
+    location, scale = np.array(run.config.observe.location), np.array(run.config.observe.scale)
     np.testing.assert_allclose(location + scale * ys[0], solved, atol=0.3)  # six steps from the data
     assert (nde.models.ObservedODE.locations(model, ys) < 20).all()  # logarithms
 
 
 def test_resolved_config_says_the_same_when_read_again(runs):
     run = Run.open(runs / "hybrid_lynx_hare")
-    again = resolve(run.config, load_problem(run.config))
-    assert again == run.config
-    assert tomllib.loads((run.folder / "config.toml").read_text())["model"]["states"] == ["prey", "predator"]
+    assert prepare(run.config)[0] == run.config
+    assert tomllib.loads((run.folder / "config.toml").read_text())["observe"]["states"] == ["prey", "predator"]
 
 
 def test_evaluate_repeats_the_table_and_predict_says_which_kinds_can(runs, tmp_path):
@@ -103,19 +103,19 @@ def test_evaluate_repeats_the_table_and_predict_says_which_kinds_can(runs, tmp_p
     again = invoke("evaluate", folder, "--out", tmp_path / "again")
     assert again.exit_code == 0, again.output
     assert (tmp_path / "again" / "results.csv").read_text() == (folder / "results.csv").read_text()
-    refused = invoke("evaluate", folder, "--task", "landmark")
-    assert "evaluate.task: unknown key; the keys here are samples" in refused.stderr
+    refused = invoke("evaluate", folder, "--cut", "landmark")
+    assert "evaluate.cut: unknown key; the keys here are samples" in refused.stderr
     predicted = invoke("predict", folder, "--data", "x.csv", "--out", tmp_path / "f.csv")
     assert predicted.exit_code == 2
-    assert "a run of kind 'ode' forecasts no tables; these kinds do: latent_sde" in predicted.stderr
+    assert "task = 'dynamics' predicts no tables; these do: forecast, classify" in predicted.stderr
 
 
 def test_multiple_shooting_starts_on_the_data_and_lowers_the_loss(tmp_path):
     config = CONFIGS / "hybrid_lynx_hare.toml"
-    multiple = ["fit.shooting=multiple", "fit.segments=3", "train.members=1", "model.methods=['known']"]
+    multiple = ["objective.shooting=multiple", "objective.segments=3", "train.members=1", "model=known"]
     result = invoke("fit", config, *FEW, *multiple, "evaluate.samples=50", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
-    starts = load_config(tmp_path / "run" / "config.toml").model.starts
+    starts = load_config(tmp_path / "run" / "config.toml").observe.starts
     np.testing.assert_allclose(np.exp(starts)[0, [0, 1], 0], [30.0, 20.6])  # hare in 1900 and 1905
     losses = [row["nll"] for row in rows_of(tmp_path / "run", 0) if "nll" in row]
     assert losses[-1] < losses[0]
@@ -126,11 +126,12 @@ def test_own_table_is_fitted(tmp_path):
     rows = [(f"s{i}", t, np.exp(-0.5 * t) * (i + 1), 1.0 + t) for i in range(8) for t in (0.0, 0.5, 1.0)]
     pl.DataFrame(rows, schema=["who", "day", "a", "b"], orient="row").write_csv(table)
     columns = [f"data.path={table}", "data.id=who", "data.time=day"]
-    tree = '[model]\nstart = "first_row"\n'
-    (tmp_path / "run.toml").write_text('kind = "ode"\n' + tree)
-    result = invoke("fit", tmp_path / "run.toml", *columns, *FEW, "evaluate.samples=50", "--out", tmp_path / "run")
+    (tmp_path / "run.toml").write_text('task = "dynamics"\n[observe]\nstart = "first_row"\n')
+    result = invoke(
+        "fit", tmp_path / "run.toml", *columns, *FEW, "model.width=4", "evaluate.samples=50", "--out", tmp_path / "run"
+    )
     assert result.exit_code == 0, result.output
-    assert Run.open(tmp_path / "run").config.model.states == ("a", "b")
+    assert Run.open(tmp_path / "run").config.observe.states == ("a", "b")
 
 
 def fitted_decays(folder, unit):
@@ -142,26 +143,32 @@ def fitted_decays(folder, unit):
         for t in (0.0, 0.5, 1.5)
     ]
     pl.DataFrame(rows, schema=["who", "day", "a", "b"], orient="row").write_csv(table)
-    (folder / "run.toml").write_text('kind = "ode"\n[model]\nstart = "first_row"\n')
+    (folder / "run.toml").write_text('task = "dynamics"\n[observe]\nstart = "first_row"\n')
     settings = load_config(
         folder / "run.toml",
-        [f"data.path={table}", "data.id=who", "data.time=day", *FEW, "train.steps=4", "evaluate.samples=50"],
+        [
+            f"data.path={table}",
+            "data.id=who",
+            "data.time=day",
+            *FEW,
+            "model.width=4",
+            "train.steps=4",
+            "evaluate.samples=50",
+        ],
     )
-    problem = load_problem(settings)
     (folder / f"run{unit:g}").mkdir()
-    run = Run.create(folder / f"run{unit:g}", resolve(settings, problem), problem)
-    assert train(run, problem, Console(quiet=True))
-    evaluation = evaluate(run, problem)
-    return evaluation, problem
+    run = Run.create(folder / f"run{unit:g}", *prepare(settings))
+    assert train(run, Console(quiet=True))
+    return run.evaluate(), run.problem
 
 
 def test_fit_is_the_same_in_any_unit_of_the_values(tmp_path):
     (one, problem), *others = [fitted_decays(tmp_path, unit) for unit in (1.0, 1e-6, 1e3)]
-    quantiles = one.details.laws["neural_ode"].quantiles((0.05, 0.5, 0.95))
+    quantiles = one.details.laws["neural ODE"].quantiles((0.05, 0.5, 0.95))
     for unit, (other, _) in zip((1e-6, 1e3), others, strict=True):
-        found = other.details.laws["neural_ode"].quantiles((0.05, 0.5, 0.95))
+        found = other.details.laws["neural ODE"].quantiles((0.05, 0.5, 0.95))
         np.testing.assert_allclose(found / unit, quantiles, rtol=1e-7)
-        for row, scaled in zip(one.rows, other.rows, strict=True):
+        for row, scaled in zip(one.rows(), other.rows(), strict=True):
             np.testing.assert_allclose(
                 [scaled["in 90 %"], scaled["RMSE"] / unit], [row["in 90 %"], row["RMSE"]], rtol=1e-6
             )
@@ -179,7 +186,7 @@ def test_fit_is_the_same_in_any_unit_of_the_values(tmp_path):
 def test_channel_with_nothing_to_fit_is_named(values, message, tmp_path):
     rows = [(f"s{i}", t, 0.1 * t + i, values[t]) for i in range(4) for t in range(4)]
     pl.DataFrame(rows, schema=["who", "day", "a", "b"], orient="row").write_csv(tmp_path / "t.csv")
-    (tmp_path / "run.toml").write_text('kind = "ode"\n')
+    (tmp_path / "run.toml").write_text('task = "dynamics"\n')
     columns = [f"data.path={tmp_path / 't.csv'}", "data.id=who", "data.time=day", "data.test_after=1.5"]
     result = invoke("fit", tmp_path / "run.toml", *columns, "--out", tmp_path / "run")
     assert result.exit_code == 2
@@ -194,13 +201,12 @@ def test_series_that_start_from_the_mean_are_named(tmp_path):
         for t in range(4)
     ]
     pl.DataFrame(rows, schema=["who", "day", "a", "b"], orient="row").write_csv(tmp_path / "t.csv")
-    (tmp_path / "run.toml").write_text('kind = "ode"\n')
+    (tmp_path / "run.toml").write_text('task = "dynamics"\n')
     columns = [f"data.path={tmp_path / 't.csv'}", "data.id=who", "data.time=day", "data.test_after=1.5"]
     lines = {}
     for more in ([], ["data.channels=['b']"], ["data.test_after=2.5"]):
         config = load_config(tmp_path / "run.toml", [*columns, *more])
-        problem = load_problem(config)
-        lines[len(lines)] = kind_of(config).describe(resolve(config, problem), problem)
+        lines[len(lines)] = TASKS["dynamics"].describe(*prepare(config))
     said = "no value to fit, so that the start is the mean over all series: "
     assert lines[0][-1] == said + "'a' of s2; 'b' of s0, s1, s2 and 2 more"
     assert lines[1][-1] == said + "'b' of s0, s1, s2 and 2 more"
@@ -212,7 +218,7 @@ def test_last_value_of_channels_that_take_turns_has_a_spread():
     mask = np.zeros_like(panel.mask)
     mask[:, ::2, 0] = mask[:, 1::2, 1] = True
     early = mask & (panel.times <= 3)[..., None]
-    problem = ODEProblem(panel, np.where(mask, panel.values, 0.0), early, early, mask & ~early, np.arange(3))
+    problem = DynamicsProblem(panel, np.where(mask, panel.values, 0.0), early, early, mask & ~early, np.arange(3))
     law = baselines(problem)["last value"]
     assert np.isfinite(law.log_density(problem.values)[mask]).all()
     times, values = panel.times[:, ::2], panel.values[:, ::2, 0]
@@ -228,10 +234,10 @@ LYNX, SPIRAL = "hybrid_lynx_hare.toml", "neural_ode_spiral.toml"
 @pytest.mark.parametrize(
     ("config", "overrides", "message"),
     [
-        (LYNX, ["model.observed.lynx=wolf"], "channel 'lynx' observes the state 'wolf', but the states are prey"),
-        (LYNX, ["model.observed.fox=prey"], "names the channels hare, lynx, fox, but the data have hare, lynx"),
+        (LYNX, ["observe.observed.lynx=wolf"], "channel 'lynx' observes the state 'wolf', but the states are prey"),
+        (LYNX, ["observe.observed.fox=prey"], "names the channels hare, lynx, fox, but the data have hare, lynx"),
         (LYNX, ["data.test_after=99"], "no value is left to score"),
-        (SPIRAL, ["model.states=['x', 'y', 'z']"], "needs all of the states x, y, z in the first row"),
+        (SPIRAL, ["observe.states=['x', 'y', 'z']"], "needs all of the states x, y, z in the first row"),
     ],
 )
 def test_config_that_does_not_fit_its_data_is_refused_before_a_folder_is_made(config, overrides, message, tmp_path):
@@ -245,16 +251,29 @@ def test_config_that_does_not_fit_its_data_is_refused_before_a_folder_is_made(co
 @pytest.mark.parametrize(
     ("config", "override", "message"),
     [
-        (LYNX, "model.known=lorenz", "no system known = 'lorenz'; the systems are lotka_volterra, pendulum"),
-        (LYNX, "model.parameters.brith=1.0", "lotka_volterra has no parameter 'brith'; its parameters are birth"),
-        (LYNX, "model.parameters.birth=-1.0", "'birth' needs a start strictly between its bounds"),
-        (LYNX, "model.residual_states=['fox']", "residual_states names the state 'fox', but the states are prey, pred"),
-        (LYNX, "model.states=['a', 'b']", r"states of lotka_volterra are \('prey', 'predator'\), but states ="),
-        (LYNX, "model.positive=false", "noise = 'log_normal' needs positive = true"),
+        (LYNX, "model.known.known=lorenz", "no system known = 'lorenz'; the systems are lotka_volterra, pendulum"),
+        (LYNX, "model.known.parameters.brith=1.0", "lotka_volterra has no parameter 'brith'; its parameters are birth"),
+        (LYNX, "model.hybrid.parameters.birth=-1.0", "'birth' needs a start strictly between its bounds"),
+        (
+            LYNX,
+            "model.hybrid.residual_states=['fox']",
+            "residual_states names the state 'fox', but the states are prey, pred",
+        ),
+        (
+            LYNX,
+            "observe.states=['a', 'b']",
+            "states of the known system are prey, predator, but observe.states are a, b",
+        ),
+        (LYNX, "observe.positive=false", "noise = 'log_normal' needs positive = true"),
         (LYNX, "data.validate_after=16.0", "validate_after = 16 must lie before test_after = 15.5"),
-        (SPIRAL, "model.methods=['known']", "need `known`, one of lotka_volterra, pendulum"),
-        (SPIRAL, "model.start=learned", "set data.test_after"),
-        (SPIRAL, "fit.shooting=multiple", "fit.shooting = 'multiple' learns starts, but model.start is 'first_row'"),
+        (SPIRAL, "model=known", "model.known: missing; set it in the file or as model.known=VALUE"),
+        (LYNX, "model.hybrid.known=pendulum", "pendulum has no parameter 'birth'; its parameters are"),
+        (SPIRAL, "observe.start=learned", "set data.test_after"),
+        (
+            SPIRAL,
+            "objective.shooting=multiple",
+            "objective.shooting = 'multiple' learns starts, but observe.start is 'first_row'",
+        ),
     ],
 )
 def test_bad_configs_are_refused_in_one_line(config, override, message):
@@ -305,16 +324,17 @@ def test_made_data_are_the_same_for_the_same_seed_and_obey_their_equation():
 def test_range_of_a_parameter_needs_two_members():
     fields = [KnownField(lambda t, y, p: p.rate * y, {"rate": nde.Parameter(value)}) for value in (1.0, 2.0)]
     models = [SimpleNamespace(ode=SimpleNamespace(field=field)) for field in fields]
-    assert parameter_notes({"known": models[:1]}) == ["known system: rate 1"]
-    assert parameter_notes({"known": models}) == ["known system: rate 1.5 (1 to 2)"]
+    assert parameter_notes({"known system": models[:1]}) == ["known system: rate 1"]
+    assert parameter_notes({"known system": models}) == ["known system: rate 1.5 (1 to 2)"]
 
 
 def test_failed_fit_says_why_in_one_line_and_goes_on_with_an_override(tmp_path):
     rows = [(f"s{i}", t, np.exp(-0.1 * t) * (1 + 0.1 * i)) for i in range(2) for t in np.arange(8.0)]
     pl.DataFrame(rows, schema=["id", "t", "x"], orient="row").write_csv(tmp_path / "d.csv")
     (tmp_path / "c.toml").write_text(
-        f'kind = "ode"\n[data]\npath = "{tmp_path / "d.csv"}"\nid = "id"\ntime = "t"\ntest_after = 5.0\n'
-        "[model]\nwidth = 3\nmax_steps = 2\n[train]\nsteps = 2\nvalidate_every = 1\n[evaluate]\nsamples = 40\n"
+        f'task = "dynamics"\n[data]\npath = "{tmp_path / "d.csv"}"\nid = "id"\ntime = "t"\ntest_after = 5.0\n'
+        "[model]\nwidth = 3\n[solver]\nmax_steps = 2\n[train]\nsteps = 2\nvalidate_every = 1\n"
+        "[evaluate]\nsamples = 40\n"
     )
     folder = tmp_path / "run"
     failed = invoke("fit", tmp_path / "c.toml", "--out", folder)
@@ -324,18 +344,18 @@ def test_failed_fit_says_why_in_one_line_and_goes_on_with_an_override(tmp_path):
         "nde: neural ODE, step 1, training: series s0, s1 could not be solved (the maximum number of solver steps was"
     )
     assert failed.stderr.startswith(told + " reached at t = 0.")
-    assert "raise model.max_steps (now 2)" in failed.stderr
+    assert "raise solver.max_steps (now 2)" in failed.stderr
     assert "There is no checkpoint yet" in failed.stderr
-    assert invoke("fit", "--resume", folder, "model.max_steps=3").exit_code == 1
-    assert tomllib.loads((folder / "config.toml").read_text())["model"]["max_steps"] == 2  # as if not tried
-    mended = invoke("fit", "--resume", folder, "model.max_steps=400")
+    assert invoke("fit", "--resume", folder, "solver.max_steps=3").exit_code == 1
+    assert tomllib.loads((folder / "config.toml").read_text())["solver"]["max_steps"] == 2  # as if not tried
+    mended = invoke("fit", "--resume", folder, "solver.max_steps=400")
     assert mended.exit_code == 0, mended.output
-    assert tomllib.loads((folder / "config.before-1.toml").read_text())["model"]["max_steps"] == 2
+    assert tomllib.loads((folder / "config.before-1.toml").read_text())["solver"]["max_steps"] == 2
     assert [row["step"] for row in rows_of(folder, 0) if "validation" in row] == [1, 2]
-    again = invoke("fit", "--resume", folder, "model.max_steps=3", "train.steps=3")
+    again = invoke("fit", "--resume", folder, "solver.max_steps=3", "train.steps=3")
     assert again.exit_code == 1
     assert "The checkpoint of step 2 is kept" in again.stderr
-    assert tomllib.loads((folder / "config.toml").read_text())["model"]["max_steps"] == 400
+    assert tomllib.loads((folder / "config.toml").read_text())["solver"]["max_steps"] == 400
     config = (folder / "config.toml").read_text()
     (folder / "config.toml").write_text(config.replace("max_steps = 400", "max_steps = 3"))
     scored = invoke("evaluate", folder)

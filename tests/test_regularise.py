@@ -214,7 +214,7 @@ def test_a_neural_ode_has_the_penalty_of_its_solve():
     controller = PIDController(rtol=1e-6, atol=1e-6)
     model = nde.NeuralODE(lambda t, y, a: a @ y, solver=diffrax.Bosh3(), controller=controller)
     ts = jnp.linspace(0.0, 2.0, 5)
-    ys, found = model.penalised(KineticEnergy(), ts, Y0, A)
+    ys, found = model.solve(ts, Y0, A, regulariser=KineticEnergy())[:2]
     assert_trees_all_close(ys, model(ts, Y0, A), rtol=1e-12)
     assert found == pytest.approx(integral_of_derivative(1), rel=1e-4)
 
@@ -223,7 +223,7 @@ def test_a_neural_ode_has_the_penalty_of_its_solve():
 def test_a_neural_sde_has_the_sum_of_its_drift_at_each_step(solver, tolerance):
     model = nde.NeuralSDE(lambda t, y, a: a @ y, lambda t, y, a: 0.3 * jnp.cos(y), solver=solver, dt0=0.25)
     ts = jnp.linspace(0.0, 1.0, 5)
-    ys, found = model.penalised(KineticEnergy(), ts, Y0, A, key=KEY)
+    ys, found = model.solve(ts, Y0, A, regulariser=KineticEnergy(), key=KEY)[:2]
     assert_trees_all_close(ys, model(ts, Y0, A, key=KEY), rtol=1e-12)
     assert found == pytest.approx(float(0.25 * jnp.sum((ys[:-1] @ A.T) ** 2)), rel=tolerance)
 
@@ -235,7 +235,7 @@ def test_a_neural_cde_has_the_sum_of_its_drift_at_each_step():
         controller=ConstantStepSize(), dt0=0.5, scaled=False,
     )  # fmt: skip
     ts, values = jnp.array([0.0, 1.0, 2.0]), jnp.array([[0.5], [1.0], [-0.3]])
-    out, found = model.penalised(KineticEnergy(), ts, values)
+    out, found = model.solve(ts, values, regulariser=KineticEnergy())[:2]
     assert_trees_all_close(out, model(ts, values), rtol=1e-12)
     path, total = nde.models.series_path(ts, values), 0.0
     y = path.evaluate(0.0)[:2]
@@ -243,7 +243,7 @@ def test_a_neural_cde_has_the_sum_of_its_drift_at_each_step():
         f = jnp.tanh(y) * (matrix @ path.derivative(t, left=False))
         y, total = y + 0.5 * f, total + 0.5 * float(jnp.sum(f**2))
     assert found == pytest.approx(total, rel=1e-6)
-    moved, _ = model.penalised(RandomEndTime(0.5), ts, values, key=jr.key(5))
+    moved, _ = model.solve(ts, values, regulariser=RandomEndTime(0.5), key=jr.key(5))[:2]
     assert jnp.all(jnp.isfinite(moved))
 
 
@@ -252,10 +252,12 @@ def test_a_flow_regularises_its_position_alone():
         lambda t, y, args: A @ y, 2, t1=2.0, controller=PIDController(rtol=1e-7, atol=1e-7, norm=position_norm)
     )
     end = jax.scipy.linalg.expm(2 * A) @ Y0
-    log_prob, found = flow.penalised(Together([KineticEnergy(), JacobianNorm(4000)], [1.0, 0.0]), end, key=KEY)
+    log_prob, found = flow.solve(end, regulariser=Together([KineticEnergy(), JacobianNorm(4000)], [1.0, 0.0]), key=KEY)[
+        :2
+    ]
     assert log_prob == pytest.approx(float(flow.log_prob(end)), rel=1e-12)
     assert found == pytest.approx(integral_of_derivative(1), rel=1e-5)
-    found = flow.penalised(JacobianNorm(), end, key=KEY)[1]
+    found = flow.solve(end, regulariser=JacobianNorm(), key=KEY)[:2][1]
     probe = np.array([[1, 1], [1, -1]]) @ np.asarray(A)
     assert min(abs(found - 2 * (row**2).sum()) for row in probe) < 1e-6
 

@@ -434,20 +434,20 @@ def test_verdict_names_the_best_and_says_how_sure_it_is():
         "far": Scores(ours.nll + 9, ours.crps, count),
         "near": Scores(ours.nll - [1.0, 1.2, 0.8, 1.0], ours.crps, count),
     }
-    said = verdict({**scores, "ours": ours}, "ours")
+    said = verdict({**scores, "ours": ours}, ["ours"])
     assert said.startswith("verdict: the near is ahead by 1.00 ± 0.08 nats per value; use it, or give the ours more")
     noisy = Scores(ours.nll - [3.0, -2.0, 1.0, 0.0], ours.crps, count)
-    assert "ahead by 0.50 ± 1.04 nats per value (within two standard errors" in verdict({"b": noisy, "a": ours}, "a")
-    ahead = verdict({"far": scores["far"], "ours": ours}, "ours")
+    assert "ahead by 0.50 ± 1.04 nats per value (within two standard errors" in verdict({"b": noisy, "a": ours}, ["a"])
+    ahead = verdict({"far": scores["far"], "ours": ours}, ["ours"])
     assert ahead == "verdict: the ours is ahead by 9.00 ± 0.00 nats per value of the best baseline, far."
     one = {name: Scores(x.nll[:1], x.crps[:1], count[:1]) for name, x in {**scores, "ours": ours}.items()}
-    assert "on a single series" in verdict(one, "ours") and "nan" not in verdict(one, "ours")
-    assert "no baseline" in verdict({"ours": ours}, "ours")
+    assert "on a single series" in verdict(one, ["ours"]) and "nan" not in verdict(one, ["ours"])
+    assert "no baseline" in verdict({"ours": ours}, ["ours"])
     pool = Scores(ours.nll - [0.4, 0.6, 0.5, 0.5], ours.crps, count)
-    both = verdict({**scores, "ours": ours, "pool": pool}, "ours", "pool")
+    both = verdict({**scores, "ours": ours, "pool": pool}, ["ours"], "pool")
     assert both.startswith("verdict: the near is ahead by 1.00 ± 0.08 nats per value of the ours alone. Their pool")
     assert "is 0.50 ± 0.04 ahead of the ours and 0.50 ± 0.07 behind the near; here the near is the better" in both
-    better = verdict({"far": scores["far"], "ours": ours, "pool": pool}, "ours", "pool")
+    better = verdict({"far": scores["far"], "ours": ours, "pool": pool}, ["ours"], "pool")
     assert better.endswith("is 0.50 ± 0.04 ahead of the ours and 9.50 ± 0.04 ahead of the far.")
     console = Console(width=100, record=True, file=StringIO())
     console.print(render(compare(one, "ours"), "ours", "one series"))

@@ -160,7 +160,7 @@ def test_a_cde_that_blows_up_has_an_infinite_output_and_penalty_where_it_does_no
 
     model = nde.NeuralCDE(lambda x: 1 + x[:1], field, lambda y: y, throw=False, max_steps=64)
     ts, values = jnp.arange(3.0), jnp.ones((3, 1))
-    out, penalty = model.penalised(regularise.ErrorEstimate(), ts, values)
+    out, penalty = model.solve(ts, values, regulariser=regularise.ErrorEstimate())[:2]
     assert np.isinf(out).all() and np.isinf(penalty)
     assert np.isinf(model.trajectory(ts, values)[-1]).all()
 

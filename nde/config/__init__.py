@@ -1,27 +1,35 @@
 """A run's TOML file, validated, and the objects that it stands for. Only this folder turns names into objects.
 
-The key `kind` at the top says what is fitted, and with it which sections there are: each kind is a module here with a
-`nde.config.RunConfig` of its own, entered in `nde.config.parse.CONFIGS`.
+`task` says what for, and with it which sections there are: each task has a module here, entered in
+`nde.config.parse.CONFIGS`. `[[model]]` says what with: each model has a module in `nde.config.models`, entered in
+`nde.config.MODELS`. `[data]` names a table or a data set of `nde.data.DATASETS`.
 """
 
-from nde.config.cde_classifier import (
-    build_cde_classifier as build_cde_classifier,
-    build_gru_classifier as build_gru_classifier,
-    CDEClassifierConfig as CDEClassifierConfig,
-    steps_needed as steps_needed,
+from nde.config.classify import ClassifyConfig as ClassifyConfig
+from nde.config.density import DensityConfig as DensityConfig
+from nde.config.dynamics import DynamicsConfig as DynamicsConfig
+from nde.config.forecast import (
+    ELBOConfig as ELBOConfig,
+    ForecastConfig as ForecastConfig,
+    ForecastEvaluate as ForecastEvaluate,
 )
-from nde.config.cnf import build_flow as build_flow, CNFConfig as CNFConfig
-from nde.config.latent_sde import (
-    build_model as build_model,
-    build_objective as build_objective,
-    build_task as build_task,
-    DataConfig as DataConfig,
-    EvaluateConfig as EvaluateConfig,
-    LatentSDEConfig as LatentSDEConfig,
-    ModelConfig as ModelConfig,
-    ObjectiveConfig as ObjectiveConfig,
+from nde.config.models import (
+    HybridModel as HybridModel,
+    LatentSDEModel as LatentSDEModel,
+    MODELS as MODELS,
+    models_of as models_of,
+    ModelSection as ModelSection,
+    PointFacts as PointFacts,
+    SeriesFacts as SeriesFacts,
+    system_states as system_states,
 )
-from nde.config.ode import build_observed_ode as build_observed_ode, ODEConfig as ODEConfig
+from nde.config.numerics import (
+    build_numerics as build_numerics,
+    merged as merged,
+    SolverConfig as SolverConfig,
+    SOLVERS as SOLVERS,
+)
+from nde.config.observe import DynamicsFacts as DynamicsFacts, ObserveConfig as ObserveConfig
 from nde.config.parse import (
     ConfigError as ConfigError,
     load_config as load_config,
@@ -29,6 +37,7 @@ from nde.config.parse import (
     save_config as save_config,
 )
 from nde.config.regularise import (
+    build_loss as build_loss,
     build_regulariser as build_regulariser,
     build_share as build_share,
     RegulariseConfig as RegulariseConfig,
@@ -38,10 +47,11 @@ from nde.config.resume import (
     changed_keys as changed_keys,
     may_change as may_change,
 )
+from nde.config.run import Member as Member, RunConfig as RunConfig
 from nde.config.sections import (
     build_schedule as build_schedule,
     build_update as build_update,
-    RunConfig as RunConfig,
     Section as Section,
     TrainConfig as TrainConfig,
 )
+from nde.config.table import TableData as TableData

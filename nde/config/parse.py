@@ -1,67 +1,120 @@
-"""From a TOML file to the validated config of its kind, and back."""
+"""From a TOML file to the validated config of its task, and back."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pydantic
 import tomli_w
 
-from nde.config.cde_classifier import CDEClassifierConfig
-from nde.config.cnf import CNFConfig
-from nde.config.latent_sde import LatentSDEConfig
-from nde.config.ode import ODEConfig
-from nde.config.sections import RunConfig
+from nde.config.classify import ClassifyConfig
+from nde.config.density import DensityConfig
+from nde.config.dynamics import DynamicsConfig
+from nde.config.forecast import ForecastConfig
+from nde.config.run import RunConfig, section_of
+from nde.config.sections import Section
 
 CONFIGS: dict[str, type[RunConfig]] = {
-    "latent_sde": LatentSDEConfig,
-    "ode": ODEConfig,
-    "cde_classifier": CDEClassifierConfig,
-    "cnf": CNFConfig,
+    "forecast": ForecastConfig,
+    "classify": ClassifyConfig,
+    "dynamics": DynamicsConfig,
+    "density": DensityConfig,
 }
-DEFAULT_KIND = "latent_sde"
+
+EARLIER = {
+    "latent_sde": 'task = "forecast" with [[model]] name = "latent_sde" (see configs/latent_sde.toml)',
+    "ode": 'task = "dynamics" with a [[model]] for each of model.methods, [observe] for what is seen of the states, '
+    "[objective] for [fit] and [solver] for the tolerances (see configs/hybrid_pendulum.toml)",
+    "cde_classifier": 'task = "classify" with [[model]] name = "neural_cde" and [[model]] name = "gru" (see '
+    "configs/cde_motions.toml)",
+    "cnf": 'task = "density" with [[model]] name = "flow" and data.dataset for data.density (see configs/cnf_2d.toml)',
+}
+"""What to write instead of the `kind` of an earlier nde."""
 
 
 class ConfigError(ValueError):
     """A config that can not be used: one line naming the file, the key, and what would be right."""
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a run's TOML file, with `section.key=value` overrides on top.
+def load_config(config: "str | Path | Mapping[str, Any] | RunConfig", overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run's config, a TOML file or nested dictionaries, with `section.key=value` overrides on top.
 
-    A value is read as TOML where it is TOML (`3`, `true`, `["a", "b"]`), else as a string.
+    A value is read as TOML where it is TOML (`3`, `true`, `["a", "b"]`), else as a string. A key of a `[[model]]` is
+    `model.key` where there is one, else `model.NAME.key` with its label, its name, or its place from zero; `model=NAME`
+    leaves that one alone.
 
     **Raises:** `nde.config.ConfigError` for a file that is missing or no TOML, an unknown or missing key, a value
     of the wrong type.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; give the path of a run's .toml file.")
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file ({error}).") from None
+    if isinstance(config, RunConfig):
+        tree, source = config.model_dump(exclude_none=True), "config"
+    elif isinstance(config, Mapping):
+        tree, source = _copied(config), "config"
+    else:
+        tree, source = _read(Path(config)), str(config)
     for override in overrides:
         _override(tree, override)
-    return parse_config(tree, source=str(path))
+    return parse_config(tree, source=source)
 
 
-def parse_config(tree: dict[str, Any], *, source: str = "config") -> RunConfig:
+def parse_config(tree: Mapping[str, Any], *, source: str = "config") -> RunConfig:
     """A validated config from nested dictionaries; `source` names it in messages."""
-    kind = tree.get("kind", DEFAULT_KIND)
-    config = CONFIGS.get(kind) if isinstance(kind, str) else None
+    task = tree.get("task")
+    if "kind" in tree or "kind" in (tree["model"] if isinstance(tree.get("model"), Mapping) else ()):
+        kind = tree.get("kind", "latent_sde")
+        instead = EARLIER.get(kind) if isinstance(kind, str) else None
+        raise ConfigError(
+            f"{source}: kind = {kind!r} is of an earlier nde; write {instead or f'task = one of {_named(CONFIGS)}'}."
+        )
+    config = CONFIGS.get(task) if isinstance(task, str) else None
     if config is None:
-        raise ConfigError(f"{source}: kind: unknown kind {kind!r}; the kinds are {', '.join(CONFIGS)}.")
+        found = "missing" if task is None else f"unknown task {task!r}"
+        raise ConfigError(f"{source}: task: {found}; write task = one of {_named(CONFIGS)}.")
+    models = tree.get("model", {})
+    models = [models] if isinstance(models, Mapping) else models
+    if not isinstance(models, list | tuple) or not models or not all(isinstance(one, Mapping) for one in models):
+        raise ConfigError(f"{source}: model: write one or more [[model]], each with a name and its keys.")
     try:
-        return config.model_validate(tree)
+        places = ["model"] if len(models) == 1 else [f"model.{place}" for place in range(len(models))]
+        read = [_read_model(config, place, one) for place, one in zip(places, models, strict=True)]
+        return config.model_validate({**tree, "model": tuple(read)})
     except pydantic.ValidationError as error:
         raise ConfigError(f"{source}: {_first_complaint(error, config)}") from None
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from None
 
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write a config as TOML, defaults spelled out."""
     path.write_text(tomli_w.dumps(config.model_dump(exclude_none=True)), encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; give the path of a run's .toml file.")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file ({error}).") from None
+
+
+def _copied(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _copied(value) for key, value in tree.items()}
+    return [_copied(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def _read_model(config: type[RunConfig], place: str, given: Mapping[str, Any]) -> Any:
+    name = given.get("name", config.default_model)
+    try:
+        section = section_of(config.model_fields["task"].default, name)
+    except ValueError as error:
+        raise ValueError(f"{place}.name: {error}.") from None
+    try:
+        return section.model_validate({**given, "name": name})
+    except pydantic.ValidationError as error:
+        raise ValueError(_first_complaint(error, section, f"{place}.")) from None
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -73,6 +126,11 @@ def _override(tree: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    if keys == ["model"]:
+        tree["model"] = _chosen(_models(tree), [value] if isinstance(value, str) else value, override)
+        return
+    if keys[0] == "model":
+        tree, keys = _model_of(tree, keys[1:], override)
     for key in keys[:-1]:
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):
@@ -80,21 +138,52 @@ def _override(tree: dict[str, Any], override: str) -> None:
     tree[keys[-1]] = value
 
 
-def _first_complaint(error: pydantic.ValidationError, config: type[RunConfig]) -> str:
+def _model_of(tree: dict[str, Any], keys: list[str], override: str) -> tuple[dict[str, Any], list[str]]:
+    """The `[[model]]` that an override is about, and the keys within it."""
+    models = tree["model"] = _models(tree)
+    if len(keys) > 1:
+        for place, model in enumerate(models):
+            if keys[0] in (str(place), model.get("label"), model.get("name")):
+                return model, keys[1:]
+    if len(models) == 1:
+        return models[0], keys
+    names = _named([str(model.get("label", model.get("name", place))) for place, model in enumerate(models)])
+    raise ConfigError(f"override '{override}': say of which model, as model.NAME.{keys[-1]}=…; they are {names}.")
+
+
+def _models(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    models = tree.get("model", {})
+    return [models] if isinstance(models, dict) else models
+
+
+def _chosen(models: list[dict[str, Any]], names: Any, override: str) -> list[dict[str, Any]]:
+    """Those of the `[[model]]`s that are named, by label or name, and for a name that none has one of defaults."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"override '{override}': write it as model=NAME or model=['NAME', 'NAME'].")
+    known = {called: model for model in reversed(models) for called in (model.get("name"), model.get("label"))}
+    return [known.get(name, {"name": name}) for name in names]
+
+
+def _named(names: Any) -> str:
+    return ", ".join(names)
+
+
+def _first_complaint(error: pydantic.ValidationError, config: type[Section], prefix: str = "") -> str:
     """The first thing wrong in a config, as one line."""
     details = error.errors()[0]
     places = [str(place) for place in details["loc"]]
-    name = ".".join(places) or "the whole"
+    name = prefix + ".".join(places) if places else prefix.rstrip(".") or "the whole"
     if details["type"] == "extra_forbidden":
         return f"{name}: unknown key; the keys here are {', '.join(_known_keys(config, places[:-1]))}."
     if details["type"] == "missing":
         return f"{name}: missing; set it in the file or as {name}=VALUE."
     message = details["msg"].removeprefix("Value error, ")
     given = details["input"]
-    return f"{name}: {message}." if isinstance(given, dict) else f"{name}: {message}, but is {given!r}."
+    shown = not isinstance(given, dict | Section)
+    return f"{name}: {message}, but is {given!r}." if shown else f"{name}: {message}."
 
 
-def _known_keys(config: type[RunConfig], places: list[str]) -> list[str]:
+def _known_keys(config: type[Section], places: list[str]) -> list[str]:
     section: Any = config
     for place in places:
         section = section.model_fields[place].annotation

@@ -1,6 +1,7 @@
-"""What is added to a training loss so that the equation becomes cheap to solve: `[regularise]`, in any kind of run."""
+"""What is added to a training loss so that the equation becomes cheap to solve: `[regularise]`, for any task."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pydantic
@@ -20,6 +21,7 @@ from nde.regularise import (
     Together,
     weight_schedule,
 )
+from nde.train import batch_loss, LossFunction
 
 PENALTIES: dict[str, Callable[["RegulariseConfig"], AbstractRegulariser]] = {
     "error": lambda config: ErrorEstimate(),
@@ -41,7 +43,7 @@ class RegulariseConfig(Section):
 
     - `penalties`: from a name to its weight: `error`, `error_squares`, `stiffness`, `local_error`,
       `local_error_biased`, `kinetic`, `jacobian`, `taylor`; of a flow `end_time`, which makes its end of time learned.
-      Not every kind's solver serves all of them.
+      Not every model and solver serves all of them.
     - `taylor_order`: of the derivative that `taylor` penalises.
     - `random_end_time`: the spread of a `nde.regularise.RandomEndTime`, in (0, 1/2].
     - `anneal`: the share of the weights that is left at the last step of training, to which they fall exponentially.
@@ -66,7 +68,7 @@ class RegulariseConfig(Section):
         return not self.penalties and self.random_end_time is None
 
     def check(self, served: Sequence[str], why: str, *, moves_end: bool) -> None:
-        """Refuse what a kind's solver can not serve.
+        """Refuse what a model can not serve with its solver.
 
         **Arguments:** `served`: the penalties that it can; `why`: it can no other, in words; `moves_end`: whether its
         end of time may move.
@@ -79,6 +81,12 @@ class RegulariseConfig(Section):
                 raise ValueError(f"regularise.penalties can not have '{name}' with {why}; it serves {known}")
         if self.random_end_time is not None and not moves_end:
             raise ValueError(f"regularise.random_end_time can not be had with {why}; leave it out")
+
+
+def build_loss(config: RegulariseConfig, train: TrainConfig, objective: Callable[..., Any]) -> LossFunction:
+    """The training loss of an objective, the penalties that a config asks for added to it."""
+    penalised = partial(objective, regulariser=build_regulariser(config))
+    return batch_loss(penalised, share=build_share(config, train))
 
 
 def build_regulariser(config: RegulariseConfig) -> AbstractRegulariser | None:

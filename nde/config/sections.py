@@ -1,4 +1,4 @@
-"""What all kinds of runs share: the base of a section, the base of a run, and how it is trained."""
+"""The base of every section of a config, and `[train]`, the same for every task."""
 
 import pydantic
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -13,7 +13,7 @@ class Section(pydantic.BaseModel):
 
 
 class TrainConfig(Section):
-    """`[train]`: the loop and the optimiser. `members` models are trained one after another and forecast together.
+    """`[train]`: the loop and the optimiser. `members` of each `[[model]]` are trained, and forecast together.
 
     With `ema`, such as 0.999, the model that is validated and kept is a running average of the parameters, which
     reaches back over some 1 / (1 - ema) steps: see `nde.train.with_ema`.
@@ -30,14 +30,6 @@ class TrainConfig(Section):
     validate_every: PositiveInt = 50
     patience: NonNegativeInt = 0
     log_every: PositiveInt = 10
-
-
-class RunConfig(Section):
-    """What every run has, of whatever `kind`. Each kind's own config adds its sections; `seed` decides the rest."""
-
-    kind: str
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    train: TrainConfig = TrainConfig()
 
 
 def build_update(config: TrainConfig, loss: LossFunction) -> Update:

@@ -5,6 +5,7 @@ import io
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -43,13 +44,43 @@ class Table:
         return self.error(f"row {self.numbers[row]}, column '{column}'{text}")
 
 
-def read_table(path: str | Path, layout: TableFormat) -> Table:
-    """Read the cells of a `.csv`, `.tsv` or `.parquet` file, and check that the columns of a layout are there.
+def as_frame(data: Any) -> pl.DataFrame:
+    """A polars frame of a polars or pandas frame; the index of the latter is no column.
+
+    **Raises:** `TableError` for anything else.
+    """
+    if isinstance(data, pl.LazyFrame):
+        return data.collect()
+    if isinstance(data, pl.DataFrame):
+        return data
+    if type(data).__module__.split(".")[0] == "pandas" and hasattr(data, "to_dict") and hasattr(data, "columns"):
+        # By columns, since polars' own way asks for the package pyarrow.
+        return pl.DataFrame([_of_pandas(str(name), data.iloc[:, i]) for i, name in enumerate(data.columns)])
+    raise TableError(f"a table is a path or a frame of polars or pandas, but this is a {type(data).__name__}.")
+
+
+def _of_pandas(name: str, column: Any) -> pl.Series:
+    values = column.to_numpy()
+    if values.dtype.kind in "mM":  # with a zone, the zone's instants
+        return pl.Series(name, values)
+    if values.dtype.kind in "iufb":
+        return pl.Series(name, values)
+    missing = column.isna().to_numpy()
+    return pl.Series(name, [None if gone else value for value, gone in zip(values.tolist(), missing, strict=True)])
+
+
+def read_table(path: Any, layout: TableFormat) -> Table:
+    """Read the cells of a `.csv`, `.tsv` or `.parquet` file, or of a frame of polars or pandas, and check that the \
+    columns of a layout are there.
 
     Rows of a CSV file without any content are skipped.
 
     **Raises:** `TableError` for a file that is missing or can not be read, and for a column that is missing or double.
     """
+    if not isinstance(path, str | Path):
+        table = Table.of_frame(as_frame(path), "data")
+        check_columns(table, layout)
+        return table
     path = Path(path)
     if not path.is_file():
         raise TableError(f"{path}: no such file; give the path of a .csv or .parquet table.")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,7 +19,7 @@ from nde.data.times import read_times, TimeColumn
 INDEX = re.compile(r"Unnamed: \d+(\.\d+)?|__index_level_\d+__|")
 
 
-def read_panel(path: str | Path, layout: TableFormat, *, require_values: bool = True) -> Panel:
+def read_panel(path: Any, layout: TableFormat, *, require_values: bool = True) -> Panel:
     """Read a CSV or Parquet table of irregular observations into a `nde.data.Panel`.
 
     Rows may come in any order. A row that repeats another's (id, time) is merged with it where the two do not disagree.
@@ -30,7 +30,7 @@ def read_panel(path: str | Path, layout: TableFormat, *, require_values: bool = 
 
     **Arguments:**
 
-    - `path`: a `.csv`, `.tsv` or `.parquet` file.
+    - `path`: a `.csv`, `.tsv` or `.parquet` file, or a frame of polars or pandas.
     - `layout`: which column is what, a `nde.data.TableFormat`.
     - `require_values`: whether each channel needs at least one value. False for a table that asks for forecasts.
 

@@ -43,4 +43,5 @@ from nde.models.normalising_flow import (
     ContinuousNormalizingFlow as ContinuousNormalizingFlow,
     position_norm as position_norm,
 )
+from nde.models.numerics import AbstractSolvingModel as AbstractSolvingModel, Numerics as Numerics, Solved as Solved
 from nde.models.observed_ode import observed_states as observed_states, ObservedODE as ObservedODE

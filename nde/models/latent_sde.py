@@ -1,6 +1,8 @@
 """The latent SDE of Li et al. (2020) for one irregular, partly observed series."""
 
+import dataclasses
 import math
+from typing import Unpack
 
 import diffrax
 import equinox as eqx
@@ -10,15 +12,13 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from nde.adjoints import CheckpointAdjoint
 from nde.dtypes import as_floats
-from nde.engine import diffeqsolve
 from nde.fields import DiagonalDiffusion, LinearMLPField, silence_last_layer
 from nde.models.encoder import BackwardEncoder, Context
-from nde.models.numerics import succeeded
+from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of
 from nde.objectives import AbstractLikelihood, StudentTLikelihood
 from nde.paths import BrownianGrid
-from nde.regularise import AbstractRegulariser, solve as regularise
+from nde.regularise import AbstractRegulariser
 
 
 class LatentPath(eqx.Module):
@@ -37,7 +37,7 @@ class LatentPath(eqx.Module):
     penalty: Float[Array, ""]
 
 
-class LatentSDE(eqx.Module):
+class LatentSDE(AbstractSolvingModel):
     r"""A latent SDE, $dz = f(z)\,dt + \sigma(z)\,dW$, seen through a linear decoder and a likelihood.
 
     The posterior given observations shares the diffusion and adds a control $u$ that an encoder of the observations
@@ -76,11 +76,10 @@ class LatentSDE(eqx.Module):
       noise, no control and no path KL.
     - `likelihood`: a `nde.objectives.AbstractLikelihood`; Student's t if `None`.
     - `horizon`: how far after its first row a series is solved, in units of time.
-    - `dt0`: the solver's step, in units of time; `horizon` is rounded up to whole steps.
-    - `solver`: a diffrax solver for Itô SDEs that only multiplies by the diffusion, as `diffrax.Euler` (Euler–Maruyama)
-      does, the one used if `None`.
-    - `adjoint`: of nde or diffrax; `nde.adjoints.CheckpointAdjoint` if `None`.
-    - `throw`: as for `nde.models.NeuralODE`: without, a path that blows up is infinite from there on. Static.
+    - `numerics`: how it is solved, a `nde.Numerics`; or its members by keyword. The solver is one for Itô SDEs that
+      only multiplies by the diffusion, as `diffrax.Euler` (Euler–Maruyama) does, the default. `dt0` is every step, in
+      units of time, to which `horizon` is rounded up: steps lie on a grid, so there is no other controller. With
+      `throw=False` a path that blows up is infinite from there on.
     - `key`: a JAX random key, for the initial weights.
 
     **Limits:** all steps have the size `dt0`, and between them the state is interpolated linearly, so `dt0` should lie
@@ -99,11 +98,8 @@ class LatentSDE(eqx.Module):
     diffusion: DiagonalDiffusion | None
     decoder: eqx.nn.Linear
     likelihood: AbstractLikelihood
-    solver: diffrax.AbstractSolver
-    adjoint: diffrax.AbstractAdjoint
+    numerics: Numerics
     num_steps: int = eqx.field(static=True)
-    dt0: float = eqx.field(static=True)
-    throw: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -117,12 +113,18 @@ class LatentSDE(eqx.Module):
         diffusion_scale: float | None = 0.3,
         likelihood: AbstractLikelihood | None = None,
         horizon: float,
-        dt0: float,
-        solver: diffrax.AbstractSolver | None = None,
-        adjoint: diffrax.AbstractAdjoint | None = None,
-        throw: bool = True,
+        numerics: Numerics | None = None,
         key: PRNGKeyArray,
+        **keywords: Unpack[Keywords],
     ):
+        default = Numerics(diffrax.Euler(), diffrax.ConstantStepSize())
+        numerics = numerics_of("LatentSDE", default, numerics, **keywords)
+        dt0 = numerics.dt0
+        if dt0 is None or not isinstance(numerics.controller, diffrax.ConstantStepSize):
+            raise ValueError(
+                f"LatentSDE takes steps of one size and needs a dt0 and no other controller, but got dt0={dt0} and "
+                f"{type(numerics.controller).__name__}."
+            )
         if not (0 < dt0 <= horizon):
             raise ValueError(f"LatentSDE needs 0 < dt0 <= horizon, but got dt0={dt0} and horizon={horizon}.")
         encoder_key, initial_key, drift_key, control_key, decoder_key = jax.random.split(key, 5)
@@ -138,15 +140,13 @@ class LatentSDE(eqx.Module):
         self.diffusion = None if diffusion_scale is None else DiagonalDiffusion(state_size, scale=diffusion_scale)
         self.decoder = eqx.nn.Linear(state_size, channels, key=decoder_key)
         self.likelihood = StudentTLikelihood(channels) if likelihood is None else likelihood
-        self.solver = diffrax.Euler() if solver is None else solver
         self.num_steps = math.ceil(horizon / dt0 - 1e-6)
-        self.dt0 = dt0
-        self.adjoint = CheckpointAdjoint() if adjoint is None else adjoint
-        self.throw = throw
+        self.numerics = dataclasses.replace(numerics, max_steps=self.num_steps)
 
     @property
     def horizon(self) -> float:
         """How far after its first row a series is solved, in units of time: a whole number of steps."""
+        assert self.dt0 is not None
         return self.num_steps * self.dt0
 
     @eqx.filter_jit  # or a call outside of `jit` would compile the encoder's scan anew
@@ -204,22 +204,13 @@ class LatentSDE(eqx.Module):
             shape = jax.ShapeDtypeStruct(z0.shape, z0.dtype)
             path = BrownianGrid(0.0, self.horizon, self.num_steps, shape, key)
             terms = diffrax.MultiTerm(terms, diffrax.ControlTerm(_Noise(self.diffusion), path))
-        where = (terms, self.solver, grid[0], grid[-1], None, (z0, jnp.zeros((), z0.dtype)))
-        options = {
-            "saveat": diffrax.SaveAt(ts=jnp.where(ts < grid[-1] * (1 + 1e-6), jnp.minimum(ts, grid[-1]), ts)),
-            "stepsize_controller": diffrax.StepTo(ts=grid),
-            "adjoint": self.adjoint,
-            "max_steps": self.num_steps,
-            "throw": self.throw,
-        }
-        if regulariser is None:
-            solution, penalty = diffeqsolve(*where, **options), jnp.zeros((), z0.dtype)
-        else:
-            solution, penalty = regularise(regulariser, *where, key=jax.random.fold_in(key, 1), **options)
-            penalty = penalty if self.throw else jnp.where(succeeded(solution), penalty, jnp.inf)
-        assert solution.ys is not None
-        zs, kl = solution.ys
-        return zs, kl[-1], penalty
+        saveat = diffrax.SaveAt(ts=jnp.where(ts < grid[-1] * (1 + 1e-6), jnp.minimum(ts, grid[-1]), ts))
+        # On a known grid a solve is one scan; its last step ends at the horizon, whatever the rounding.
+        numerics = dataclasses.replace(self.numerics, controller=diffrax.StepTo(ts=grid), dt0=None)
+        y0, other = (z0, jnp.zeros((), z0.dtype)), jax.random.fold_in(key, 1)
+        solved = numerics.solve(terms, grid[0], grid[-1], y0, saveat=saveat, regulariser=regulariser, key=other)
+        zs, kl = solved.ys
+        return zs, kl[-1], solved.penalty
 
 
 class _Control(eqx.Module):

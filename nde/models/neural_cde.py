@@ -1,8 +1,7 @@
 """A neural CDE of one irregular, partly missing series."""
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, Unpack
 
 import diffrax
 import equinox as eqx
@@ -10,17 +9,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree
 
-from nde.adjoints import CheckpointAdjoint
 from nde.dtypes import as_floats, promote_state
 from nde.models.checks import check_times, refuse
-from nde.models.numerics import solve
+from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
 from nde.regularise import AbstractRegulariser
 
 _STEEPEST = 2.0
 """How far a slope may lead over the gap after it, in rises of the two gaps together: it overshoots by 0.3 of them."""
 
 
-class NeuralCDE(eqx.Module):
+class NeuralCDE(AbstractSolvingModel):
     r"""A state driven by a series: $dy = f(t, y)\,dX(t)$, $y(t_0) = \zeta(X(t_0))$, output $\ell(y(t))$.
 
     `X` is a smooth path through the data, of `path_size = 1 + 2 * channels` channels: time, the values, and for each
@@ -44,8 +42,8 @@ class NeuralCDE(eqx.Module):
     - `initial`: any callable from `(path_size,)`, the path's first point, to the first state, an array `(state_size,)`.
     - `field`: any callable `f(t, y, args)` that returns a matrix `(state_size, path_size)`.
     - `readout`: any callable from a state to an output.
-    - `solver`: a diffrax solver for ODEs, since the path is differentiable and $dX = \dot X\,dt$.
-    - `controller`, `adjoint`, `dt0`, `max_steps`, `throw`: as for `nde.models.NeuralODE`.
+    - `numerics`: how it is solved, a `nde.Numerics`; or its members by keyword, as for `nde.models.NeuralODE`. The
+      solver is one for ODEs, since the path is differentiable and $dX = \dot X\,dt$.
     - `scaled`: whether time enters as $(t - t_0) / \tau$ and each count $n$ as $\log(1 + n)$. As they are, they outgrow
       the values in long series or small units of time, and a bounded field such as `nde.fields.CDEField` hardly
       learns. (Spirals of either direction, 12 rows over 1000 units of
@@ -57,7 +55,7 @@ class NeuralCDE(eqx.Module):
     **Call:** `model(ts, values, mask=None)` with `ts` of shape `(rows,)`, values and mask of shape `(rows, channels)`;
     returns the readout of the last state. `key` is accepted, so that all models are called alike, and not used.
     `model.trajectory(ts, values, mask)` returns the readouts at all `ts`, with a leading axis of rows;
-    `model.penalised(regulariser, ts, values, mask, key=key)` the call's output and a penalty.
+    `model.solve(ts, values, mask, regulariser=regulariser, key=key)` the call's output and a penalty.
 
     What the mask hides is never read. NaN is missing, with a mask or without one. Times increase strictly, but for
     padding: rows without observations that repeat the last time, which change nothing. A later row without observations
@@ -80,15 +78,24 @@ class NeuralCDE(eqx.Module):
     initial: Callable[..., Any]
     field: Callable[..., Any]
     readout: Callable[..., Any]
-    _: KW_ONLY
-    solver: diffrax.AbstractSolver = diffrax.Tsit5()
-    controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-3, atol=1e-6)
-    adjoint: diffrax.AbstractAdjoint = CheckpointAdjoint()
-    dt0: float | None = None
-    max_steps: int = eqx.field(default=4096, static=True)
-    throw: bool = eqx.field(default=True, static=True)
-    scaled: bool = eqx.field(default=True, static=True)
-    time_scale: float | None = eqx.field(default=None, static=True)
+    numerics: Numerics
+    scaled: bool = eqx.field(static=True)
+    time_scale: float | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        initial: Callable[..., Any],
+        field: Callable[..., Any],
+        readout: Callable[..., Any],
+        *,
+        numerics: Numerics | None = None,
+        scaled: bool = True,
+        time_scale: float | None = None,
+        **keywords: Unpack[Keywords],
+    ):
+        self.initial, self.field, self.readout = initial, field, readout
+        self.numerics = numerics_of("NeuralCDE", Numerics(), numerics, **keywords)
+        self.scaled, self.time_scale = scaled, time_scale
 
     def __check_init__(self):
         if self.time_scale is not None and not (self.scaled and self.time_scale > 0):
@@ -106,22 +113,21 @@ class NeuralCDE(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> PyTree[Array]:
-        ys, _ = self._states(ts, values, mask, args, diffrax.SaveAt(t1=True))
-        return self.readout(ys[0])
+        return self.solve(ts, values, mask, args).ys
 
-    def penalised(
+    def solve(
         self,
-        regulariser: AbstractRegulariser,
         ts: ArrayLike,
         values: ArrayLike,
         mask: ArrayLike | None = None,
         args: PyTree[Any] = None,
         *,
+        regulariser: AbstractRegulariser | None = None,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[PyTree[Array], Float[Array, ""]]:
+    ) -> Solved:
         """The readout of the last state, and what the regulariser makes of the solve: see `nde.regularise`."""
-        ys, penalty = self._states(ts, values, mask, args, diffrax.SaveAt(t1=True), regulariser, key)
-        return self.readout(ys[0]), penalty
+        solved = self._solve(ts, values, mask, args, diffrax.SaveAt(t1=True), regulariser, key)
+        return solved._replace(ys=self.readout(solved.ys[0]))
 
     def trajectory(
         self,
@@ -134,18 +140,16 @@ class NeuralCDE(eqx.Module):
     ) -> PyTree[Array]:
         """The outputs at all `ts`, with a leading axis of rows; arguments and errors as those of the call."""
         saveat = diffrax.SaveAt(ts=check_times("NeuralCDE", ts, (values, self.initial, self.field, self.readout)))
-        ys, _ = self._states(ts, values, mask, args, saveat)
-        return jax.vmap(self.readout)(ys)
+        return jax.vmap(self.readout)(self._solve(ts, values, mask, args, saveat).ys)
 
-    def _states(self, ts, values, mask, args, saveat: diffrax.SaveAt, regulariser=None, key=None):
+    def _solve(self, ts, values, mask, args, saveat: diffrax.SaveAt, regulariser=None, key=None):
         ts, values = as_floats(ts, values, like=(self.initial, self.field, self.readout))
         path = series_path(ts, values, mask, scaled=self.scaled, time_scale=self.time_scale)
         first = path.evaluate(path.t0)
         y0 = promote_state(self.initial(first), first.dtype)
         _check_matrix(y0, first, eqx.filter_eval_shape(self.field, path.t0, y0, args))
         term = diffrax.ControlTerm(self.field, path).to_ode()
-        ends = {"t0": path.t0, "t1": path.t1, "dt0": self.dt0}
-        return solve(self, term, y0, args, **ends, saveat=saveat, regulariser=regulariser, key=key)
+        return self.numerics.solve(term, path.t0, path.t1, y0, args, saveat=saveat, regulariser=regulariser, key=key)
 
 
 def series_path(

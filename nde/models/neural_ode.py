@@ -1,26 +1,22 @@
 """A neural ODE: a field, and the numerics that solve it."""
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, Unpack
 
 import diffrax
-import equinox as eqx
-import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
-from nde.adjoints import CheckpointAdjoint
 from nde.fields import check_field
 from nde.models.checks import check_times_and_state
-from nde.models.numerics import solve
+from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
 from nde.regularise import AbstractRegulariser
 
 
-class NeuralODE(eqx.Module):
+class NeuralODE(AbstractSolvingModel):
     r"""The solution of $dy/dt = f(t, y, \mathrm{args})$ at given times.
 
-    It acts on one series; use `jax.vmap` (or `eqx.filter_vmap` over models) for batches. Its numerics are members:
-    swap them by keyword here, or later by `eqx.tree_at(lambda m: m.solver, model, diffrax.Dopri8())`.
+    It acts on one series; use `jax.vmap` (or `eqx.filter_vmap` over models) for batches. Its numerics are a
+    member: give them here, or swap them later by `eqx.tree_at(lambda m: m.solver, model, diffrax.Dopri8())`.
 
     ```python
     >>> import jax.numpy as jnp, nde
@@ -34,21 +30,15 @@ class NeuralODE(eqx.Module):
 
     - `field`: any callable `f(t, y, args)` that returns what `y` is: the same structure, shapes and dtypes. A
       `nde.fields.Hybrid` makes this a hybrid model.
-    - `solver`: a diffrax solver for ODEs.
-    - `controller`: of the step size.
-    - `adjoint`: how gradients are made.
-    - `dt0`: the first step, or with `diffrax.ConstantStepSize()` every step; positive, whichever way time runs; `None`
-      lets the controller choose.
-    - `max_steps`: how many steps a solve may take, rejected ones included; more is an error. Static.
-    - `throw`: whether a solve that fails is an error. If not, its states are NaN from where it failed on, or infinite:
-      what a line search needs, which must be able to try a bad point. Static.
+    - `numerics`: how it is solved, a `nde.Numerics`; or its members by keyword, `solver`, `controller`, `adjoint`,
+      `dt0`, `max_steps` and `throw`, explained there.
 
     **Call:** `model(ts, y0, args=None)` with `ts` of shape `(times,)`, sorted, upwards or downwards; repeated times are
     allowed. `y0` is the state at `ts[0]`, any pytree of arrays. Whole numbers are taken as floats, and times and state
     are brought to the widest of their own types and that of the field's parameters. Returns the states at `ts`, the
     first among them: `y0`'s structure with a leading axis of times. `key` is accepted, so that all models are called
-    alike, and not used. `model.penalised(regulariser, ts, y0, args, key=key)` gives the states and a penalty, for which
-    the regulariser may draw.
+    alike, and not used. `model.solve(ts, y0, args, regulariser=regulariser, key=key)` gives the states, the penalty of
+    a regulariser, which may draw, and the solver's statistics.
 
     **Raises:** `ValueError` if `ts` holds fewer than two times, or if the field's output is not what `y0` is; an error
     at run time if `ts` is not sorted or the solve fails.
@@ -61,37 +51,30 @@ class NeuralODE(eqx.Module):
     """
 
     field: Callable[..., Any]
-    _: KW_ONLY
-    solver: diffrax.AbstractSolver = diffrax.Tsit5()
-    controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-3, atol=1e-6)
-    adjoint: diffrax.AbstractAdjoint = CheckpointAdjoint()
-    dt0: float | None = None
-    max_steps: int = eqx.field(default=4096, static=True)
-    throw: bool = eqx.field(default=True, static=True)
+    numerics: Numerics
+
+    def __init__(self, field: Callable[..., Any], *, numerics: Numerics | None = None, **keywords: Unpack[Keywords]):
+        self.field, self.numerics = field, numerics_of("NeuralODE", Numerics(), numerics, **keywords)
 
     def __call__(
         self, ts: ArrayLike, y0: PyTree[ArrayLike], args: PyTree[Any] = None, *, key: PRNGKeyArray | None = None
     ) -> PyTree[Array]:
-        return self._solve(ts, y0, args)[0]
+        return self.solve(ts, y0, args).ys
 
-    def penalised(
+    def solve(
         self,
-        regulariser: AbstractRegulariser,
         ts: ArrayLike,
         y0: PyTree[ArrayLike],
         args: PyTree[Any] = None,
         *,
+        regulariser: AbstractRegulariser | None = None,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[PyTree[Array], Float[Array, ""]]:
+    ) -> Solved:
         """The states at `ts`, and what the regulariser makes of the solve: see `nde.regularise`."""
-        return self._solve(ts, y0, args, regulariser, key)
-
-    def _solve(self, ts, y0, args, regulariser=None, key=None):
         ts, y0 = check_times_and_state("NeuralODE", ts, y0, self.field)
         check_field(self.field, ts[0], y0, args)
-        dt0 = None if self.dt0 is None else jnp.where(ts[0] <= ts[-1], self.dt0, -self.dt0)
-        term = diffrax.ODETerm(self.field)
-        saveat = diffrax.SaveAt(ts=ts)
-        return solve(
-            self, term, y0, args, t0=ts[0], t1=ts[-1], dt0=dt0, saveat=saveat, regulariser=regulariser, key=key
+        term, saveat = diffrax.ODETerm(self.field), diffrax.SaveAt(ts=ts)
+        backward = ts[-1] < ts[0]
+        return self.numerics.solve(
+            term, ts[0], ts[-1], y0, args, saveat=saveat, backward=backward, regulariser=regulariser, key=key
         )

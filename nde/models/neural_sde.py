@@ -1,26 +1,24 @@
 """A neural SDE: a drift, a diffusion, and the numerics that solve them."""
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, Unpack
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
-from nde.adjoints import CheckpointAdjoint
 from nde.fields import check_field
-from nde.models.checks import check_times_and_state, refuse
-from nde.models.numerics import solve
+from nde.models.checks import check_times_and_state, need_key, refuse
+from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
 from nde.paths import BrownianGrid, VirtualBrownianTree
 from nde.regularise import AbstractRegulariser
 from nde.solvers import check_noise
 from nde.terms import diffusion_term, unwrap_solver
 
 
-class NeuralSDE(eqx.Module):
+class NeuralSDE(AbstractSolvingModel):
     r"""A sample of $dy = f(t, y)\,dt + g(t, y)\,dW$ at given times.
 
     The solver decides how the noise is read, and that changes the law unless `g` is constant: Itô with
@@ -44,22 +42,19 @@ class NeuralSDE(eqx.Module):
     - `diffusion`: any callable `g(t, y, args)`. Either it returns what `y` is: diagonal noise, each entry of the state
       with its own Brownian motion. Or each leaf of shape `(*shape, noise)` for a state of shape `shape`: general noise,
       a matrix times `noise` Brownian motions (for a pytree, each leaf has its own).
-    - `solver`: a diffrax solver for SDEs.
-    - `dt0`: the step, in units of time; with an adaptive controller, the first.
-    - `controller`: of the step size. An adaptive one needs a solver with an error estimate other than Euler's.
-    - `adjoint`: how gradients are made.
+    - `numerics`: how it is solved, a `nde.Numerics`; or its members by keyword, of which there must be a `solver` for
+      SDEs and a `dt0`, the step, in units of time. The `controller` is one of constant steps unless given; an adaptive
+      one needs a solver with an error estimate other than Euler's, and `dt0` is its first step.
     - `tol`: the length of time below which the Brownian motion is not resolved; `dt0 / 2` if `None`. Set it below the
       least step where the controller is adaptive.
     - `grid`: `(start, end, steps)`, numbers: the Brownian motion is then that of a `nde.paths.BrownianGrid`,
       cheaper than the tree, and one for all series within `[start, end]`, whatever their first and last times. Every
       series begins and ends at one of its points, and `dt0` is its step or a multiple; `tol` has no part in it. `None`
       for a tree. The same key gives the same path with and without `jit`, but another than the tree's. Static.
-    - `max_steps`: how many steps a solve may take; more is an error. Static.
-    - `throw`: as for `nde.models.NeuralODE`. Static.
 
     **Call:** `model(ts, y0, args=None, key=key)` with `ts` of shape `(times,)`, sorted upwards, `y0` the state at
     `ts[0]`. Returns the states at `ts`, the first among them: `y0`'s structure with a leading axis of times.
-    `model.penalised(regulariser, ts, y0, args, key=key)` gives these states, of the same sample, and a penalty.
+    `model.solve(ts, y0, args, regulariser=regulariser, key=key)` gives these states, of the same sample, and a penalty.
 
     **Raises:** `ValueError` without a key, if `ts` holds fewer than two times, if the drift or the diffusion does not
     fit `y0`, or if the solver is not made for SDEs or not for the kind of noise that the diffusion declares
@@ -77,15 +72,27 @@ class NeuralSDE(eqx.Module):
 
     drift: Callable[..., Any]
     diffusion: Callable[..., Any]
-    _: KW_ONLY
-    solver: diffrax.AbstractSolver
-    dt0: float
-    controller: diffrax.AbstractStepSizeController = diffrax.ConstantStepSize()
-    adjoint: diffrax.AbstractAdjoint = CheckpointAdjoint()
-    tol: float | None = None
-    grid: tuple[float, float, int] | None = eqx.field(default=None, static=True)
-    max_steps: int = eqx.field(default=4096, static=True)
-    throw: bool = eqx.field(default=True, static=True)
+    numerics: Numerics
+    tol: float | None
+    grid: tuple[float, float, int] | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        drift: Callable[..., Any],
+        diffusion: Callable[..., Any],
+        *,
+        numerics: Numerics | None = None,
+        tol: float | None = None,
+        grid: tuple[float, float, int] | None = None,
+        **keywords: Unpack[Keywords],
+    ):
+        if numerics is None and not {"solver", "dt0"} <= set(keywords):
+            raise TypeError(
+                "NeuralSDE has no default solver and step: give solver=…, of SDEs, and dt0=…, or numerics=…."
+            )
+        default = Numerics(controller=diffrax.ConstantStepSize())
+        self.drift, self.diffusion, self.tol, self.grid = drift, diffusion, tol, grid
+        self.numerics = numerics_of("NeuralSDE", default, numerics, **keywords)
 
     def __check_init__(self):
         if self.grid is None:
@@ -99,25 +106,19 @@ class NeuralSDE(eqx.Module):
     def __call__(
         self, ts: ArrayLike, y0: PyTree[ArrayLike], args: PyTree[Any] = None, *, key: PRNGKeyArray | None = None
     ) -> PyTree[Array]:
-        return self._solve(ts, y0, args, key)[0]
+        return self.solve(ts, y0, args, key=key).ys
 
-    def penalised(
+    def solve(
         self,
-        regulariser: AbstractRegulariser,
         ts: ArrayLike,
         y0: PyTree[ArrayLike],
         args: PyTree[Any] = None,
         *,
+        regulariser: AbstractRegulariser | None = None,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[PyTree[Array], Float[Array, ""]]:
+    ) -> Solved:
         """The sample at `ts`, and what the regulariser makes of the solve: see `nde.regularise`."""
-        return self._solve(ts, y0, args, key, regulariser)
-
-    def _solve(self, ts, y0, args, key, regulariser=None):
-        if key is None:
-            raise ValueError(
-                "NeuralSDE draws noise and needs a key, but got key=None: call model(ts, y0, key=jax.random.key(0))."
-            )
+        key = need_key(key, "NeuralSDE draws noise", "call model(ts, y0, key=jax.random.key(0))")
         ts, y0 = check_times_and_state("NeuralSDE", ts, y0, (self.drift, self.diffusion))
         ts = refuse(ts, ~(ts[0] < ts[-1]), "NeuralSDE needs times ts that increase, but ts[-1] <= ts[0].")
         check_noise(self.diffusion, self.solver)
@@ -127,20 +128,19 @@ class NeuralSDE(eqx.Module):
         noise_term = diffusion_term(self.diffusion, path, diagonal=diagonal)
         terms = diffrax.MultiTerm(diffrax.ODETerm(self.drift), noise_term)
         saveat, other = diffrax.SaveAt(ts=ts), jax.random.fold_in(key, 1)
-        return solve(
-            self, terms, y0, args, t0=ts[0], t1=ts[-1], dt0=self.dt0, saveat=saveat, regulariser=regulariser, key=other
-        )
+        return self.numerics.solve(terms, ts[0], ts[-1], y0, args, saveat=saveat, regulariser=regulariser, key=other)
 
     def _path(self, ts: Array, noise: PyTree[jax.ShapeDtypeStruct], key: PRNGKeyArray) -> tuple[Array, Any]:
         """The times, checked, and the Brownian motion."""
-        area = _levy_area(self.solver)
+        area, dt0 = _levy_area(self.solver), self.dt0
+        assert dt0 is not None
         if self.grid is None:
-            tol = self.dt0 / 2 if self.tol is None else self.tol
+            tol = dt0 / 2 if self.tol is None else self.tol
             return ts, VirtualBrownianTree(ts[0], ts[-1], tol, noise, key, area)
         path = BrownianGrid(*self.grid, noise, key, levy_area=area)
         width = (path.t1 - path.t0) / path.num_steps
-        whole = jnp.round(self.dt0 / width)
-        off = (whole < 1) | (jnp.abs(self.dt0 / width - whole) > 1e-3)
+        whole = jnp.round(dt0 / width)
+        off = (whole < 1) | (jnp.abs(dt0 / width - whole) > 1e-3)
         return refuse(ts, off | ~jnp.all(path.knows(ts[jnp.array([0, -1])])), _off_grid(self.grid)), path
 
 

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, Unpack
 
 import diffrax
 import equinox as eqx
@@ -12,10 +11,10 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
-from nde.adjoints import CheckpointAdjoint
 from nde.dtypes import as_floats, float_dtype
 from nde.fields import check_field
-from nde.models.numerics import solve
+from nde.models.checks import need_key
+from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
 from nde.regularise import AbstractRegulariser
 
 
@@ -25,7 +24,7 @@ def position_norm(state: PyTree[Array]) -> Array:
     return optx.rms_norm(position)
 
 
-class ContinuousNormalizingFlow(eqx.Module):
+class ContinuousNormalizingFlow(AbstractSolvingModel):
     r"""The density of $x = y(t_1)$ where $dy/dt = f(t, y)$ and $y(0) \sim \mathcal N(0, I)$.
 
     Along a solution the log-density falls at the rate of the divergence, $\operatorname{tr} J$ with
@@ -57,14 +56,12 @@ class ContinuousNormalizingFlow(eqx.Module):
     - `size`: of a point. Static.
     - `probes`: `None` for the exact trace, or how many probes a call draws. Static.
     - `t1`: the end of time; the base distribution lies at 0.
-    - `solver`: a diffrax solver for ODEs.
-    - `controller`: of the step size; it sees a state `(position, log-density)`. The default one's norm,
-      `nde.models.position_norm`, leaves the log-density out, so that `log_prob` takes the steps that the position
-      needs, whatever the probes.
-    - `adjoint`, `dt0`, `max_steps`, `throw`: as for `nde.models.NeuralODE`.
+    - `numerics`: how it is solved, a `nde.Numerics`; or its members by keyword, as for `nde.models.NeuralODE`. The
+      controller sees a state `(position, log-density)`. The default one's norm, `nde.models.position_norm`, leaves the
+      log-density out, so that `log_prob` takes the steps that the position needs, whatever the probes.
 
-    **Methods:** `log_prob(x, key=None)`, `penalised(regulariser, x, key=key)`, `sample(key=key)`, and the maps between
-    the base and the data, `forward(z)` and `inverse(x)`.
+    **Methods:** `log_prob(x, key=None)`, `solve(x, regulariser=regulariser, key=key)`, the log-density and a penalty,
+    `sample(key=key)`, and the maps between the base and the data, `forward(z)` and `inverse(x)`.
 
     **Raises:** `ValueError` if `probes` is not positive, if a point is not of shape `(size,)`, if the field's output is
     not what the point is, or if probes are to be drawn and there is no key; an error at run time if a solve fails.
@@ -79,45 +76,49 @@ class ContinuousNormalizingFlow(eqx.Module):
 
     field: Callable[..., Any]
     size: int = eqx.field(static=True)
-    _: KW_ONLY
-    probes: int | None = eqx.field(default=None, static=True)
-    t1: float = 1.0
-    solver: diffrax.AbstractSolver = diffrax.Tsit5()
-    controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-5, atol=1e-5, norm=position_norm)
-    adjoint: diffrax.AbstractAdjoint = CheckpointAdjoint()
-    dt0: float | None = None
-    max_steps: int = eqx.field(default=4096, static=True)
-    throw: bool = eqx.field(default=True, static=True)
+    numerics: Numerics
+    probes: int | None = eqx.field(static=True)
+    t1: float
 
-    def __check_init__(self):
-        if self.probes is not None and self.probes < 1:
-            raise ValueError(f"ContinuousNormalizingFlow needs probes >= 1, or None, but got probes={self.probes}.")
+    def __init__(
+        self,
+        field: Callable[..., Any],
+        size: int,
+        *,
+        probes: int | None = None,
+        t1: float = 1.0,
+        numerics: Numerics | None = None,
+        **keywords: Unpack[Keywords],
+    ):
+        if probes is not None and probes < 1:
+            raise ValueError(f"ContinuousNormalizingFlow needs probes >= 1, or None, but got probes={probes}.")
+        self.field, self.size, self.probes, self.t1 = field, size, probes, t1
+        default = Numerics(controller=diffrax.PIDController(rtol=1e-5, atol=1e-5, norm=position_norm))
+        self.numerics = numerics_of("ContinuousNormalizingFlow", default, numerics, **keywords)
 
     def log_prob(self, x: ArrayLike, args: PyTree[Any] = None, *, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
         """The log-density at a point of shape `(size,)`, in nats; exact, or an unbiased estimate that `key` draws."""
-        return self._log_prob(x, args, key)[0]
+        return self.solve(x, args, key=key).ys
 
-    def penalised(
+    def solve(
         self,
-        regulariser: AbstractRegulariser,
         x: ArrayLike,
         args: PyTree[Any] = None,
         *,
+        regulariser: AbstractRegulariser | None = None,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    ) -> Solved:
         """The log-density at a point, and what the regulariser makes of its solve: see `nde.regularise`.
 
         What is integrated along the solution is of the position alone.
         """
-        return self._log_prob(x, args, key, regulariser)
-
-    def _log_prob(self, x, args, key, regulariser=None):
         x = self._check_point(x)
         check_field(self.field, jnp.zeros((), x.dtype), x, args)
         field = _WithDensity(self.field, self._directions(x.dtype, key))
         other = None if key is None else jax.random.fold_in(key, 1)
-        (z, change), penalty = self._solve(field, x, args, backward=True, regulariser=regulariser, key=other)
-        return -0.5 * jnp.sum(z**2) - 0.5 * self.size * math.log(2 * math.pi) + change, penalty
+        solved = self._solve(field, x, args, backward=True, regulariser=regulariser, key=other)
+        z, change = solved.ys
+        return solved._replace(ys=-0.5 * jnp.sum(z**2) - 0.5 * self.size * math.log(2 * math.pi) + change)
 
     def sample(self, args: PyTree[Any] = None, *, key: PRNGKeyArray) -> Float[Array, " size"]:
         """A point drawn from the density, of the type of the field's parameters."""
@@ -126,11 +127,11 @@ class ContinuousNormalizingFlow(eqx.Module):
 
     def forward(self, z: ArrayLike, args: PyTree[Any] = None) -> Float[Array, " size"]:
         """The point of the data to which the flow carries `z` of the base."""
-        return self._solve(_Position(self.field), self._check_point(z), args, backward=False)[0][0]
+        return self._solve(_Position(self.field), self._check_point(z), args, backward=False).ys[0]
 
     def inverse(self, x: ArrayLike, args: PyTree[Any] = None) -> Float[Array, " size"]:
         """The point of the base that the flow carries to `x`: the inverse of `forward`, up to the solver's error."""
-        return self._solve(_Position(self.field), self._check_point(x), args, backward=True)[0][0]
+        return self._solve(_Position(self.field), self._check_point(x), args, backward=True).ys[0]
 
     def _check_point(self, x: ArrayLike) -> Float[Array, " size"]:
         if jnp.shape(x) != (self.size,):
@@ -144,22 +145,19 @@ class ContinuousNormalizingFlow(eqx.Module):
         """Vectors `v` such that the sum of all `v^T J v` is the trace of `J`, or on average so."""
         if self.probes is None:
             return jnp.eye(self.size, dtype=dtype)
-        if key is None:
-            raise ValueError(
-                f"ContinuousNormalizingFlow with probes={self.probes} draws them and needs a key, but got key=None: "
-                "call flow.log_prob(x, key=jax.random.key(0)), or make it exact by probes=None."
-            )
+        draws = f"ContinuousNormalizingFlow with probes={self.probes} draws them"
+        key = need_key(key, draws, "call flow.log_prob(x, key=jax.random.key(0)), or make it exact by probes=None")
         return jax.random.rademacher(key, (self.probes, self.size), dtype) / math.sqrt(self.probes)
 
-    def _solve(self, field, position, args, *, backward: bool, regulariser=None, key=None):
+    def _solve(self, field, position, args, *, backward: bool, regulariser=None, key=None) -> Solved:
         dtype = position.dtype
         start, end = jnp.zeros((), dtype), jnp.asarray(self.t1, dtype)
-        dt0 = None if self.dt0 is None else jnp.asarray(-self.dt0 if backward else self.dt0, dtype)
         y0, term, saveat = (position, jnp.zeros((), dtype)), diffrax.ODETerm(field), diffrax.SaveAt(t1=True)
         t0, t1 = (end, start) if backward else (start, end)
-        ends = {"t0": t0, "t1": t1, "dt0": dt0}
-        ys, penalty = solve(self, term, y0, args, **ends, saveat=saveat, regulariser=regulariser, key=key)
-        return (ys[0][0], ys[1][0]), penalty
+        solved = self.numerics.solve(
+            term, t0, t1, y0, args, saveat=saveat, backward=backward, regulariser=regulariser, key=key
+        )
+        return solved._replace(ys=(solved.ys[0][0], solved.ys[1][0]))
 
 
 class _Position(eqx.Module):

@@ -1,94 +1,163 @@
-"""How the plain models are solved: with the numerics that are their members."""
+"""How models are solved: the numerics that each holds, and the one solve that they have in common."""
 
-from typing import Any, Protocol
+import dataclasses
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree
 
-from nde import regularise
+from nde.adjoints import CheckpointAdjoint
 from nde.engine import diffeqsolve
+from nde.regularise import AbstractRegulariser, solve as solve_regularised
 
 
-class HasNumerics(Protocol):
-    """A model whose solver, controller and adjoint are members, to be swapped by keyword or `equinox.tree_at`."""
+class Solved(NamedTuple):
+    """What a solve gave.
+
+    - `ys`: the states that were asked for, or what a model makes of them.
+    - `penalty`: what the regulariser makes of the solve; zero without one.
+    - `stats`: numbers of steps and more, of `diffrax.Solution`.
+    """
+
+    ys: Any
+    penalty: Float[Array, ""]
+    stats: dict[str, Any]
+
+
+class Numerics(eqx.Module):
+    r"""How an equation $dy = f(t, y)\,dx$ is solved: what every model that solves one holds as `numerics`.
+
+    **Arguments of the constructor:**
+
+    - `solver`: a diffrax solver, one of `nde.solvers`, or any of their interface.
+    - `controller`: of the step size.
+    - `adjoint`: how gradients are made.
+    - `dt0`: the first step, or with `diffrax.ConstantStepSize()` every step; positive, whichever way time runs; `None`
+      lets the controller choose.
+    - `max_steps`: how many steps a solve may take, rejected ones included; more is an error. Static.
+    - `throw`: whether a solve that fails is an error. If not, its states are NaN from where it failed on, or infinite:
+      what a line search needs, which must be able to try a bad point. Static.
+
+    Swap one of them by `dataclasses.replace(numerics, solver=diffrax.Dopri8())`, within a model by
+    `eqx.tree_at(lambda m: m.solver, model, diffrax.Dopri8())`.
+    """
+
+    solver: diffrax.AbstractSolver = diffrax.Tsit5()
+    controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-3, atol=1e-6)
+    adjoint: diffrax.AbstractAdjoint = CheckpointAdjoint()
+    dt0: float | None = None
+    max_steps: int = eqx.field(default=4096, static=True)
+    throw: bool = eqx.field(default=True, static=True)
+
+    def solve(
+        self,
+        terms: PyTree[diffrax.AbstractTerm],
+        t0: ArrayLike,
+        t1: ArrayLike,
+        y0: PyTree[Array],
+        args: PyTree[Any] = None,
+        *,
+        saveat: diffrax.SaveAt,
+        backward: bool | Bool[Array, ""] = False,
+        regulariser: AbstractRegulariser | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Solved:
+        """The states that `saveat` asks for, of terms solved from `t0` to `t1`.
+
+        **Arguments:** `backward`: whether time runs backward, which turns the sign of `dt0`; `regulariser`: see
+        `nde.regularise`, `key`: for one that draws. The others are those of `nde.diffeqsolve`.
+
+        **Raises:** an error at run time if the solve fails, unless `throw` is false: then the penalty is infinite, and
+        so are the states that the solve did not get to.
+        """
+        where = (terms, self.solver, t0, t1, self._first_step(backward), y0, args)
+        options = {
+            "saveat": saveat,
+            "stepsize_controller": self.controller,
+            "adjoint": self.adjoint,
+            "max_steps": self.max_steps,
+            "throw": self.throw,
+        }
+        if regulariser is None:
+            solution, penalty = diffeqsolve(*where, **options), jnp.zeros((), jnp.result_type(t1))
+        else:
+            solution, penalty = solve_regularised(regulariser, *where, key=key, **options)
+        if self.throw:
+            return Solved(solution.ys, penalty, solution.stats)
+        went = solution.result
+        good = (went == diffrax.RESULTS.successful) | (went == diffrax.RESULTS.event_occurred)
+        # Rows at times `ts` past the failure are infinite already; a state at the end is where the solve stopped, which
+        # looks as good as any other.
+        ys = jax.tree.map(lambda y: jnp.where(good, y, jnp.inf), solution.ys) if saveat.subs.t1 else solution.ys
+        return Solved(ys, jnp.where(good, penalty, jnp.inf), solution.stats)
+
+    def _first_step(self, backward: bool | Bool[Array, ""]) -> Any:
+        if self.dt0 is None or backward is False:
+            return self.dt0
+        return -self.dt0 if backward is True else jnp.where(backward, -self.dt0, self.dt0)
+
+
+class Keywords(TypedDict, total=False):
+    """The members of `nde.Numerics`, as a model's constructor takes them one by one."""
+
+    solver: diffrax.AbstractSolver
+    controller: diffrax.AbstractStepSizeController
+    adjoint: diffrax.AbstractAdjoint
+    dt0: float | None
+    max_steps: int
+    throw: bool
+
+
+def numerics_of(model: str, default: Numerics, numerics: Numerics | None, **keywords: Unpack[Keywords]) -> Numerics:
+    """The numerics of a model: those given, or its default with what is given by keyword.
+
+    **Raises:** `TypeError`, naming `model`, for a keyword that is none, or for `numerics` and keywords together.
+    """
+    known = [field.name for field in dataclasses.fields(Numerics)]
+    for name in keywords:
+        if name not in known:
+            raise TypeError(f"{model} has no argument '{name}'; those of its numerics are {', '.join(known)}.")
+    if numerics is None:
+        return dataclasses.replace(default, **keywords)
+    if keywords:
+        raise TypeError(f"{model} takes numerics, or {', '.join(keywords)} by keyword, and not both.")
+    return numerics
+
+
+class AbstractSolvingModel(eqx.Module):
+    """A model that solves an equation: it holds `numerics`, whose members are to be read, and swapped, as its own."""
+
+    numerics: eqx.AbstractVar[Numerics]
 
     @property
     def solver(self) -> diffrax.AbstractSolver:
-        """The solver."""
-        ...
+        """The solver of its numerics."""
+        return self.numerics.solver
 
     @property
     def controller(self) -> diffrax.AbstractStepSizeController:
         """What chooses the step size."""
-        ...
+        return self.numerics.controller
 
     @property
     def adjoint(self) -> diffrax.AbstractAdjoint:
         """How gradients are made."""
-        ...
+        return self.numerics.adjoint
+
+    @property
+    def dt0(self) -> float | None:
+        """The first step, or every step."""
+        return self.numerics.dt0
 
     @property
     def max_steps(self) -> int:
         """How many steps a solve may take."""
-        ...
+        return self.numerics.max_steps
 
     @property
     def throw(self) -> bool:
-        """Whether a failed solve is an error."""
-        ...
-
-
-def solve(
-    model: HasNumerics,
-    terms: PyTree[diffrax.AbstractTerm],
-    y0: PyTree[Array],
-    args: PyTree[Any] = None,
-    *,
-    t0: Array,
-    t1: Array,
-    dt0: Any,
-    saveat: diffrax.SaveAt,
-    regulariser: regularise.AbstractRegulariser | None = None,
-    key: PRNGKeyArray | None = None,
-) -> tuple[Any, Float[Array, ""]]:
-    """The states that `saveat` asks for, of terms solved from `t0` to `t1` with a model's own numerics; and a penalty.
-
-    **Raises:** an error at run time if the solve fails, unless the model's `throw` is false: then the penalty is
-    infinite, and so are the states that the solve did not get to.
-    """
-    options = {
-        "saveat": saveat,
-        "stepsize_controller": model.controller,
-        "adjoint": model.adjoint,
-        "max_steps": model.max_steps,
-        "throw": model.throw,
-    }
-    where = (terms, model.solver, t0, t1, dt0, y0, args)
-    if regulariser is None:
-        solution, penalty = diffeqsolve(*where, **options), jnp.zeros((), t1.dtype)
-    else:
-        solution, penalty = regularise.solve(regulariser, *where, key=key, **options)
-    assert solution.ys is not None
-    if model.throw:
-        return solution.ys, penalty
-    return mark_failed(saveat, solution), jnp.where(succeeded(solution), penalty, jnp.inf)
-
-
-def succeeded(solution: diffrax.Solution) -> Array:
-    """Whether a solve went all the way, or to its event."""
-    result = solution.result
-    return (result == diffrax.RESULTS.successful) | (result == diffrax.RESULTS.event_occurred)
-
-
-def mark_failed(saveat: diffrax.SaveAt, solution: diffrax.Solution) -> PyTree[Array]:
-    """The states of a solve that may have failed; infinite where it did not get to.
-
-    Rows at times `ts` past the failure are so already; a state at the end is where the solve stopped, which looks as
-    good as any other.
-    """
-    if not saveat.subs.t1:
-        return solution.ys
-    good = succeeded(solution)
-    return jax.tree.map(lambda y: jnp.where(good, y, jnp.inf), solution.ys)
+        """Whether a solve that fails is an error."""
+        return self.numerics.throw

@@ -29,16 +29,16 @@ def classification_loss(
     """The cross-entropy of a classifier on one series; reports whether its likeliest class is the true one.
 
     **Arguments:** `model`: `model(*inputs)` returns logits, as of a `nde.NeuralCDE`; `example`: the inputs, and at last
-    the label; `regulariser`: makes the penalty, of a model that solves an equation (`model.penalised`); `key`: for a
+    the label; `regulariser`: makes the penalty, of a model that solves an equation (`model.solve`); `key`: for a
     regulariser that draws.
 
     **Returns:** `nde.objectives.Terms`.
     """
     *inputs, label = example
     penalty = None
-    if regulariser is None or not hasattr(model, "penalised"):  # a recurrent network has no equation
+    if regulariser is None or not hasattr(model, "solve"):  # a recurrent network has no equation
         logits = model(*inputs)
     else:
-        logits, penalty = model.penalised(regulariser, *inputs, key=key)
+        logits, penalty, _ = model.solve(*inputs, regulariser=regulariser, key=key)
     correct = (jnp.argmax(logits, -1) == label).astype(logits.dtype)
     return Terms(loss=cross_entropy(logits, label), reported={"accuracy": correct}, penalty=penalty)

@@ -39,11 +39,11 @@ def density_loss(
     """What a density pays for one point, in nats: `nde.objectives.negative_log_likelihood` as a training loss.
 
     **Arguments:** `x`: of shape `(size,)`; `key`: for a random estimate, or a regulariser that draws; `regulariser`:
-    makes the penalty, of a flow (`model.penalised`).
+    makes the penalty, of a flow (`model.solve`).
 
     **Returns:** `nde.objectives.Terms`.
     """
     if regulariser is None:
         return Terms(loss=negative_log_likelihood(model, x, key=key))
-    log_prob, penalty = model.penalised(regulariser, x, key=key)
+    log_prob, penalty, _ = model.solve(x, regulariser=regulariser, key=key)
     return Terms(loss=-log_prob, penalty=penalty)

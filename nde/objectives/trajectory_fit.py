@@ -15,9 +15,9 @@ from nde.regularise import AbstractRegulariser
 
 class _Solvable(Protocol):
     def __call__(self, ts: Array, y0: Array, /) -> Array: ...
-    def penalised(
-        self, regulariser: AbstractRegulariser, ts: Array, y0: Array, /, *, key: PRNGKeyArray | None
-    ) -> tuple[Array, Array]: ...
+    def solve(
+        self, ts: Array, y0: Array, /, *, regulariser: AbstractRegulariser | None, key: PRNGKeyArray | None
+    ) -> tuple[Array, Array, Any]: ...
 
 
 class TrajectoryModel(Protocol):
@@ -165,7 +165,7 @@ class TrajectoryFit(eqx.Module):
         if regulariser is not None:
             if self.shooting != "single":
                 raise ValueError(f"A regulariser needs shooting='single', but TrajectoryFit has {self.shooting!r}.")
-            ys, penalty = model.ode.penalised(regulariser, times, starts[0], key=key)
+            ys, penalty, _ = model.ode.solve(times, starts[0], regulariser=regulariser, key=key)
         elif self.shooting == "multiple":
             if knots is None:
                 raise ValueError("TrajectoryFit needs the knots at which the segments start, for shooting='multiple'.")

@@ -2,8 +2,9 @@ r"""Regularisers: what makes a learned differential equation cheap to solve, as 
 
     solution, penalty = nde.regularise.solve(regulariser, terms, solver, t0, t1, dt0, y0, args, key=key, ...)
 
-is `nde.diffeqsolve` with a regulariser in front; a model's own `penalised(regulariser, ...)` gives its outputs and the
-penalty. A loss adds `weight * penalty`, with a weight that is constant or falls (`nde.regularise.weight_schedule`).
+is `nde.diffeqsolve` with a regulariser in front; a model's own `solve(..., regulariser=regulariser)` gives its outputs
+and the penalty. A loss adds `weight * penalty`, with a weight that is constant or falls
+(`nde.regularise.weight_schedule`).
 
 heuristic.py   the solver's own estimates of error and stiffness, summed over its steps (ERNODE, SRNODE)
 local.py       the same at one random step

@@ -1,6 +1,11 @@
 """Tasks, forecasts, scores, baselines and figures: what `nde evaluate` and `nde plot` call."""
 
-from nde.report.baselines import BASELINES as BASELINES
+from nde.report.baselines import (
+    Baseline as Baseline,
+    baseline_from_plain as baseline_from_plain,
+    baseline_to_plain as baseline_to_plain,
+    BASELINES as BASELINES,
+)
 from nde.report.classes import (
     accuracy_rows as accuracy_rows,
     brier_score as brier_score,
@@ -10,13 +15,14 @@ from nde.report.classes import (
     plot_seen_series as plot_seen_series,
     SeenSeries as SeenSeries,
 )
-from nde.report.compare import (
+from nde.report.comparison import (
     compare as compare,
     render as render,
     Row as Row,
     verdict as verdict,
     write_table as write_table,
 )
+from nde.report.cuts import AbstractCut as AbstractCut, Cut as Cut, Landmark as Landmark, SecondHalf as SecondHalf
 from nde.report.density import (
     density_rows as density_rows,
     fit_gaussian as fit_gaussian,
@@ -25,6 +31,11 @@ from nde.report.density import (
     plot_plane as plot_plane,
 )
 from nde.report.figures import (
+    BLUE as BLUE,
+    fan_legend as fan_legend,
+    FAN_LEVELS as FAN_LEVELS,
+    GREY as GREY,
+    ORANGE as ORANGE,
     plot_calibration as plot_calibration,
     plot_forecasts as plot_forecasts,
     plot_training as plot_training,
@@ -47,5 +58,4 @@ from nde.report.scores import (
     score as score,
     Scores as Scores,
 )
-from nde.report.tasks import AbstractTask as AbstractTask, Cut as Cut, Landmark as Landmark, SecondHalf as SecondHalf
 from nde.report.wording import counted as counted, with_error as with_error

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from nde.objectives import check_ids, series_codes
-from nde.objectives.elbo import LatentPathModel
+from nde.objectives import check_ids, LatentPathModel, series_codes
 from nde.report.baselines import Baseline
 from nde.report.scores import NormalForecast, SampleForecast
 from nde.train import blame

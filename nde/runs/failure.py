@@ -4,15 +4,16 @@ from typing import Any
 
 import jax
 
+from nde.config import Member
 from nde.runs.folder import Run
-from nde.runs.interface import Examples
+from nde.tasks import Examples
 from nde.train import FailedExamples, FailedStep, TrainingFailed
 
 
-def explain_failure(run: Run, title: str, error: TrainingFailed, examples: Examples, kept: int | None) -> str:
+def explain_failure(run: Run, member: Member, error: TrainingFailed, examples: Examples, kept: int | None) -> str:
     """One line: member, step, series, cause and time; what to lower or raise; and which checkpoint there is.
 
-    **Arguments:** `title`: of the member; `examples`: what it is trained on; `kept`: the step of its last checkpoint.
+    **Arguments:** `examples`: what it is trained on; `kept`: the step of its last checkpoint.
     """
     told, first = str(error), False
     if isinstance(error, FailedStep):
@@ -20,8 +21,7 @@ def explain_failure(run: Run, title: str, error: TrainingFailed, examples: Examp
         told += explain_solve(error.failure, _time(run, error, examples))
         first = error.step == 1 and not error.validating
     told = told.rstrip(".")
-    where = f"{title}, " if title else ""
-    return f"{where}{told}; {_remedy(run, first)}. {_checkpoint(run, kept)}"
+    return f"{member.title}, {told}; {_remedy(run, member, first)}. {_checkpoint(run, kept)}"
 
 
 def explain_solve(failure: FailedExamples, time: float | None = None) -> str:
@@ -32,9 +32,9 @@ def explain_solve(failure: FailedExamples, time: float | None = None) -> str:
     return f"{which} could not be solved ({failure.cause}{reached})"
 
 
-def _remedy(run: Run, first: bool) -> str:
+def _remedy(run: Run, member: Member, first: bool) -> str:
     config = run.config
-    ways = [*run.kind.remedies(config)]
+    ways = member.section.remedies(config.solver)
     if not first or not ways:  # before the first update no rate is at fault
         ways.insert(0, f"lower train.learning_rate (now {config.train.learning_rate:g})")
     return ", ".join(ways[:-1]) + (" or " if ways[1:] else "") + ways[-1]
@@ -51,4 +51,4 @@ def _time(run: Run, error: FailedStep, examples: Examples) -> float | None:
     if error.validating or not error.failure.indices:
         return None
     example: Any = jax.tree.map(lambda x: x[error.failure.indices[0]], examples.arrays)
-    return run.kind.failure_time(run.config, error.model, example)
+    return run.task.failure_time(run.config, error.model, example)

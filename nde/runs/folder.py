@@ -1,52 +1,69 @@
-"""The folder of a run."""
+"""A run: what `nde.fit` and `nde fit` leave in a folder, and what can be asked of it."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from jaxtyping import PyTree
+from matplotlib.figure import Figure
 
 from nde import config as configs
-from nde.runs.interface import AbstractKind, member_key, RunError
-from nde.runs.kinds import kind_of
-from nde.train import Checkpoints
+from nde.report import plot_training
+from nde.tasks import (
+    AbstractEvaluation,
+    AbstractTask,
+    new_model,
+    Prediction,
+    RunError,
+    TASKS,
+)
+from nde.train import Checkpoints, read_metrics
 
 
-def free_folder(config_path: Path, out: Path | None) -> Path:
-    """Where a run may lie, which is not made yet: `out`, or `runs/<config>-<date-time>`.
+def free_folder(name: str, out: str | Path | None) -> Path:
+    """Where a run may lie, which is not made yet: `out`, or `runs/NAME-DATE-TIME`.
 
     **Raises:** `RunError` if it exists already.
     """
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path("runs") / f"{config_path.stem}-{stamp}" if out is None else out
+    folder = Path("runs") / f"{name}-{stamp}" if out is None else Path(out)
     if folder.exists():
-        raise RunError(f"{folder}: exists already, and nothing is written over; give another --out.")
+        raise RunError(f"{folder}: exists already, and nothing is written over; give another folder (--out).")
     return folder
 
 
-def new_folder(config_path: Path, out: Path | None) -> Path:
+def new_folder(name: str, out: str | Path | None) -> Path:
     """Make the folder of `nde.runs.free_folder`, and raise what that raises."""
-    folder = free_folder(config_path, out)
+    folder = free_folder(name, out)
     folder.mkdir(parents=True)
     return folder
 
 
 @dataclass(frozen=True)
 class Run:
-    """An opened run folder. `config` is of the class of its kind."""
+    """A run's folder, opened by `nde.open_run` or made by `nde.fit`.
+
+    - `folder`: where it lies.
+    - `config`: its resolved config, of its task's own class.
+    """
 
     folder: Path
     config: Any
 
     @classmethod
     def create(cls, folder: Path, config: configs.RunConfig, problem: Any) -> "Run":
-        """Write what a run starts with, its config from `nde.runs.resolve`, into an empty folder."""
+        """Write what a run starts with, its resolved config, into an empty folder."""
         configs.save_config(config, folder / "config.toml")
-        kind_of(config).save(folder, config, problem)
-        return cls(folder, config)
+        TASKS[config.task].save(folder, config, problem)
+        run = cls(folder, config)
+        run.__dict__["problem"] = problem  # it need not be read again
+        return run
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
@@ -58,6 +75,102 @@ class Run:
         if not (folder / "config.toml").is_file():
             raise RunError(f"{folder}: no run is here (no config.toml); give the folder that `nde fit` made.")
         return cls(folder, configs.load_config(folder / "config.toml"))
+
+    @property
+    def task(self) -> AbstractTask:
+        """What its task knows."""
+        return TASKS[self.config.task]
+
+    @cached_property
+    def problem(self) -> Any:
+        """The data of the run, read and prepared, when they are first asked for.
+
+        **Raises:** `ValueError` for data that can not be used, or that are not those which the run was made from.
+        """
+        return self.task.load(self.config)
+
+    def models(self, *, until: float = 0.0) -> dict[str, list[Any]]:
+        """The best model of each member, by what its `[[model]]` is called; solved at least up to `until`.
+
+        **Raises:** `RunError` if one was never validated.
+        """
+        found: dict[str, list[Any]] = {}
+        for member in self.config.members():
+            checkpoints = self.checkpoints(member.index)
+            model = checkpoints.restore_best(self.new_model(member, until=until))
+            checkpoints.close()
+            if model is None:
+                raise RunError(
+                    f"{self.folder}: {member.title} has no checkpoint of a validated model; "
+                    f"go on with `nde fit --resume {self.folder}`."
+                )
+            found.setdefault(member.label, []).append(model)
+        return found
+
+    def evaluate(self, **settings: Any) -> AbstractEvaluation:
+        """Score the models and the baselines on what was held out; nothing is written.
+
+        **Arguments:** `settings`: keys of `[evaluate]` over the run's own, such as `samples=500`; `None` is the run's.
+        """
+        given = [f"evaluate.{name}={value}" for name, value in settings.items() if value is not None]
+        run = self.changed(given) if given else self
+        if run is not self and "problem" in self.__dict__ and "series" not in settings:
+            run.__dict__["problem"] = self.problem
+        return run.task.evaluate(run, run.problem)
+
+    def predict(
+        self,
+        data: Any,
+        *,
+        ahead: Sequence[float] = (),
+        samples: int = 200,
+        keep_samples: bool = False,
+        as_text: bool = False,
+        model: str | None = None,
+    ) -> pl.DataFrame:
+        """Predictions for every series of a table. The run's training table is not needed.
+
+        **Arguments:**
+
+        - `data`: a table laid out like the one that the run was trained on: a path, or a frame of polars or pandas.
+        - `ahead`: times after each series' last row, in the table's unit, which for dates is `data.date_unit`.
+        - `samples`: how many; with `keep_samples` each becomes a column `sample_0`, `sample_1`, …
+        - `as_text`: whether dates of a CSV table are given as they are written there; else as dates.
+        - `model`: the label or the name of the `[[model]]` that predicts alone; `None` for what the run predicts by.
+
+        **Returns:** a polars frame. Of a forecast: a row for each series, time and channel, with the value observed,
+        mean, quantiles and marks; of a classifier a row a series, with its class and each class's probability.
+
+        **Raises:** `RunError` if the run's task predicts nothing; `TableError` for a bad table.
+        """
+        if not self.task.can_predict():
+            able = ", ".join(name for name, task in TASKS.items() if task.can_predict())
+            raise RunError(f"{self.folder}: task = '{self.config.task}' predicts no tables; these do: {able}.")
+        if any(not 0 < step < math.inf for step in ahead):
+            given = ", ".join(map(str, ahead))
+            raise RunError(f"ahead must hold times after the last row, above zero, but is {given}.")
+        table = self.task.predict(self, Prediction(data, ahead, samples, keep_samples, as_text, model))
+        assert table is not None
+        return table
+
+    def figures(self, evaluation: AbstractEvaluation | None = None) -> dict[str, Figure]:
+        """The run's figures by name: training curves, and what its task draws of an evaluation, made if not given."""
+        members = self.config.members()
+        names = [member.title if len(self.config.model) == 1 else member.label for member in members]
+        rows = read_metrics(self.metrics_path)
+        training = plot_training(rows, loss_name=self.task.loss_name, score_name=self.task.score_name, names=names)
+        evaluation = self.evaluate() if evaluation is None else evaluation
+        return {"training": training, **self.task.figures(self, self.problem, evaluation)}
+
+    def draw(self, evaluation: AbstractEvaluation, folder: Path | None = None) -> list[Path]:
+        """Write the figures into the run's `figures`, or another folder."""
+        folder = self.folder / "figures" if folder is None else folder
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = self.figures(evaluation)
+        paths = [folder / f"{name}.png" for name in figures]
+        for path, figure in zip(paths, figures.values(), strict=True):
+            figure.savefig(path, dpi=150, bbox_inches="tight")  # no legend is cut off
+        return paths
 
     def changed(self, overrides: Sequence[str]) -> "Run":
         """The run with `section.key=value` overrides over its config, as to be evaluated; nothing is written."""
@@ -94,38 +207,47 @@ class Run:
         new.replace(path)
 
     @property
-    def kind(self) -> AbstractKind:
-        """What its kind knows."""
-        return kind_of(self.config)
-
-    @property
     def metrics_path(self) -> Path:
         """The file of loss and validation lines."""
         return self.folder / "metrics.jsonl"
 
-    def new_model(self, member: int = 0, *, horizon: float = 0.0) -> PyTree:
-        """The untrained model of a member, solved up to the config's horizon or the one given, whichever is later."""
-        key = member_key(self.config, member, "initial weights")
-        return self.kind.new_model(self.config, member, key=key, horizon=horizon)
+    def new_model(self, member: configs.Member, *, until: float = 0.0) -> PyTree:
+        """The untrained model of a member."""
+        return new_model(self.config, member, self.task.facts(self.config, until=until))
 
-    def models(self, *, horizon: float = 0.0) -> list[Any]:
-        """The best model of each member.
-
-        **Raises:** `RunError` if one was never validated.
-        """
-        models = []
-        for member in range(len(self.kind.members(self.config))):
-            checkpoints = self.checkpoints(member)
-            model = checkpoints.restore_best(self.new_model(member, horizon=horizon))
-            checkpoints.close()
-            if model is None:
-                raise RunError(
-                    f"{self.folder}: member {member} has no checkpoint of a validated model; "
-                    f"go on with `nde fit --resume {self.folder}`."
-                )
-            models.append(model)
-        return models
+    def validation_scores(self) -> dict[str, float]:
+        """The best validation score of each `[[model]]`, the mean over its members."""
+        scores: dict[int, float] = {}
+        for row in read_metrics(self.metrics_path):
+            if "validation" in row:
+                member = int(row["member"])
+                scores[member] = min(scores.get(member, math.inf), row["validation"])
+        by_label: dict[str, list[float]] = {}
+        for member in self.config.members():
+            by_label.setdefault(member.label, []).append(scores.get(member.index, math.inf))
+        return {label: sum(found) / len(found) for label, found in by_label.items()}
 
     def checkpoints(self, member: int) -> Checkpoints:
         """The checkpoints of a member."""
         return Checkpoints(self.folder / "checkpoints" / str(member))
+
+
+def open_run(folder: str | Path) -> Run:
+    """Open a folder that `nde.fit` or `nde fit` made.
+
+    **Raises:** `nde.runs.RunError` if it is none.
+    """
+    return Run.open(folder)
+
+
+def prepare(config: configs.RunConfig) -> tuple[configs.RunConfig, Any]:
+    """A config with all that depends on its data filled in, and the data.
+
+    **Raises:** `ValueError` for data that can not be used, and for models that can not be built of them.
+    """
+    task = TASKS[config.task]
+    problem = task.load(config)
+    resolved = task.resolve(config, problem)
+    for member in resolved.members()[:: resolved.train.members]:  # what a model refuses is said before a folder is made
+        new_model(resolved, member, task.facts(resolved))
+    return resolved, problem

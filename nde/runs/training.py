@@ -1,7 +1,6 @@
-"""Train a run, of whatever kind."""
+"""Train a run, of whatever task."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +11,21 @@ from nde import config as configs
 from nde.data import index_batches
 from nde.runs.failure import explain_failure
 from nde.runs.folder import Run
-from nde.runs.interface import member_key, RunFailed
+from nde.tasks import member_key, RunFailed
 from nde.train import fit, Interrupt, MetricsFile, ProgressPrinter, StepReport, TrainingFailed, TrainState
 
 
-def train(run: Run, problem: Any, console: Console) -> bool:
+def train(run: Run, console: Console) -> bool:
     """Train what is not yet trained of a run, from its last checkpoints on; `False` if a signal ended it early.
 
     **Raises:** `RunFailed` if a step or a validation could not be computed.
     """
-    config = run.config
-    update = configs.build_update(config.train, run.kind.loss(config, problem))
-    validate = run.kind.validation(config, problem)
+    config, task = run.config, run.task
+    update = configs.build_update(config.train, task.loss(config, run.problem))
+    validate = task.validation(config, run.problem)
     with Interrupt() as interrupt:
-        for member in range(len(run.kind.members(config))):
-            reason = _train_member(run, problem, member, update, validate, console, interrupt)
+        for member in config.members():
+            reason = _train_member(run, member, update, validate, console, interrupt)
             if reason == "interrupted":
                 return False
     run.keep_config()
@@ -55,30 +54,31 @@ class _ConfigKeeper:
         """Nothing."""
 
 
-def _train_member(run, problem, member, update, validate, console, interrupt) -> str:
+def _train_member(run, member: configs.Member, update, validate, console, interrupt) -> str:
     config = run.config
-    examples = run.kind.examples(config, problem, member)
+    examples = run.task.examples(config, run.problem, member)
     count = len(examples.names)
-    checkpoints = run.checkpoints(member)
+    checkpoints = run.checkpoints(member.index)
     state = update.init(run.new_model(member))
     state = checkpoints.restore(state) or state
     for note in checkpoints.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     start = int(state.step)
-    title = run.kind.members(config)[member]
     every = config.train.validate_every
-    progress = ProgressPrinter(config.train.steps, start=start, title=title, validate_every=every, console=console)
-    log = MetricsFile(run.metrics_path, member=member, every=config.train.log_every, start=start)
+    progress = ProgressPrinter(
+        config.train.steps, start=start, title=member.title, validate_every=every, console=console
+    )
+    log = MetricsFile(run.metrics_path, member=member.index, every=config.train.log_every, start=start)
     size = min(config.train.batch_size, count)
     train_on = partial(
         fit,
         update,
         state,
         jax.tree.map(_to_device, examples.arrays),
-        index_batches(count, size, config.train.steps, seed=config.seed + member),
+        index_batches(count, size, config.train.steps, seed=config.seed + member.index),
         validate,
         configs.build_schedule(config.train),
-        key=member_key(config, member, "training"),
+        key=member_key(config, member.index, "training"),
         names=examples.names,
         callbacks=(log, checkpoints, _ConfigKeeper(run, start), progress),  # what is in a checkpoint is in the log
         stop=lambda: interrupt.asked,
@@ -86,11 +86,11 @@ def _train_member(run, problem, member, update, validate, console, interrupt) ->
     try:
         outcome = train_on()
     except TrainingFailed as error:
-        raise RunFailed(explain_failure(run, title, error, examples, checkpoints.step)) from None
+        raise RunFailed(explain_failure(run, member, error, examples, checkpoints.step)) from None
     finally:
         checkpoints.close()
     if outcome.reason != "finished":
-        console.print(f"{title} stopped at step {int(outcome.state.step)}: {outcome.reason}.".strip())
+        console.print(f"{member.title} stopped at step {int(outcome.state.step)}: {outcome.reason}.".strip())
     return outcome.reason
 
 

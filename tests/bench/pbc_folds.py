@@ -16,13 +16,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from nde.runs.kinds.latent_sde import Problem
 from rich.console import Console
 
 from nde import config as configs, runs
 from nde.config import load_config
 from nde.report import compare, render, sample_forecast, score, Scores
 from nde.runs import member_key
-from nde.runs.kinds.latent_sde import Problem
 
 CONFIG = Path(__file__).parents[2] / "configs" / "latent_sde_pbc.toml"
 TASKS = {"second half": "second_half", "landmark, years 2 to 5": "landmark"}

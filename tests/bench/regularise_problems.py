@@ -37,7 +37,7 @@ def solved(model: Any, regulariser: AbstractRegulariser | None, *arguments: Any,
     """The output of a model, and a penalty of zero if there is no regulariser."""
     if regulariser is None:
         return model(*arguments, key=key), jnp.zeros(())
-    return model.penalised(regulariser, *arguments, key=key)
+    return model.solve(*arguments, regulariser=regulariser, key=key)[:2]
 
 
 class TimeMLP(eqx.Module):

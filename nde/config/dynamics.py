@@ -1,0 +1,108 @@
+"""ODEs of one or several series: `task = "dynamics"`."""
+
+from typing import ClassVar, Literal
+
+import pydantic
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from nde.config.models import system_states
+from nde.config.observe import ObserveConfig
+from nde.config.run import RunConfig
+from nde.config.sections import Section, TrainConfig
+from nde.config.table import TableData
+from nde.objectives import TrajectoryFit
+
+
+class DynamicsData(TableData):
+    """`[data]`: series, as of `nde.config.table.TableData`, and what of them is held out.
+
+    With `test_after` all series are trained on up to that time, since their first row, and forecast after it; what lies
+    in (`validate_after`, `test_after`] chooses the best model. Without it, whole series are held out, a fold of them,
+    and `validation` is the share of the others that chooses.
+    """
+
+    test_after: PositiveFloat | None = None
+    validate_after: PositiveFloat | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check_times(self) -> "DynamicsData":
+        if self.validate_after is not None and not self.validate_after < (self.test_after or 0.0):
+            raise ValueError(f"validate_after = {self.validate_after:g} must lie before test_after = {self.test_after}")
+        return self
+
+
+class TrajectoryFitConfig(Section):
+    """`[objective]`: how a solution is fitted to a long series (`nde.objectives.shooting`).
+
+    - `shooting`: `single`; `multiple`, in `segments` that must meet: a continuity penalty in standard units of the
+      state, whose weight grows from `continuity` to `continuity_end` over the training; or `growing`: the first share
+      `first` of the span first, all of it after the share `grow` of the steps.
+    - `residual_weight`: of the mean square of a hybrid's residual, in standard units.
+    - `bootstrap`: whether each member weighs the rows by exponential weights of its own, so that the members differ by
+      what the data leave open (Rubin, *The Bayesian bootstrap*, 1981).
+    """
+
+    name: Literal["trajectory_fit"] = "trajectory_fit"
+    shooting: Literal["single", "multiple", "growing"] = "single"
+    segments: PositiveInt = 4
+    continuity: PositiveFloat = 1.0
+    continuity_end: PositiveFloat = 100.0
+    first: float = Field(default=0.2, gt=0, le=1)
+    grow: float = Field(default=0.5, gt=0, le=1)
+    residual_weight: NonNegativeFloat = 0.0
+    bootstrap: bool = False
+
+    def build(self, steps: int) -> TrajectoryFit:
+        """The objective, of a training of so many steps."""
+        return TrajectoryFit(
+            shooting=self.shooting,
+            continuity=self.continuity,
+            continuity_end=self.continuity_end,
+            steps=steps,
+            first=self.first,
+            grow_steps=max(1, round(self.grow * steps)),
+            residual_weight=self.residual_weight,
+        )
+
+
+class DynamicsTrain(TrainConfig):
+    """`[train]`: the loop and the optimiser."""
+
+    learning_rate: PositiveFloat = 1e-2
+    weight_decay: NonNegativeFloat = 0.0
+
+
+class DynamicsEvaluate(Section):
+    """`[evaluate]`: draws of a forecast, for its intervals, over all members."""
+
+    samples: int = Field(default=2000, ge=20)
+
+
+class DynamicsConfig(RunConfig):
+    """A whole run of ODE models. What is left out has its default."""
+
+    task: Literal["dynamics"] = "dynamics"
+    data: DynamicsData
+    observe: ObserveConfig = ObserveConfig()
+    objective: TrajectoryFitConfig = TrajectoryFitConfig()
+    train: DynamicsTrain = DynamicsTrain()
+    evaluate: DynamicsEvaluate = DynamicsEvaluate()
+
+    default_model: ClassVar[str] = "neural_ode"
+
+    @pydantic.model_validator(mode="after")
+    def _check_fit(self) -> "DynamicsConfig":
+        shooting, start = self.objective.shooting, self.observe.start
+        if shooting == "multiple" and start != "learned":
+            raise ValueError("objective.shooting = 'multiple' learns starts, but observe.start is 'first_row'")
+        if start == "learned" and self.data.test_after is None:
+            raise ValueError("observe.start = 'learned' forecasts the series that it is fitted to: set data.test_after")
+        if shooting != "single" and not self.regularise.is_empty:
+            raise ValueError(f"[regularise] needs objective.shooting = 'single', but it is '{shooting}'")
+        states = system_states(self.model)
+        if states is not None and self.observe.states not in (None, states):
+            raise ValueError(
+                f"the states of the known system are {', '.join(states)}, but observe.states are "
+                f"{', '.join(self.observe.states or ())}"
+            )
+        return self

@@ -1,0 +1,32 @@
+"""The models that a config can name, a file each: `[[model]] name = "…"`."""
+
+from nde.config.models.base import (
+    ModelSection as ModelSection,
+    PointFacts as PointFacts,
+    SeriesFacts as SeriesFacts,
+)
+from nde.config.models.flow import FlowModel
+from nde.config.models.gru import GRUModel
+from nde.config.models.latent_sde import LatentSDEModel as LatentSDEModel
+from nde.config.models.neural_cde import NeuralCDEModel
+from nde.config.models.observed_ode import (
+    HybridModel as HybridModel,
+    KnownModel as KnownModel,
+    NeuralODEModel as NeuralODEModel,
+    system_states as system_states,
+)
+
+MODELS: dict[str, type[ModelSection]] = {
+    "latent_sde": LatentSDEModel,
+    "neural_cde": NeuralCDEModel,
+    "gru": GRUModel,
+    "known": KnownModel,
+    "hybrid": HybridModel,
+    "neural_ode": NeuralODEModel,
+    "flow": FlowModel,
+}
+
+
+def models_of(task: str) -> list[str]:
+    """The names of the models that serve a task."""
+    return [name for name, section in MODELS.items() if task in section.tasks]

@@ -1,0 +1,38 @@
+"""Data sets that ship with nde, are made, or come with a package, one a file, and the table of them.
+
+**To add one**: a file here with a loader and a `nde.data.Dataset`, and its row in `DATASETS`. Every task that its shape
+suits can then be given it by name.
+"""
+
+from nde.data.datasets.base import Dataset as Dataset
+from nde.data.datasets.basic_motions import BASIC_MOTIONS, load_basic_motions as load_basic_motions
+from nde.data.datasets.lynx_hare import (
+    load_lynx_hare as load_lynx_hare,
+    LYNX_HARE,
+    lynx_hare_path as lynx_hare_path,
+)
+from nde.data.datasets.pbc import (
+    load_pbc as load_pbc,
+    PBC,
+    PBC_LABS as PBC_LABS,
+    PBC_LOG as PBC_LOG,
+    pbc_path as pbc_path,
+)
+from nde.data.datasets.plane import DENSITIES as DENSITIES, Density as Density, PLANE, sample_density as sample_density
+from nde.data.datasets.simulated import (
+    make_pendulum as make_pendulum,
+    make_spirals as make_spirals,
+    PENDULUM,
+    pendulum_drag as pendulum_drag,
+    SPIRALS,
+)
+
+DATASETS: dict[str, Dataset] = {
+    "pbc": PBC,
+    "lynx_hare": LYNX_HARE,
+    "basic_motions": BASIC_MOTIONS,
+    "spirals": SPIRALS,
+    "pendulum": PENDULUM,
+    **PLANE,
+}
+"""By the name that a config gives."""

@@ -1,0 +1,68 @@
+"""Make a run: `nde.fit`."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from nde import config as configs
+from nde.data import as_frame
+from nde.runs.folder import free_folder, prepare, Run
+from nde.runs.training import train
+from nde.tasks import RunFailed
+
+
+def fit(
+    config: "str | Path | Mapping[str, Any] | configs.RunConfig",
+    *,
+    data: Any = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Run:
+    """Train what a config says, as `nde fit` does, and give back the run.
+
+    ```python
+    run = nde.fit({"task": "forecast", "data": {"id": "patient", "time": "day"}, "model": [{"name": "latent_sde"}]},
+                  data=frame)
+    run.evaluate().rows()
+    run.predict(frame, ahead=[30.0, 60.0])
+    ```
+
+    **Arguments:**
+
+    - `config`: the path of a TOML file, nested dictionaries of the same keys, or a validated config.
+    - `data`: a polars or pandas frame in place of `data.path`; it is kept in the run's folder, as `data.parquet`. The
+      index of a pandas frame is no column.
+    - `out`: the run's folder, which must not exist; `runs/TASK-DATE-TIME` (of a file, its name) if not given.
+    - `progress`: whether to print how the training goes.
+
+    **Returns:** a `nde.Run`: `evaluate()`, `predict(frame)`, `figures()`, `models()`.
+
+    **Raises:** `nde.config.ConfigError` for a bad config, `nde.data.TableError` for a bad table, `nde.runs.RunError`
+    for data and models that do not go together or a folder that exists, `nde.runs.RunFailed` for a training that
+    failed. The folder of what was refused is not left behind.
+    """
+    console = Console(quiet=not progress)
+    folder = free_folder(Path(config).stem if isinstance(config, str | Path) else _task(config), out)
+    table = folder.absolute() / "data.parquet"
+    settings = configs.load_config(config, [] if data is None else [f"data.path={table}"])
+    frame = None if data is None else as_frame(data)
+    folder.mkdir(parents=True)
+    try:
+        if frame is not None:
+            frame.write_parquet(table)
+        run = Run.create(folder, *prepare(settings))
+    except BaseException:
+        shutil.rmtree(folder)  # it was made here, and holds nothing yet
+        raise
+    if not train(run, console):
+        raise RunFailed(f"stopped by a signal; go on with: nde fit --resume {run.folder}")
+    run.task.finish(run, run.problem)
+    return run
+
+
+def _task(config: Any) -> str:
+    task = config.get("task") if isinstance(config, Mapping) else config.task
+    return task if isinstance(task, str) else "run"

@@ -1,0 +1,31 @@
+"""What a run is for: for each value of `task` in a config, its data, scores, figures and predictions.
+
+A task joins a data set, models, an objective and scores. It knows models by a Protocol and data by their shape.
+
+**To add a task** `x`: a config class in `nde/config/x.py`, entered in `CONFIGS` of `nde/config/parse.py`, and a module
+or folder here with a `class XTask(AbstractTask)`, entered in `TASKS`.
+"""
+
+from nde.tasks.base import (
+    AbstractEvaluation as AbstractEvaluation,
+    AbstractTask as AbstractTask,
+    Examples as Examples,
+    member_key as member_key,
+    new_model as new_model,
+    OpenedRun as OpenedRun,
+    Prediction as Prediction,
+    RunError as RunError,
+    RunFailed as RunFailed,
+    TableEvaluation as TableEvaluation,
+)
+from nde.tasks.classify import ClassifyTask as ClassifyTask
+from nde.tasks.density import DensityTask as DensityTask
+from nde.tasks.dynamics import DynamicsTask as DynamicsTask
+from nde.tasks.forecast import ForecastTask as ForecastTask
+
+TASKS: dict[str, AbstractTask] = {
+    "forecast": ForecastTask(),
+    "classify": ClassifyTask(),
+    "dynamics": DynamicsTask(),
+    "density": DensityTask(),
+}

@@ -1,0 +1,270 @@
+"""What a task must know, so that the loop, the folder, the library's face and the command line need not."""
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import polars as pl
+from jaxtyping import PyTree
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from nde.config import Member, RunConfig
+from nde.train import LossFunction
+
+
+class RunError(ValueError):
+    """A run that can not be made, or a folder that can not be used: one line naming it and what would be right."""
+
+
+class RunFailed(RuntimeError):
+    """A run that came to something that could not be computed: one line with what, where, and what may help."""
+
+
+class OpenedRun(Protocol):
+    """What a task is given of a run: `nde.Run` is one."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies."""
+        ...
+
+    @property
+    def config(self) -> Any:
+        """Its resolved config, of the task's own class."""
+        ...
+
+    def models(self, *, until: float = 0.0) -> dict[str, list[Any]]:
+        """The best model of each member, by what its `[[model]]` is called; solved at least up to `until`."""
+        ...
+
+    def validation_scores(self) -> dict[str, float]:
+        """The best validation score of each `[[model]]`, the mean over its members."""
+        ...
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What is trained on: `arrays`, a pytree of NumPy arrays whose first axis counts examples, and their `names`."""
+
+    arrays: PyTree
+    names: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What `nde predict` asks for.
+
+    - `data`: a table laid out like the one that the run was trained on: a path, or a frame of polars or pandas.
+    - `ahead`: times after each series' last row to forecast too, in the table's unit.
+    - `samples`: how many; `keep_samples`: whether each becomes a column.
+    - `as_text`: whether dates of a CSV table are given as they are written there; else as dates.
+    - `model`: what the `[[model]]` is called that predicts alone; `None` leaves it to the task.
+    """
+
+    data: Any
+    ahead: Sequence[float] = ()
+    samples: int = 200
+    keep_samples: bool = False
+    as_text: bool = False
+    model: str | None = None
+
+    @property
+    def source(self) -> str:
+        """What messages call the table."""
+        return str(self.data) if isinstance(self.data, str | Path) else "data"
+
+
+class AbstractEvaluation(ABC):
+    """How a run did on what was held out."""
+
+    @abstractmethod
+    def table(self) -> Table:
+        """The table for the terminal."""
+
+    @abstractmethod
+    def lines(self) -> list[str]:
+        """What there is to say below the table."""
+
+    @abstractmethod
+    def write(self, folder: Path) -> None:
+        """Write `results.csv` and `results.json` into a folder."""
+
+    @abstractmethod
+    def rows(self) -> list[dict[str, Any]]:
+        """The scores: a row a method, by column."""
+
+    def pooled(self, others: "Sequence[AbstractEvaluation]") -> "AbstractEvaluation | None":
+        """This evaluation and those of the other folds as one; `None`, unless overridden: each stands for itself."""
+        del others
+        return None
+
+
+@dataclass(frozen=True)
+class TableEvaluation(AbstractEvaluation):
+    """Rows of numbers under named columns, the same in each row; all that most tasks need.
+
+    - `title`, `caption`: over and under the table.
+    - `scores`: column to text or number, a mapping for each row. A number that is `nan` is shown as a dash.
+    - `notes`: sentences below the table.
+    - `summary`: what else stands in `results.json`.
+    - `details`: what the task's own figures need; not written.
+    """
+
+    title: str
+    caption: str
+    scores: Sequence[Mapping[str, str | float]]
+    notes: Sequence[str] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    details: Any = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [dict(row) for row in self.scores]
+
+    def table(self) -> Table:
+        table = Table(title=self.title, caption=self.caption)
+        for name, value in self.scores[0].items():
+            table.add_column(name, justify="left" if isinstance(value, str) else "right")
+        for row in self.scores:
+            table.add_row(*(value if isinstance(value, str) else _shown(value) for value in row.values()))
+        return table
+
+    def lines(self) -> list[str]:
+        return list(self.notes)
+
+    def write(self, folder: Path) -> None:
+        pl.DataFrame(self.rows()).write_csv(folder / "results.csv", float_precision=6)
+        rows = [{name: _plain(value) for name, value in row.items()} for row in self.scores]
+        summary = {**self.summary, "methods": rows, "notes": list(self.notes)}
+        (folder / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def _shown(value: float) -> str:
+    return "–" if value != value else f"{value:d}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _plain(value: str | float) -> str | float | None:
+    return None if value != value else value  # JSON has no NaN
+
+
+class AbstractTask(ABC):
+    """What a run is for, the value of `task` in its config. A leaf holds no state: everything is in its arguments.
+
+    `config` is an instance of the task's own config class, and `problem` whatever its `load` returns. Of a model a task
+    knows what it calls of it, a Protocol; which models those are, the table `nde.config.MODELS` says.
+    """
+
+    loss_name = "loss (nats per value)"
+    """What the training figure calls the loss, and, next, the validation score."""
+    score_name = "validation NLL per value"
+
+    @abstractmethod
+    def load(self, config: Any) -> Any:
+        """Read and prepare the data of a config, resolved or not.
+
+        **Raises:** `ValueError` in one line for data that can not be used, or that are not those of a resolved config.
+        """
+
+    @abstractmethod
+    def resolve(self, config: Any, problem: Any) -> Any:
+        """The config with all that depends on the data filled in, so that it says the same when read elsewhere.
+
+        **Raises:** `RunError` for what would fail later: here is the place to refuse it, before a folder is made.
+        """
+
+    @abstractmethod
+    def facts(self, config: Any, *, until: float = 0.0) -> Any:
+        """What models take from the data, of a resolved config; `until`: how far to solve, beyond what is usual."""
+
+    @abstractmethod
+    def describe(self, config: Any, problem: Any) -> list[str]:
+        """What to say of the data before training, a line each."""
+
+    def save(self, folder: Path, config: Any, problem: Any) -> None:
+        """Write what the run's folder must hold from the start beside its config. Nothing, unless overridden."""
+        del folder, config, problem
+
+    @abstractmethod
+    def examples(self, config: Any, problem: Any, member: Member) -> Examples:
+        """What a member is trained on; mostly the same for all."""
+
+    @abstractmethod
+    def loss(self, config: Any, problem: Any) -> LossFunction:
+        """`(model, batch, step, key) -> nde.train.BatchLoss`, for rows of the examples' arrays."""
+
+    @abstractmethod
+    def validation(self, config: Any, problem: Any) -> Callable[[Any], float]:
+        """`model -> score`, lower is better: what chooses the best model and stops the training."""
+
+    def finish(self, run: OpenedRun, problem: Any) -> None:
+        """Learn and write what the folder of a run keeps beside its trained models. Nothing, unless overridden."""
+        del run, problem
+
+    @abstractmethod
+    def evaluate(self, run: OpenedRun, problem: Any) -> AbstractEvaluation:
+        """Score the run's models and the baselines on what was held out."""
+
+    @abstractmethod
+    def figures(self, run: OpenedRun, problem: Any, evaluation: Any) -> dict[str, Figure]:
+        """The figures of the evaluation by file name, without `.png`; that of the training curves is made for all."""
+
+    def failure_time(self, config: Any, model: Any, example: PyTree) -> float | None:
+        """How far the solution of one example gets if its solve fails and that is known, in the examples' time.
+
+        `example` holds its rows of the arrays of `examples`.
+        """
+        del config, model, example
+        return None
+
+    def predict(self, run: OpenedRun, asked: Prediction) -> pl.DataFrame | None:
+        """The predictions for a table, or `None` from a task that has none."""
+        del run, asked
+        return None
+
+    def prediction_notes(self, run: OpenedRun) -> Sequence[str]:
+        """What there is to say of the law that `predict` draws from, a line each."""
+        del run
+        return ()
+
+    def can_predict(self) -> bool:
+        """Whether `predict` is there."""
+        return type(self).predict is not AbstractTask.predict
+
+
+def new_model(config: RunConfig, member: Member, facts: Any) -> PyTree:
+    """The untrained model of a member of a resolved config.
+
+    **Raises:** `RunError` for a section that can not be built.
+    """
+    try:
+        return member.section.build(facts, config.solver, key=member_key(config, member.index, "initial weights"))
+    except ValueError as error:
+        raise RunError(f"{member.label}: {str(error).rstrip('.')}.") from None
+
+
+def predicting(run: OpenedRun, asked: str | None) -> str:
+    """What the `[[model]]` is called that predicts alone: the one asked for, else the one that validated best.
+
+    **Raises:** `RunError` for one that the run does not have.
+    """
+    scores = run.validation_scores() if asked is None else {}
+    labels = [section.called() for section in run.config.model]
+    if asked is None:
+        return min(labels, key=lambda label: scores.get(label, math.inf))
+    for section in run.config.model:
+        if asked in (section.called(), section.name):
+            return section.called()
+    raise RunError(f"{run.folder}: there is no model '{asked}'; those of this run are {', '.join(labels)}.")
+
+
+PURPOSES = ("initial weights", "training", "validation", "forecasts", "figures", "data", "pool")
+
+
+def member_key(config: RunConfig, member: int, purpose: str) -> jax.Array:
+    """A key of its own for each member and purpose of `PURPOSES`, from the run's seed."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), PURPOSES.index(purpose)), member)

@@ -1,0 +1,154 @@
+"""Score the ODE models of a run side by side, and beside two simple forecasts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from nde.config import DynamicsConfig
+from nde.fields import parameter_values
+from nde.models import ObservedODE
+from nde.report import AbstractForecast, coverage, NormalForecast, SampleForecast, score
+from nde.tasks.base import member_key, OpenedRun, TableEvaluation
+from nde.tasks.dynamics.problem import DynamicsProblem
+from nde.tasks.dynamics.training import first_states, trajectories
+
+
+@dataclass(frozen=True)
+class DynamicsDetails:
+    """What the figures need: the members of each `[[model]]` and their law of all values, by what it is called."""
+
+    models: dict[str, list[ObservedODE]]
+    laws: dict[str, SampleForecast]
+
+
+def evaluate(run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
+    """NLL, RMSE and coverage on what was held out, and RMSE on what was fitted, of each method and two baselines."""
+    config: DynamicsConfig = run.config
+    models = run.models()
+    laws = {label: forecast(config, problem, members) for label, members in models.items()}
+    every: dict[str, AbstractForecast] = {**baselines(problem), **laws}
+    means = {**baseline_means(problem), **{label: _mean(law) for label, law in laws.items()}}
+    rows = [_row(name, law, means[name], problem) for name, law in every.items()]
+    unit = "log scale" if config.observe.noise == "log_normal" else "own units"
+    return TableEvaluation(
+        title="held out: " + held_out(config),
+        caption=f"per value, {unit}; NLL and RMSE: lower is better; coverage of central intervals, ideally 0.5 and 0.9",
+        scores=rows,
+        notes=parameter_notes(models),
+        summary={"values_scored": int(problem.test.sum())},
+        details=DynamicsDetails(models, laws),
+    )
+
+
+def held_out(config: DynamicsConfig) -> str:
+    """What is held out, in words."""
+    data = config.data
+    if data.test_after is None:
+        return f"series, fold {data.fold} of {data.folds}"
+    return f"times after {data.test_after:g} {data.time_unit}"
+
+
+def forecast(
+    config: DynamicsConfig, problem: DynamicsProblem, models: Sequence[ObservedODE], times: np.ndarray | None = None
+) -> SampleForecast:
+    """The law of the values at `(series, asked)` times, those of the panel by default: a mixture over the members."""
+    dtype = jnp.result_type(float)
+    asked = jnp.asarray(problem.panel.times if times is None else times, dtype)
+    first = jnp.asarray(first_states(config, problem), dtype)
+    solved = [trajectories(model, asked, first, problem.panel.ids)[1] for model in models]
+    members = tuple((model.likelihood, np.asarray(x)[None]) for model, x in zip(models, solved, strict=True))
+    law = SampleForecast(members, np.zeros((0, *members[0][1].shape[1:])))
+    key = member_key(config, 0, "forecasts")
+    return law.redrawn(-(-config.evaluate.samples // len(models)), series=problem.panel.ids, key=key)
+
+
+def baselines(problem: DynamicsProblem) -> dict[str, AbstractForecast]:
+    """The mean of what was fitted, and the last value given, with the spread of a random walk."""
+    means = baseline_means(problem)
+    seen, values, times = problem.fit, problem.values, problem.panel.times
+    spread = np.array([values[..., c][seen[..., c]].std() for c in range(values.shape[-1])])
+    given = np.where(_given(problem), times[..., None], times[:, :1, None]).max(1, keepdims=True)
+    ahead = np.maximum(times[..., None] - given, 0.0)
+    # A walk that was never seen to move, or whose first step is asked for, still has a spread.
+    walked = np.maximum(np.sqrt(_walk_rate(times, values, seen) * ahead), SMALLEST_SPREAD * spread)
+    return {
+        "mean": NormalForecast(means["mean"], np.broadcast_to(spread, values.shape)),
+        "last value": NormalForecast(means["last value"], walked),
+    }
+
+
+SMALLEST_SPREAD = 1e-3
+
+
+def _walk_rate(times: np.ndarray, values: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Squares of the steps between successive values of a channel over their waits, each summed: `(channels,)`.
+
+    Zero for a channel of which no series has two values.
+    """
+    rows = np.arange(seen.shape[1])[None, :, None]
+    latest = np.maximum.accumulate(np.where(seen, rows, -1), axis=1)
+    before = np.concatenate([np.full_like(latest[:, :1], -1), latest[:, :-1]], axis=1)
+    pairs, place = seen & (before >= 0), np.maximum(before, 0)
+    wait = times[..., None] - np.take_along_axis(times[..., None], place, axis=1)
+    moved = values - np.take_along_axis(values, place, axis=1)
+    total = np.where(pairs, wait, 0.0).sum((0, 1))
+    return np.where(pairs, moved**2, 0.0).sum((0, 1)) / np.where(total > 0, total, 1.0)
+
+
+def baseline_means(problem: DynamicsProblem) -> dict[str, np.ndarray]:
+    """The means of the baselines, `(series, rows, channels)`."""
+    values, given = problem.values, _given(problem)
+    mean = np.array([values[..., c][problem.fit[..., c]].mean() for c in range(values.shape[-1])])
+    rows = np.arange(values.shape[1])[None, :, None]
+    last = np.where(given, rows, 0).max(1, keepdims=True)
+    return {
+        "mean": np.broadcast_to(mean, values.shape),
+        "last value": np.broadcast_to(np.take_along_axis(values, last, axis=1), values.shape),
+    }
+
+
+def _given(problem: DynamicsProblem) -> np.ndarray:
+    """What a forecast of a test series may know: what was fitted and chosen by, of whole series their first row."""
+    known = problem.fit | problem.choose
+    first = problem.panel.mask & (np.arange(problem.values.shape[1]) == 0)[None, :, None]
+    return np.where(
+        (problem.test & ~known).any((1, 2), keepdims=True) & ~known.any((1, 2), keepdims=True), first, known
+    )
+
+
+def _mean(law: SampleForecast) -> np.ndarray:
+    return np.mean([locations[0] for _, locations in law.members], axis=0)
+
+
+def _row(name: str, law: AbstractForecast, mean: np.ndarray, problem: DynamicsProblem) -> dict[str, str | float]:
+    inside = coverage(law, problem.values, problem.test, (0.5, 0.9))
+    counts = problem.test.sum((0, 1))
+    pooled = np.nansum(inside * counts, axis=1) / counts.sum()
+    error = (problem.values - mean) ** 2
+    return {
+        "method": name,
+        "NLL": score(law, problem.values, problem.test).mean("nll"),
+        "RMSE": float(np.sqrt(error[problem.test].mean())),
+        "in 50 %": float(pooled[0]),
+        "in 90 %": float(pooled[1]),
+        "RMSE, fitted": float(np.sqrt(error[problem.fit].mean())),
+    }
+
+
+def parameter_notes(models: dict[str, list[ObservedODE]]) -> list[str]:
+    """The parameters of each known system: their mean over the members, and their range where there are several."""
+    notes = []
+    for method, members in models.items():
+        found = [parameter_values(model.ode.field) for model in members]
+        ranges = [f"{name} {_spread_of([float(values[name]) for values in found])}" for name in found[0]]
+        if ranges:
+            notes.append(f"{method}: {', '.join(ranges)}")
+    return notes
+
+
+def _spread_of(values: Sequence[float]) -> str:
+    """The mean, and the range where there is more than one to have one."""
+    mean = f"{np.mean(values):.4g}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.4g} to {max(values):.4g})"

@@ -1,0 +1,58 @@
+"""The dynamics of one or several series as a task."""
+
+from collections.abc import Callable
+
+from jaxtyping import PyTree
+from matplotlib.figure import Figure
+
+from nde.config import DynamicsConfig, DynamicsFacts, Member
+from nde.models import ObservedODE
+from nde.tasks.base import AbstractTask, Examples, OpenedRun, TableEvaluation
+from nde.tasks.dynamics.drawing import figures
+from nde.tasks.dynamics.evaluation import evaluate, held_out
+from nde.tasks.dynamics.problem import DynamicsProblem, load, resolve, unfitted_starts
+from nde.tasks.dynamics.training import examples, failure_time, training_loss, validation_score
+from nde.tasks.tables import describe_table
+from nde.train import LossFunction
+
+
+class DynamicsTask(AbstractTask):
+    """An equation of one or several series, known, learned or both, fitted to them and solved on.
+
+    Of a model it knows that it is a `nde.models.ObservedODE`, of whatever field.
+    """
+
+    def load(self, config: DynamicsConfig) -> DynamicsProblem:
+        return load(config)
+
+    def resolve(self, config: DynamicsConfig, problem: DynamicsProblem) -> DynamicsConfig:
+        return resolve(config, problem)
+
+    def facts(self, config: DynamicsConfig, *, until: float = 0.0) -> DynamicsFacts:
+        del until  # whose steps are chosen on the way
+        return config.observe.facts()
+
+    def describe(self, config: DynamicsConfig, problem: DynamicsProblem) -> list[str]:
+        panel = problem.panel
+        size = f"{len(panel)} series: {int(problem.fit.sum())} values to fit"
+        held = f"{size}, {int(problem.test.sum())} held out ({held_out(config)})"
+        starts = unfitted_starts(problem) if config.observe.start == "learned" else []
+        return [*describe_table(config.data, panel), held, *starts]
+
+    def examples(self, config: DynamicsConfig, problem: DynamicsProblem, member: Member) -> Examples:
+        return examples(config, problem, member)
+
+    def loss(self, config: DynamicsConfig, problem: DynamicsProblem) -> LossFunction:
+        return training_loss(config)
+
+    def validation(self, config: DynamicsConfig, problem: DynamicsProblem) -> Callable[[ObservedODE], float]:
+        return validation_score(config, problem)
+
+    def failure_time(self, config: DynamicsConfig, model: ObservedODE, example: PyTree) -> float | None:
+        return failure_time(model, *example)
+
+    def evaluate(self, run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
+        return evaluate(run, problem)
+
+    def figures(self, run: OpenedRun, problem: DynamicsProblem, evaluation: TableEvaluation) -> dict[str, Figure]:
+        return figures(run, problem, evaluation)

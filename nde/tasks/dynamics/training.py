@@ -1,0 +1,106 @@
+"""How an ODE model is trained and validated."""
+
+from collections.abc import Callable, Sequence
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from nde.config import build_loss, DynamicsConfig, Member
+from nde.engine import diffeqsolve
+from nde.models import ObservedODE
+from nde.tasks.base import Examples, member_key
+from nde.tasks.dynamics.problem import DynamicsProblem, knots, solved_values
+from nde.train import blame, LossFunction
+
+
+def examples(config: DynamicsConfig, problem: DynamicsProblem, member: Member) -> Examples:
+    """Times up to the end of what is fitted, values, weights, series number, first rows and knots, a row a series."""
+    weights = problem.fit.astype(float)
+    if config.objective.bootstrap:
+        key = member_key(config, member.seed, "data")
+        weights = weights * np.asarray(jax.random.exponential(key, weights.shape[:2]))[..., None]
+    arrays = (
+        np.minimum(problem.panel.times, np.where(problem.fit.any(-1), problem.panel.times, 0).max(1)[:, None]),
+        problem.values,
+        weights,
+        np.arange(len(problem.panel)),
+        first_states(config, problem),
+        knots(config, problem),
+    )
+    chosen = jax.tree.map(lambda x: x[problem.series], arrays)
+    return Examples(chosen, [problem.panel.ids[i] for i in problem.series])
+
+
+def first_states(config: DynamicsConfig, problem: DynamicsProblem) -> np.ndarray:
+    """The state that each series' first row observes, standardised, `(series, state)`; zeros if learned."""
+    observe = config.observe
+    states = observe.states or ()
+    if observe.start == "learned":
+        return np.zeros((len(problem.panel), len(states)))
+    channels = list((observe.observed or {}).values())
+    first = solved_values(problem, observe)[:, 0][:, [channels.index(state) for state in states]]
+    return (first - np.array(observe.location)) / np.array(observe.scale)
+
+
+def training_loss(config: DynamicsConfig) -> LossFunction:
+    """The negative log likelihood of a batch per value, with the penalties of `[objective]` and `[regularise]`."""
+    return build_loss(config.regularise, config.train, config.objective.build(config.train.steps))
+
+
+def trajectories(
+    model: ObservedODE, times: Array, first: Array, names: Sequence[str] | None = None
+) -> tuple[Array, Array]:
+    """Standardised states `(series, rows, state)` and locations of the values, one trajectory a series.
+
+    **Raises:** `nde.train.FailedExamples`, by the series' `names` where they are given, if a solve fails.
+    """
+    starts = first if model.starts is None else model.starts[:, 0]
+    every = np.arange(len(times))
+    names = [str(i) for i in every] if names is None else names
+    return blame(lambda rows: _solve_series(model, times[rows], starts[rows]), every, names)
+
+
+@eqx.filter_jit
+def _solve_series(model: ObservedODE, times: Array, starts: Array) -> tuple[Array, Array]:
+    ys = jax.vmap(model.ode)(times, starts)
+    return ys, model.locations(ys)
+
+
+def failure_time(model: ObservedODE, times, values, weights, number, first, knots) -> float | None:
+    """How far the solution of a training example gets, of its first segment that fails; `None` if none does."""
+    del values, weights
+    starts = first[None] if model.starts is None else model.starts[number]
+    ends = [*knots[1:], times.max()]
+    dtype, ode = jnp.result_type(float), model.ode
+    for start, *ends_of in zip(starts, knots, ends, strict=False):
+        t0, t1 = (jnp.asarray(t, dtype) for t in ends_of)
+        solution = diffeqsolve(
+            diffrax.ODETerm(ode.field), ode.solver, t0, t1, ode.dt0, start, None,
+            stepsize_controller=ode.controller, max_steps=ode.max_steps, saveat=diffrax.SaveAt(steps=True), throw=False,
+        )  # fmt: skip
+        if solution.result != diffrax.RESULTS.successful:
+            reached = np.asarray(solution.ts)
+            return float(reached[np.isfinite(reached)].max(initial=float(t0)))
+    return None
+
+
+def validation_score(config: DynamicsConfig, problem: DynamicsProblem) -> Callable[[ObservedODE], float]:
+    """The negative log likelihood per value of what chooses the model, each series as one trajectory."""
+    rows = problem.choose.any((0, 2))
+    last = np.flatnonzero(rows)[-1] + 1
+    mask = problem.choose[:, :last]
+    latest = np.where(mask.any(-1), problem.panel.times[:, :last], 0).max(1)
+    times = jnp.asarray(np.minimum(problem.panel.times[:, :last], latest[:, None]), jnp.result_type(float))
+    values = jnp.asarray(problem.values[:, :last], jnp.result_type(float))
+    first = jnp.asarray(first_states(config, problem), jnp.result_type(float))
+
+    def score(model: ObservedODE) -> float:
+        locations = trajectories(model, times, first, problem.panel.ids)[1]
+        density = model.likelihood.log_prob(values, locations)
+        return float(-np.asarray(density)[mask].mean())
+
+    return score

@@ -1,0 +1,201 @@
+"""The pool of a run's models and the baselines: learned once after training, kept in the folder, used for forecasts."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nde.config import ForecastConfig
+from nde.report import (
+    AbstractForecast,
+    Baseline,
+    baseline_forecast,
+    baseline_from_plain,
+    baseline_to_plain,
+    BASELINES,
+    counted,
+    NormalForecast,
+    pool_weights,
+    PooledForecast,
+    sample_forecast,
+)
+from nde.tasks.base import member_key, OpenedRun, predicting, RunError
+from nde.tasks.forecast.problem import build_cut, Problem, sample_series
+
+FILE = "stack.json"
+
+POOLED = ("last value", "mixed model", "mixed model + OU")
+"""The baselines that a pool may hold. `population` knows nothing of the series that it forecasts: it is a mark to be
+passed, and each series that the prior of the weights grants it would be lost."""
+
+FITTED = 500
+"""Training series, at most, on which the baselines are fitted that the weights are learned from: their eight numbers a
+channel are known by then, and the fits on all series, which are the ones that are pooled, cost as much again."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Baselines, and what each law of the pool weighs.
+
+    - `baselines`: each that could be fitted on the series that a run learned from, by name.
+    - `notes`: those that could not, a sentence each.
+    - `weights`: of each `[[model]]`, by what it is called, and of the pooled baselines; empty if there is no pool.
+    - `series`: how many validation series the weights were learned from.
+    """
+
+    baselines: Mapping[str, Baseline]
+    notes: tuple[str, ...] = ()
+    weights: Mapping[str, float] | None = None
+    series: int = 0
+
+    def forecasts(
+        self, times: np.ndarray, values: np.ndarray, context: np.ndarray, ts: np.ndarray
+    ) -> dict[str, NormalForecast]:
+        """The law of each baseline at times `ts`, of arrays as `nde.report.sample_forecast` takes them."""
+        return {name: baseline_forecast(one, times, values, context, ts) for name, one in self.baselines.items()}
+
+    def pool(
+        self,
+        laws: Mapping[str, AbstractForecast],
+        samples: int,
+        config: ForecastConfig,
+        *,
+        series: Sequence[str],
+    ) -> AbstractForecast:
+        """The pool of these laws, the models' and the baselines', by name; `series`: the ids."""
+        assert self.weights
+        chosen = {name: laws[name] for name in self.weights}
+        return PooledForecast.of(chosen, self.weights, samples, series=series, key=member_key(config, 0, "pool"))
+
+    def line(self) -> str:
+        """What the pool consists of, in a line."""
+        assert self.weights is not None
+        parts = [f"{weight:.2f} {name}" for name, weight in self.weights.items()]
+        return (
+            f"pool: {', '.join(parts)} (weights from {counted(self.series, 'validation series', 'validation series')})"
+        )
+
+
+def fit_baselines(problem: Problem, series: np.ndarray) -> Stack:
+    """The baselines fitted on some series; those that the data do not determine are left out, with a note."""
+    fold = problem.arrays(series)
+    fitted, notes = {}, []
+    for name, fit in BASELINES.items():
+        try:
+            fitted[name] = fit(*fold)
+        except ValueError as error:
+            notes.append(f"baseline '{name}' is left out: {error}.")
+    return Stack(fitted, tuple(notes))
+
+
+def learn_stack(run: OpenedRun, problem: Problem) -> Stack:
+    """The pool of a trained run.
+
+    The weights are those of `nde.report.pool_weights` on the validation series, in the config's own cut: of the
+    models, which were trained on the training series, and of baselines fitted on the same. The baselines that are then
+    pooled, and stand in the table of results, are fitted on the validation series too.
+
+    **Limits:** the validation series also chose each member's best step, which makes the models look a little better
+    there than they are. The weights are learned where the future is forecast, and hold between observations as well.
+    """
+    config: ForecastConfig = run.config
+    split, seed = problem.split, config.data.split_seed
+    whole = fit_baselines(problem, split.fold)
+    trial = fit_baselines(problem, sample_series(split.train, FITTED, seed))
+    names = [name for name in POOLED if name in whole.baselines and name in trial.baselines]
+    models = run.models()
+    if len(names) + len(models) < 2:
+        return whole
+    series = sample_series(split.validation, config.train.validation_series, seed)
+    times, values, mask = problem.arrays(series)
+    cut = build_cut(config.evaluate, problem.panel.time_scale).cut(times, mask)
+    given = times, values, cut.context, times
+    samples, key = config.evaluate.samples, member_key(config, 0, "pool")
+    asked = {"series": problem.ids(series), "samples": samples, "key": key}
+    laws = {label: sample_forecast(each, *given, **asked).law for label, each in models.items()}
+    others = trial.forecasts(*given)
+    laws |= {name: others[name] for name in names}
+    densities = np.stack([law.log_density(values)[cut.targets] for law in laws.values()])
+    scored = np.nonzero(cut.targets)[0]
+    weights = pool_weights(densities, scored)
+    return Stack(whole.baselines, whole.notes, dict(zip(laws, weights.tolist(), strict=True)), len(np.unique(scored)))
+
+
+def write_stack(folder: Path, stack: Stack) -> None:
+    """Keep a pool as `stack.json`."""
+    plain = {
+        "weights": stack.weights,
+        "validation_series": stack.series,
+        "notes": stack.notes,
+        "baselines": {name: baseline_to_plain(one) for name, one in stack.baselines.items()},
+    }
+    part = folder / f"{FILE}.part"
+    part.write_text(json.dumps(plain, indent=1) + "\n")
+    part.replace(folder / FILE)
+
+
+def read_stack(run: OpenedRun) -> Stack | None:
+    """The pool that a run keeps; `None` if it has none, or its config wants none.
+
+    **Raises:** `RunError` for a file that is no pool.
+    """
+    path = run.folder / FILE
+    if not run.config.evaluate.stack or not path.is_file():
+        return None
+    try:
+        saved = json.loads(path.read_text())
+        baselines = {name: baseline_from_plain(one) for name, one in saved["baselines"].items()}
+        return Stack(baselines, tuple(saved["notes"]), saved["weights"], saved["validation_series"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path}: no pool is here ({error}); `nde fit --resume {run.folder}` makes it anew.") from None
+
+
+def predictive_law(
+    run: OpenedRun,
+    models: Mapping[str, Sequence[Any]],
+    given: tuple[np.ndarray, ...],
+    series: Sequence[str],
+    *,
+    samples: int,
+    model: str | None = None,
+    redraws: int = 0,
+) -> tuple[AbstractForecast, str]:
+    """The law that a run forecasts by, and what it is called: its pool, if it keeps one, or one model.
+
+    **Arguments:** `models`: the members of each `[[model]]`; `given`, `series`: as `nde.report.sample_forecast` takes
+    them; `model`: the one that is asked for alone; `redraws`: values drawn for each sample, for quantiles that are
+    smooth to the eye.
+    """
+    config, stack = run.config, read_stack(run) if model is None else None
+    pooled = stack is not None and bool(stack.weights)
+    chosen = list(models) if pooled else [predicting(run, model)]
+    laws: dict[str, AbstractForecast] = {}
+    for label in chosen:
+        key = member_key(config, 0, "forecasts")
+        law = sample_forecast(models[label], *given, series=series, samples=samples, key=key).law
+        if redraws:
+            law = law.redrawn(redraws, series=series, key=member_key(config, 0, "figures"))
+        laws[label] = law
+    if stack is None or not stack.weights:
+        return laws[chosen[0]], chosen[0]
+    drawn = max(redraws, 1) * samples
+    return stack.pool({**stack.forecasts(*given), **laws}, drawn, config, series=series), pool_name(config)
+
+
+def model_name(config: ForecastConfig, label: str) -> str:
+    """What the members of one `[[model]]` are called in a table."""
+    members = config.train.members
+    return label if members == 1 else f"{label}, {members} members"
+
+
+def pool_name(config: ForecastConfig) -> str:
+    """What the pool of models and baselines is called."""
+    return " + ".join([*(section.called() for section in config.model), "baselines"])
+
+
+def no_stack(run: OpenedRun) -> str:
+    """What to say of a run whose config wants a pool and whose folder has none."""
+    return f"no {FILE} in {run.folder}, so no pool with the baselines; `nde fit --resume {run.folder}` makes it."
