@@ -168,6 +168,15 @@ def test_prediction_is_gaussian_conditioning(panel):
         np.testing.assert_allclose(std[i, row, c] ** 2, joint[-1, -1] - gain @ joint[:-1, -1], atol=1e-11)
 
 
+def test_prediction_keeps_its_digits_in_calendar_years(panel):
+    """The same law of the same values, its lines written about the year 0."""
+    t, x, m = (array[:5] for array in panel)
+    context, years = halved(t, m), np.array([[1.0, -2000.0], [0.0, 1.0]])
+    moved = replace(TRUTH, fixed=TRUTH.fixed @ years.T, random=years @ TRUTH.random @ years.T)
+    for one, other in zip(moved.predict(t + 2000.0, x, context), TRUTH.predict(t, x, context), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
+
+
 def test_mixed_model_without_context_is_the_marginal_law(panel):
     t, x, m = panel
     mean, std = TRUTH.predict(t, x, np.zeros_like(m))

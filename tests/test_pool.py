@@ -152,8 +152,7 @@ def test_baseline_forecasts_at_any_times(name, panel, monkeypatch):
     baseline = BASELINES[name](*panel)
     mean, std = baseline.predict(times, np.where(context, values, np.nan), context)
     asked = np.concatenate([times, times[:, -1:] + 1], axis=1)
-    monkeypatch.setattr("nde.report.forecast.BASELINE_SERIES", 5)
-    monkeypatch.setattr("nde.report.forecast.BASELINE_NUMBERS", 3 * 15**2)  # blocks of 3, 3 and 2 series of 7 + 8 rows
+    monkeypatch.setattr("nde.report.forecast.BASELINE_SERIES", 3)  # blocks of 3, 3 and 2 series
     law = baseline_forecast(baseline, times, values, context, asked)
     np.testing.assert_allclose(law.mean[:, :-1], mean, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(law.std[:, :-1], std, rtol=1e-6)

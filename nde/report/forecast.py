@@ -124,8 +124,7 @@ def _block(model, data, ts: Array, codes: Array, start: Array, key: PRNGKeyArray
     return over_samples(data, ts, codes, start + jnp.arange(PATHS))
 
 
-BASELINE_SERIES, BASELINE_NUMBERS = 500, 5_000_000
-"""Series in a block of a baseline's forecasts at most, and numbers in the covariances of a block."""
+BASELINE_SERIES = 500
 
 
 def baseline_forecast(
@@ -134,14 +133,12 @@ def baseline_forecast(
     """A baseline's law of the values at times `ts` given the entries in `context`.
 
     The arguments are those of `nde.report.sample_forecast`, and so is the shape of the law: `(series, asked,
-    channels)`. The work goes in blocks of series, since a mixed model's memory grows with the rows squared.
+    channels)`. The work goes in blocks of series, as a cache holds them.
     """
     same = np.array_equal(times, ts)
-    rows = times.shape[1] + (0 if same else ts.shape[1])
-    size = max(1, min(BASELINE_SERIES, BASELINE_NUMBERS // max(rows, 1) ** 2))
     means, stds = [], []
-    for first in range(0, len(times), size):
-        t, x, known, asked = (a[first : first + size] for a in (times, values, context, ts))
+    for first in range(0, len(times), BASELINE_SERIES):
+        t, x, known, asked = (a[first : first + BASELINE_SERIES] for a in (times, values, context, ts))
         mean, std = baseline.predict(t, x, known) if same else _predict_at(baseline, t, x, known, asked)
         means.append(mean)
         stds.append(std)

@@ -9,6 +9,7 @@ from numpy import ndarray
 from numpy.typing import ArrayLike
 
 from nde.report.baselines.mixed_likelihood import fixed_effects, mixed_loss, observed, root_of
+from nde.report.baselines.mixed_smoother import conditioned, Line
 from nde.report.baselines.panel import checked_panel, least, LOG_STD, Times, training_panel, Values
 
 
@@ -22,7 +23,8 @@ class MixedModel:
 
     `fit` maximises the marginal likelihood (not the restricted one) by L-BFGS from several starts. `predict`
     conditions on the context: the best linear unbiased prediction and its variance, plus $s^2$, at the fitted
-    parameters. Laird and Ware (1982); Diggle (1988) for the serial correlation.
+    parameters. Both take time and memory in proportion to the values. Laird and Ware (1982); Diggle (1988) for the
+    serial correlation.
     """
 
     fixed: Float[ndarray, "channels 2"]  # b
@@ -42,38 +44,13 @@ class MixedModel:
     def predict(self, times: ArrayLike, values: ArrayLike, context: ArrayLike) -> tuple[Values, Values]:
         """Mean and standard deviation at every row, shape `(series, rows, channels)` each."""
         t, x, known = checked_panel(times, values, context, len(self.noise))
-        lines, gaps = _lines(t), _gaps(t)
-        mean = np.moveaxis(lines @ self.fixed.T, -1, 0)
+        mean = np.moveaxis(np.stack([np.ones_like(t), t], -1) @ self.fixed.T, -1, 0)
         variance = np.empty_like(mean)
         for c, random in enumerate(self.random):
-            process = self.ou_variance[c] * np.exp(-gaps / self.ou_length[c])
-            prior = lines @ random @ lines.mT + process
-            shift, variance[c] = _condition(prior, x[..., c] - mean[c], known[..., c], self.noise[c] ** 2)
+            line = Line(random, self.ou_variance[c], self.ou_length[c], self.noise[c] ** 2)
+            shift, variance[c] = conditioned(line, t, x[..., c] - mean[c], known[..., c])
             mean[c] += shift
         return np.moveaxis(mean, 0, -1), np.moveaxis(np.sqrt(variance), 0, -1)
-
-
-def _lines(t: Times) -> Float[ndarray, "series rows 2"]:
-    return np.stack([np.ones_like(t), t], -1)
-
-
-def _gaps(t: Times) -> Float[ndarray, "series rows rows"]:
-    return np.abs(t[:, :, None] - t[:, None, :])
-
-
-def _condition(prior: ndarray, y: ndarray, known: ndarray, noise_variance: float) -> tuple[ndarray, ndarray]:
-    r"""Mean and variance of $f + e'$ at all rows given $f + e$ at the known ones; $f \sim \mathcal N(0, K)$.
-
-    `prior` is $K$, shape `(series, rows, rows)`; `y`, `known` and the results have shape `(series, rows)`.
-    """
-    # The identity at the other rows, and zeros in what is solved for, keep them out of it.
-    both = known[:, :, None] & known[:, None, :]
-    covariance = prior * both + np.where(known, noise_variance, 1.0)[:, :, None] * np.eye(y.shape[1])
-    seen = np.concatenate([prior, y[..., None]], -1) * known[..., None]
-    white = np.linalg.solve(np.linalg.cholesky(covariance), seen)
-    explained = np.sum(white[..., :-1] ** 2, 1)
-    variance = np.maximum(np.diagonal(prior, axis1=1, axis2=2) - explained, 0.0) + noise_variance
-    return np.sum(white[..., :-1] * white[..., -1:], 1), variance
 
 
 # The search's variables: log standard deviation of the intercept, the covariance term, log standard deviation
