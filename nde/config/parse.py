@@ -172,15 +172,16 @@ def _first_complaint(error: pydantic.ValidationError, config: type[Section], pre
     """The first thing wrong in a config, as one line."""
     details = error.errors()[0]
     places = [str(place) for place in details["loc"]]
-    name = prefix + ".".join(places) if places else prefix.rstrip(".") or "the whole"
+    name = prefix + ".".join(places) if places else prefix.rstrip(".")
     if details["type"] == "extra_forbidden":
         return f"{name}: unknown key; the keys here are {', '.join(_known_keys(config, places[:-1]))}."
     if details["type"] == "missing":
         return f"{name}: missing; set it in the file or as {name}=VALUE."
     message = details["msg"].removeprefix("Value error, ")
     given = details["input"]
-    shown = not isinstance(given, dict | Section)
-    return f"{name}: {message}, but is {given!r}." if shown else f"{name}: {message}."
+    said = isinstance(given, dict | Section) or (isinstance(given, str) and f"'{given}'" in message)
+    where = f"{name}: " if name else ""
+    return f"{where}{message}." if said else f"{where}{message}, but is {given!r}."
 
 
 def _known_keys(config: type[Section], places: list[str]) -> list[str]:

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from scipy import stats
 
+from nde.report.figures import BLUE
+
 Points = Float[np.ndarray, "points size"]
 LogDensity = Callable[[Points], Float[np.ndarray, " points"]]
 
@@ -101,7 +103,7 @@ def plot_plane(
     panels = figure.subplots(1, count, sharex=True, sharey=True)
     limit = grid.extent
     for axes, title, points in zip(panels, ("data", "samples of the flow"), (data, samples), strict=False):
-        axes.plot(*points.T, ".", color="#2b6ca3", ms=1.6, mew=0, alpha=0.6, rasterized=True)
+        axes.plot(*points.T, ".", color=BLUE, ms=1.6, mew=0, alpha=0.6, rasterized=True)
         axes.set_title(title, fontsize=10)
     highest = max(float(np.max(values)) for values in log_densities.values())
     image = None
