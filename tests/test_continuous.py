@@ -269,6 +269,7 @@ REFUSED = {
     "dense": (lambda a: jnp.sum(solve(a * W, Y0, saveat=SaveAt(dense=True)).evaluate(0.3)), "dense output"),
     "state": (lambda a: solve(a * W, Y0, saveat=SaveAt(t1=True, solver_state=True)).ys[0, 0], "a saved state of the "),
     "solver": (brownian(diffrax.ReversibleHeun()), "a solve by ReversibleHeun, which takes more of a term"),
+    "two solutions": (brownian(nde.Reversible(diffrax.Heun())), "a solve by Reversible, which takes more of a term"),
     "times": (lambda t: brownian(diffrax.Heun(), t)(0.3), "no gradient in the times of an SDE"),
 }
 

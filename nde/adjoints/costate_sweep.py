@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from nde.adjoints.costate import Back, Tried
+from nde.adjoints.sweep import split
 
 
 class _Carry(NamedTuple):
@@ -137,8 +138,8 @@ class CostateSweep:
         numbers, mine, with_mine = self._shared_of(function)
         y = self.batch.where(due, back.y, self.safe_y)
         t = jnp.where(due, back.t, self.t0)
-        _, pull = jax.vjp(lambda mine, t, y: self.march.end_saves[k](with_mine(mine), t, y), mine, t, y)
-        shared, t_ct, jump = pull(jax.tree.map(pick, saved.ys))
+        _, pull = jax.vjp(lambda mine, t, y: split(self.march.end_saves[k](with_mine(mine), t, y))[0], mine, t, y)
+        shared, t_ct, jump = pull([pick(x) for x in split(saved.ys)[0]])
         carry = self._with_shared(carry, numbers, shared)
         new_left, new_ts = list(carry.left), list(carry.ts)
         new_left[k] = index

@@ -212,12 +212,12 @@ class Sweep(abc.ABC):
     def _meet_end(self, k, met, t1, y1, number, live):
         due = live & ((number + 1) % self.march.every[k] == 0)
         row = jnp.maximum(met.carry.filled[k] - due.astype(jnp.int32), 0)
-        y_ct = self._row(self.ct.saved[k].ys, row, due)
+        y_ct = self._row(split(self.ct.saved[k].ys)[0], row, due)
         numbers, mine = self._shared_of(self.problem.end_saves[k])
 
         def save(shared, t, y):
             inputs = merged(self.inputs.shared, numbers, shared)
-            return self.march.end_saves[k](self.problem.end_saves[k].pick(inputs), t, y)
+            return split(self.march.end_saves[k](self.problem.end_saves[k].pick(inputs), t, y))[0]
 
         _, pull = jax.vjp(save, mine, t1, y1)
         shared, t_ct, more = pull(y_ct)
@@ -233,7 +233,7 @@ class Sweep(abc.ABC):
 
         def save(shared, t0, t1, dense, t):
             inputs = merged(self.inputs.shared, numbers, shared)
-            return self.march.saves[k](self.problem.saves[k].pick(inputs), t0, t1, dense, t)
+            return split(self.march.saves[k](self.problem.saves[k].pick(inputs), t0, t1, dense, t))[0]
 
         few = self.march.few
 
@@ -248,7 +248,7 @@ class Sweep(abc.ABC):
             index, t, due, rows = window(met.carry)
             count = jnp.sum(due, axis=-1, dtype=jnp.int32)
             carry = _with(met.carry, k, filled=met.carry.filled[k] - count, ts_index=met.carry.ts_index[k] - count)
-            y_ct = self._rows(self.ct.saved[k].ys, rows, due)
+            y_ct = self._rows(split(self.ct.saved[k].ys)[0], rows, due)
             t = jnp.where(due, t, t1[..., None])
             if not self.times_wanted:
                 _, pull = jax.vjp(lambda s, d: save(s, t0, t1, d, t), mine, dense)

@@ -13,7 +13,7 @@ from diffrax import is_okay, RESULTS
 
 from nde.engine.heuristics import make_heuristics
 from nde.engine.kernel import any_nonfinite
-from nde.engine.march import Outcome, Saved
+from nde.engine.march import nothing, Outcome, Saved
 from nde.engine.problem import EventPlace, Problem
 
 
@@ -155,8 +155,8 @@ def _locate(problem: Problem, outcome: Outcome, result: Any) -> tuple[jax.Array,
         y, left = problem.interpolate(found.tprev, found.tnext, found.dense, t), found.tnext - t
 
         def one(hit, condition):
-            value = problem.condition(condition, t, y)
-            value = left if jnp.issubdtype(jnp.asarray(value).dtype, jnp.bool_) else value
+            value = jnp.asarray(problem.condition(condition, t, y))
+            value = left if jnp.issubdtype(value.dtype, jnp.bool_) else value.astype(left.dtype)
             return jnp.where(happened, jnp.where(hit, value, 0), left)
 
         return jax.tree.map(one, found.mask, event.cond_fn)
@@ -175,7 +175,7 @@ def _cut(saved: Any, t: jax.Array) -> Saved:
     """Without the rows that lie past `t`."""
     past = saved.ts > t
     gone = jnp.sum(past & (saved.ts < jnp.inf), dtype=saved.filled.dtype)
-    ys = jax.tree.map(lambda x: jnp.where(past.reshape(past.shape + (1,) * (x.ndim - 1)), jnp.inf, x), saved.ys)
+    ys = jax.tree.map(lambda x: jnp.where(past.reshape(past.shape + (1,) * (x.ndim - 1)), nothing(x), x), saved.ys)
     return Saved(saved.ts_index - gone, saved.filled - gone, jnp.where(past, jnp.inf, saved.ts), ys)
 
 

@@ -19,7 +19,7 @@ from jax.core import Tracer
 from nde.engine.apart import hide
 from nde.engine.hoist import Hoister
 from nde.engine.kernel import AbstractKernel, any_nonfinite
-from nde.engine.march import Counts, Dense, Outcome, Saved, SavePlan
+from nde.engine.march import Counts, Dense, nothing, Outcome, Saved, SavePlan
 from nde.engine.problem import Place
 from nde.paths import NOISE
 from nde.terms import is_sub
@@ -139,7 +139,8 @@ def _grid(place: Place, options: dict[str, Any], steps: int) -> jax.Array:
         # The same time; but diffrax's check that the grid meets both ends hangs on it, and must not be dropped.
         ts = controller.ts if _is_inexact(controller.ts) else controller.ts.astype(place.tnext.dtype)
         return ts.at[1].set(place.tnext.astype(ts.dtype))
-    share = jnp.arange(steps + 1).astype(t1.dtype) / steps
+    # Divided here, for XLA multiplies by the reciprocal of a number that it knows: another rounding than the loop's.
+    share = jnp.asarray(np.arange(steps + 1) / steps, t1.dtype)
     return (place.t + (t1 - place.t) * share).at[1].set(place.tnext).at[steps].set(t1)
 
 
@@ -215,7 +216,7 @@ def _with_ends(place: Place, ys, dense, names):
 def _save(solver, sub, plan: SavePlan, grid, ys, infos, args) -> Saved:
     """The rows of one sub, in the order of time: of two at one time, that of `ts` comes first."""
     steps = len(grid) - 1
-    rows = jax.tree.map(lambda x: jnp.full((plan.rows, *x.shape), _nothing(x), x.dtype), plan.ys)
+    rows = jax.tree.map(lambda x: jnp.full((plan.rows, *x.shape), nothing(x), x.dtype), plan.ys)
     times = jnp.full(plan.rows, jnp.inf, grid.dtype)
     index, ts_index = jnp.int32(plan.skip), jnp.int32(0)
     every = sub.steps
@@ -247,10 +248,6 @@ def _save(solver, sub, plan: SavePlan, grid, ys, infos, args) -> Saved:
     return Saved(ts_index, index, times if every else None, rows)
 
 
-def _nothing(x) -> Any:
-    return jnp.inf if _is_inexact(x) else 0
-
-
 def _is_inexact(x) -> bool:
     return jnp.issubdtype(x.dtype, jnp.inexact)
 
@@ -259,7 +256,7 @@ def _pad(grid, infos, size: int) -> Dense:
     """Dense output in the size that diffrax gives it."""
 
     def padded(x, size):
-        rest = jnp.full((size - len(x), *x.shape[1:]), _nothing(x), x.dtype)
+        rest = jnp.full((size - len(x), *x.shape[1:]), nothing(x), x.dtype)
         return jnp.concatenate([x, rest])
 
     return Dense(padded(grid, size + 1), jax.tree.map(lambda x: padded(x, size), infos))

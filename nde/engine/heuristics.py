@@ -301,5 +301,7 @@ def _stiffness(norm: Callable, rows: tuple[int, int, np.ndarray], stages: Any, h
     ks = [jax.tree.map(lambda x, n=n: x[n], stages) for n in range(len(weights))]
     moved = combine(weights, ks)
     change = jax.tree.map(jnp.subtract, ks[j], ks[i])  # of the field, times h
-    far = safe_norm(norm, moved) * jnp.abs(h)
-    return jnp.where(far == 0, 0, safe_norm(norm, change) / jnp.where(far == 0, 1, far))
+    change, moved = safe_norm(norm, change), safe_norm(norm, moved)
+    with jax.numpy_dtype_promotion("standard"):  # times may have another dtype than the state
+        far = moved * jnp.abs(h)
+        return jnp.where(far == 0, 0, change / jnp.where(far == 0, 1, far))

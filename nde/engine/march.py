@@ -187,7 +187,7 @@ class March:
         def cut(rows):
             rows = jax.lax.slice_in_dim(rows, 0, plan.rows, axis=len(self.batch.shape))
             mask = real.reshape(real.shape + (1,) * (rows.ndim - real.ndim))
-            return jnp.where(mask, rows, jnp.inf if _is_inexact(rows) else 0)
+            return jnp.where(mask, rows, nothing(rows))
 
         return saved._replace(ts=None if saved.ts is None else cut(saved.ts), ys=jax.tree.map(cut, saved.ys))
 
@@ -218,7 +218,7 @@ class March:
         zero = jnp.zeros(shape, jnp.int32)
 
         def empty(rows, x):
-            return jnp.full((*shape, rows, *x.shape), jnp.inf if _is_inexact(x) else 0, x.dtype)
+            return jnp.full((*shape, rows, *x.shape), nothing(x), x.dtype)
 
         def rows(plan: SavePlan):
             size = plan.rows + self.few
@@ -323,5 +323,6 @@ def history_row(kernel: Any, t: jax.Array, length: jax.Array, solver_state: Any)
     return times if last is None else jnp.concatenate([times, last], axis=-1)
 
 
-def _is_inexact(x) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.inexact)
+def nothing(x: Any) -> jax.Array:
+    """What a row has that was not saved: infinity, or 0 or False where there is none, in the dtype of `x`."""
+    return jnp.asarray(jnp.inf if jnp.issubdtype(x.dtype, jnp.inexact) else 0, x.dtype)

@@ -239,7 +239,8 @@ class ShiftedInterpolation(diffrax.AbstractLocalInterpolation):
         at = self.inner.evaluate
 
         def shift(p, y0, p0, y1, p1):
-            return p + ((1 - s) * (y0 - p0) + s * (y1 - p1)).astype(p.dtype)
+            r = s.astype(p.dtype)  # times may have another dtype than the state
+            return p + ((1 - r) * (y0 - p0) + r * (y1 - p1))
 
         return jax.tree.map(shift, at(t0), self.y0, at(self.t0), self.y1, at(self.t1))
 

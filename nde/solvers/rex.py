@@ -221,6 +221,7 @@ class PointsInterpolation(diffrax.AbstractLocalInterpolation):
             return jax.tree.map(jnp.subtract, self.evaluate(t1), self.evaluate(t0))
         span = self.t1 - self.t0
         place = jnp.where(span == 0, 0, t0 - self.t0) / jnp.where(span == 0, 1, span)
-        others = [(p, np.delete(PLACES, i)) for i, p in enumerate(PLACES)]
+        places = PLACES.astype(place.dtype)
+        others = [(p, np.delete(places, i)) for i, p in enumerate(places)]
         weights = jnp.stack([jnp.prod((place - rest) / (p - rest)) for p, rest in others])
         return jax.tree.map(lambda x: jnp.tensordot(weights.astype(x.dtype), x, 1), self.points)

@@ -67,7 +67,8 @@ class SemilinearTerm(diffrax.AbstractTerm):
         )
         del s
         f = self.field(t, y, args)
-        drift = jax.tree.map(lambda x, f: (dm / m * x + m * ds * f).astype(x.dtype), y, f)
+        with jax.numpy_dtype_promotion("standard"):  # times may have another dtype than the state
+            drift = jax.tree.map(lambda x, f: (dm / m * x + m * ds * f).astype(x.dtype), y, f)
         return drift if self.path is None else (drift, m)
 
     def contr(self, t0, t1, **kwargs):
@@ -81,7 +82,8 @@ class SemilinearTerm(diffrax.AbstractTerm):
         """The drift times the length, and the noise's factor times the noise."""
         if self.path is None:
             return scaled(control, vf)
-        return jax.tree.map(jnp.add, scaled(control[0], vf[0]), scaled(vf[1], control[1]))
+        drift, noise = scaled(control[0], vf[0]), scaled(vf[1], control[1])
+        return jax.tree.map(lambda x, w: x + w.astype(x.dtype), drift, noise)
 
     def noise(self, s0, s1) -> Any:
         r"""$W_{\tau(s_1)} - W_{\tau(s_0)}$, in either order."""
@@ -120,9 +122,10 @@ class _Noise(diffrax.AbstractTerm):
         return self.term.noise(t0, t1)
 
     def prod(self, vf, control):
-        return jax.tree.map(lambda one, w: (one * w).astype(one.dtype), vf, control)
+        return jax.tree.map(lambda one, w: one * w.astype(one.dtype), vf, control)
 
 
 def scaled(factor: Any, tree: Any) -> Any:
     """A tree times a number, in the tree's dtypes."""
-    return jax.tree.map(lambda x: (factor * x).astype(jnp.result_type(x)), tree)
+    with jax.numpy_dtype_promotion("standard"):  # a function of time may have another dtype than the state
+        return jax.tree.map(lambda x: (factor * x).astype(jnp.result_type(x)), tree)
