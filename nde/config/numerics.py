@@ -1,6 +1,5 @@
 """`[solver]`: how equations are solved, for every model of a run or, within a `[[model]]`, for one."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import diffrax
@@ -10,35 +9,7 @@ from pydantic import PositiveFloat, PositiveInt
 from nde.adjoints import CheckpointAdjoint, ContinuousAdjoint, ReversibleAdjoint
 from nde.config.sections import Section
 from nde.models import Numerics
-from nde.solvers import Reversible
-
-SOLVERS: dict[str, Callable[[], diffrax.AbstractSolver]] = {
-    "euler": diffrax.Euler,  # of SDEs Euler–Maruyama, Itô
-    "heun": diffrax.Heun,  # of SDEs Stratonovich
-    "midpoint": diffrax.Midpoint,
-    "ralston": diffrax.Ralston,
-    "bosh3": diffrax.Bosh3,
-    "tsit5": diffrax.Tsit5,
-    "dopri5": diffrax.Dopri5,
-    "dopri8": diffrax.Dopri8,
-    "reversible_heun": diffrax.ReversibleHeun,
-    # of SDEs alone
-    "euler_heun": diffrax.EulerHeun,
-    "ito_milstein": diffrax.ItoMilstein,
-    "stratonovich_milstein": diffrax.StratonovichMilstein,
-    "sea": diffrax.SEA,
-    "shark": diffrax.ShARK,
-    "sra1": diffrax.SRA1,
-    "spark": diffrax.SPaRK,
-    "general_shark": diffrax.GeneralShARK,
-    "slow_rk": diffrax.SlowRK,
-    # implicit, of stiff ODEs
-    "implicit_euler": diffrax.ImplicitEuler,
-    "kvaerno3": diffrax.Kvaerno3,
-    "kvaerno4": diffrax.Kvaerno4,
-    "kvaerno5": diffrax.Kvaerno5,
-}
-"""By the name that a config gives. To add a solver: its class, and its row here."""
+from nde.solvers import Reversible, SOLVERS
 
 
 class SolverConfig(Section):

@@ -8,34 +8,8 @@ import pydantic
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from nde.config.sections import Section, TrainConfig
-from nde.regularise import (
-    AbstractRegulariser,
-    EndTime,
-    ErrorEstimate,
-    JacobianNorm,
-    KineticEnergy,
-    LocalErrorEstimate,
-    RandomEndTime,
-    StiffnessEstimate,
-    TaylorDerivative,
-    Together,
-    weight_schedule,
-)
+from nde.regularise import AbstractRegulariser, PENALTIES, RandomEndTime, Together, weight_schedule
 from nde.train import batch_loss, LossFunction
-
-PENALTIES: dict[str, Callable[["RegulariseConfig"], AbstractRegulariser]] = {
-    "error": lambda config: ErrorEstimate(),
-    "error_squares": lambda config: ErrorEstimate("squares"),
-    "stiffness": lambda config: StiffnessEstimate(),
-    "local_error": lambda config: LocalErrorEstimate(),
-    "local_error_biased": lambda config: LocalErrorEstimate(biased=True),
-    "kinetic": lambda config: KineticEnergy(),
-    "jacobian": lambda config: JacobianNorm(),
-    "taylor": lambda config: TaylorDerivative(config.taylor_order),
-    "end_time": lambda config: EndTime(),
-}
-FIXED_STEPS = ("kinetic", "jacobian")
-"""Those that any solver and any field serves. (Taylor derivatives ask for a field without a search in a path.)"""
 
 
 class RegulariseConfig(Section):
@@ -94,7 +68,7 @@ def build_regulariser(config: RegulariseConfig) -> AbstractRegulariser | None:
     if config.is_empty:
         return None
     ends = [] if config.random_end_time is None else [RandomEndTime(config.random_end_time)]
-    penalties = [PENALTIES[name](config) for name in config.penalties]
+    penalties = [PENALTIES[name](config.taylor_order) for name in config.penalties]
     return Together([*ends, *penalties], [*[1.0] * len(ends), *config.penalties.values()])
 
 

@@ -13,6 +13,8 @@ end_time.py    a random end of time (STEER), a learned one (TO-FLOW)
 base.py        what a regulariser is; sums of several; solving.py the one solve that serves them
 """
 
+from collections.abc import Callable
+
 from nde.regularise.base import (
     AbstractRegulariser as AbstractRegulariser,
     Call as Call,
@@ -34,3 +36,20 @@ from nde.regularise.rate import (
     TaylorDerivative as TaylorDerivative,
 )
 from nde.regularise.solving import solve as solve
+
+PENALTIES: dict[str, Callable[[int], AbstractRegulariser]] = {
+    "error": lambda order: ErrorEstimate(),
+    "error_squares": lambda order: ErrorEstimate("squares"),
+    "stiffness": lambda order: StiffnessEstimate(),
+    "local_error": lambda order: LocalErrorEstimate(),
+    "local_error_biased": lambda order: LocalErrorEstimate(biased=True),
+    "kinetic": lambda order: KineticEnergy(),
+    "jacobian": lambda order: JacobianNorm(),
+    "taylor": TaylorDerivative,
+    "end_time": lambda order: EndTime(),
+}
+"""By the name that a config gives, from the order of a Taylor derivative. To add a regulariser: its class, and its row
+here."""
+
+FIXED_STEPS = ("kinetic", "jacobian")
+"""Those that any solver and any field serves. (Taylor derivatives ask for a field without a search in a path.)"""

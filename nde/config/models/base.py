@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from jaxtyping import PRNGKeyArray, PyTree
 
 from nde.config.numerics import build_numerics, merged, SolverConfig
-from nde.config.regularise import FIXED_STEPS
 from nde.config.sections import Section
 from nde.models import Numerics
+from nde.regularise import FIXED_STEPS
 
 MOST_STEPS = 100_000
 """More fixed steps than this are a mistake in the unit of time."""

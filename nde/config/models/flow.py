@@ -8,10 +8,9 @@ from pydantic import PositiveInt
 
 from nde.config.models.base import fixed_numerics, ModelSection, PointFacts
 from nde.config.numerics import SolverConfig
-from nde.config.regularise import FIXED_STEPS
 from nde.fields import ConcatSquashField
 from nde.models import ContinuousNormalizingFlow
-from nde.regularise import LearnedEndTime
+from nde.regularise import FIXED_STEPS, LearnedEndTime
 
 
 class FlowModel(ModelSection):

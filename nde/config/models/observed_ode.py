@@ -12,10 +12,10 @@ from pydantic import Field, PositiveInt
 from nde.config.models.base import ModelSection
 from nde.config.numerics import build_numerics, SolverConfig
 from nde.config.observe import DynamicsFacts
-from nde.config.regularise import PENALTIES
 from nde.fields import AffineField, Hybrid, KnownField, LogField, MLPField, StandardField, SYSTEMS
 from nde.models import NeuralODE, observed_states, ObservedODE
 from nde.objectives import GaussianLikelihood, ScaledLikelihood
+from nde.regularise import PENALTIES
 
 
 class ObservedODEModel(ModelSection):
