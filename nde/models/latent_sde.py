@@ -8,7 +8,6 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
@@ -19,6 +18,7 @@ from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numeri
 from nde.objectives import AbstractLikelihood, StudentTLikelihood
 from nde.paths import BrownianGrid
 from nde.regularise import AbstractRegulariser
+from nde.terms import diffusion_term, WithIntegrals
 
 
 class LatentPath(eqx.Module):
@@ -199,17 +199,18 @@ class LatentSDE(AbstractSolvingModel):
     def _solve(self, z0, control, ts, key, regulariser=None):
         """The states at `ts`, the path KL, whose integral is a part of the one solve, and a regulariser's penalty."""
         grid = np.linspace(0.0, self.horizon, self.num_steps + 1, dtype=ts.dtype)
-        terms = diffrax.ODETerm(_Drift(self.drift, self.diffusion, control))
+        equation = diffrax.ODETerm(_Drift(self.drift, self.diffusion, control))
         if self.diffusion is not None:
             shape = jax.ShapeDtypeStruct(z0.shape, z0.dtype)
             path = BrownianGrid(0.0, self.horizon, self.num_steps, shape, key)
-            terms = diffrax.MultiTerm(terms, diffrax.ControlTerm(_Noise(self.diffusion), path))
+            equation = diffrax.MultiTerm(equation, diffusion_term(self.diffusion, path))
+        pair = WithIntegrals(equation, joint=_Drift.with_kl)
         saveat = diffrax.SaveAt(ts=jnp.where(ts < grid[-1] * (1 + 1e-6), jnp.minimum(ts, grid[-1]), ts))
         # On a known grid a solve is one scan; its last step ends at the horizon, whatever the rounding.
         numerics = dataclasses.replace(self.numerics, controller=diffrax.StepTo(ts=grid), dt0=None)
-        y0, other = (z0, jnp.zeros((), z0.dtype)), jax.random.fold_in(key, 1)
-        solved = numerics.solve(terms, grid[0], grid[-1], y0, saveat=saveat, regulariser=regulariser, key=other)
-        zs, kl = solved.ys
+        y0, other = pair.state(z0), jax.random.fold_in(key, 1)
+        solved = numerics.solve(pair.terms, grid[0], grid[-1], y0, saveat=saveat, regulariser=regulariser, key=other)
+        zs, (kl,) = solved.ys
         return zs, kl[-1], solved.penalty
 
 
@@ -226,36 +227,22 @@ class _Control(eqx.Module):
 
 
 class _Drift(eqx.Module):
-    """The drift of a latent state and the rate of the path KL beside it; without a control they are the prior's."""
+    """The drift of a latent state; without a control it is the prior's."""
 
     drift: LinearMLPField
     diffusion: DiagonalDiffusion | None
     control: _Control | None
 
-    def seen(self, state):
-        """The state's part of it is what a regulariser sees: see `nde.regularise.solve`."""
-        return lambda t, z, args: self._rates(t, z)[0], state[0]
+    def __call__(self, t, z, args):
+        return self.with_kl(t, z, args)[0]
 
-    def __call__(self, t, state, args):
-        return self._rates(t, state[0])
-
-    def _rates(self, t, z):
+    def with_kl(self, t, z, args):
+        """The drift, and the rate of the path KL, which shares the control with it."""
+        del args
         if self.diffusion is None or self.control is None:
             return self.drift(t, z), jnp.zeros((), z.dtype)
         u = self.control(t, z)
         return self.drift(t, z) + self.diffusion(t, z) * u, 0.5 * jnp.sum(u**2)
-
-
-class _Noise(eqx.Module):
-    """The diffusion of a latent state; none of the path KL beside it."""
-
-    diffusion: DiagonalDiffusion
-
-    def __call__(self, t, state, args):
-        z, kl = state
-        sigma = self.diffusion(t, z)
-        shape = jax.ShapeDtypeStruct(z.shape, z.dtype)
-        return lx.FunctionLinearOperator(lambda dw: (sigma * dw, jnp.zeros_like(kl)), shape)
 
 
 def normal_kl(mean, log_std, prior_mean, prior_log_std) -> Float[Array, ""]:

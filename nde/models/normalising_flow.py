@@ -16,6 +16,7 @@ from nde.fields import check_field
 from nde.models.checks import need_key
 from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
 from nde.regularise import AbstractRegulariser
+from nde.terms import WithIntegrals
 
 
 def position_norm(state: PyTree[Array]) -> Array:
@@ -114,9 +115,9 @@ class ContinuousNormalizingFlow(AbstractSolvingModel):
         """
         x = self._check_point(x)
         check_field(self.field, jnp.zeros((), x.dtype), x, args)
-        field = _WithDensity(self.field, self._directions(x.dtype, key))
+        divergence = _Divergence(self._directions(x.dtype, key))
         other = None if key is None else jax.random.fold_in(key, 1)
-        solved = self._solve(field, x, args, backward=True, regulariser=regulariser, key=other)
+        solved = self._solve(divergence, x, args, backward=True, regulariser=regulariser, key=other)
         z, change = solved.ys
         return solved._replace(ys=-0.5 * jnp.sum(z**2) - 0.5 * self.size * math.log(2 * math.pi) + change)
 
@@ -127,11 +128,11 @@ class ContinuousNormalizingFlow(AbstractSolvingModel):
 
     def forward(self, z: ArrayLike, args: PyTree[Any] = None) -> Float[Array, " size"]:
         """The point of the data to which the flow carries `z` of the base."""
-        return self._solve(_Position(self.field), self._check_point(z), args, backward=False).ys[0]
+        return self._solve(_no_divergence, self._check_point(z), args, backward=False).ys[0]
 
     def inverse(self, x: ArrayLike, args: PyTree[Any] = None) -> Float[Array, " size"]:
         """The point of the base that the flow carries to `x`: the inverse of `forward`, up to the solver's error."""
-        return self._solve(_Position(self.field), self._check_point(x), args, backward=True).ys[0]
+        return self._solve(_no_divergence, self._check_point(x), args, backward=True).ys[0]
 
     def _check_point(self, x: ArrayLike) -> Float[Array, " size"]:
         if jnp.shape(x) != (self.size,):
@@ -149,38 +150,35 @@ class ContinuousNormalizingFlow(AbstractSolvingModel):
         key = need_key(key, draws, "call flow.log_prob(x, key=jax.random.key(0)), or make it exact by probes=None")
         return jax.random.rademacher(key, (self.probes, self.size), dtype) / math.sqrt(self.probes)
 
-    def _solve(self, field, position, args, *, backward: bool, regulariser=None, key=None) -> Solved:
+    def _solve(self, divergence, position, args, *, backward: bool, regulariser=None, key=None) -> Solved:
         dtype = position.dtype
         start, end = jnp.zeros((), dtype), jnp.asarray(self.t1, dtype)
-        y0, term, saveat = (position, jnp.zeros((), dtype)), diffrax.ODETerm(field), diffrax.SaveAt(t1=True)
+        pair, saveat = WithIntegrals(diffrax.ODETerm(self.field), joint=divergence), diffrax.SaveAt(t1=True)
         t0, t1 = (end, start) if backward else (start, end)
         solved = self.numerics.solve(
-            term, t0, t1, y0, args, saveat=saveat, backward=backward, regulariser=regulariser, key=key
+            pair.terms,
+            t0,
+            t1,
+            pair.state(position),
+            args,
+            saveat=saveat,
+            backward=backward,
+            regulariser=regulariser,
+            key=key,
         )
-        return solved._replace(ys=(solved.ys[0][0], solved.ys[1][0]))
+        return solved._replace(ys=(solved.ys[0][0], solved.ys[1][0][0]))
 
 
-class _Position(eqx.Module):
-    """The field on a position, with a log-density beside it that stays."""
-
-    field: Callable[..., Any]
-
-    def __call__(self, t, state, args):
-        position, density = state
-        return self.field(t, position, args), jnp.zeros_like(density)
+def _no_divergence(field, t, y, args):
+    """For a position alone, whose step sizes see it with a log-density beside it too."""
+    return field(t, y, args), 0.0
 
 
-class _WithDensity(eqx.Module):
-    """The field on a position and, beside it, its divergence along `directions`."""
+class _Divergence(eqx.Module):
+    """The field and its divergence along `directions`, from one linearisation."""
 
-    field: Callable[..., Any]
     directions: Float[Array, "directions size"]
 
-    def seen(self, state):
-        """What a regulariser integrates along the solution: the position's own field, and the position."""
-        return self.field, state[0]
-
-    def __call__(self, t, state, args):
-        position, _ = state
-        velocity, push = jax.linearize(lambda y: self.field(t, y, args), position)
+    def __call__(self, field, t, y, args):
+        velocity, push = jax.linearize(lambda y: field(t, y, args), y)
         return velocity, jnp.sum(self.directions * jax.vmap(push)(self.directions))

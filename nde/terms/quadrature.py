@@ -182,8 +182,7 @@ class _WithRates(eqx.Module):
             drift, rates = self.field(t, y, args), []
         else:
             drift, *rates = self.joint(self.field, t, y, args)
-        field, seen = getattr(self.field, "seen", lambda y: (self.field, y))(y)
-        rates = [*rates, *[integrand(field, t, seen, args) for integrand in self.integrands]]
+        rates = [*rates, *[integrand(self.field, t, y, args) for integrand in self.integrands]]
         return drift, [jnp.asarray(rate, q.dtype) for rate, q in zip(rates, integrals, strict=True)]
 
 
