@@ -154,6 +154,16 @@ def test_every_data_set_loads_in_its_shape(name):
         assert dataset.path().is_file() and {"id", "time"} <= set(dataset.defaults)
 
 
+def test_ornstein_uhlenbeck_paths_have_their_law():
+    panel = DATASETS["ornstein_uhlenbeck"].load(seed=0, size=4000)
+    x, gaps = panel.values[..., 0], np.diff(panel.times)
+    assert (gaps >= 0).all() and panel.times.max() <= 10
+    assert x[:, 0].var() == pytest.approx(1.01, rel=0.06) and x[:, -1].var() == pytest.approx(1.01, rel=0.06)
+    # the noise of an observation has no part in the covariance of two
+    covariance = (x[:, 1:] * x[:, :-1]).mean()
+    assert covariance == pytest.approx(np.exp(-0.5 * gaps).mean(), rel=0.03)
+
+
 def test_split_refuses_what_leaves_a_part_empty():
     data = made_up(each=1)
     with pytest.raises(ValueError, match="class 'rest' has 1 series outside of the test part"):

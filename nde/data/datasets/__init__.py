@@ -11,6 +11,7 @@ from nde.data.datasets.lynx_hare import (
     LYNX_HARE,
     lynx_hare_path as lynx_hare_path,
 )
+from nde.data.datasets.ornstein_uhlenbeck import ORNSTEIN_UHLENBECK
 from nde.data.datasets.pbc import (
     load_pbc as load_pbc,
     PBC,
@@ -31,6 +32,7 @@ DATASETS: dict[str, Dataset] = {
     "pbc": PBC,
     "lynx_hare": LYNX_HARE,
     "basic_motions": BASIC_MOTIONS,
+    "ornstein_uhlenbeck": ORNSTEIN_UHLENBECK,
     "spirals": SPIRALS,
     "pendulum": PENDULUM,
     **PLANE,
