@@ -175,6 +175,14 @@ def test_classes_are_given_with_the_tables_own_ids_with_or_without_labels(own_ru
     np.testing.assert_allclose(pandas["p_sick"], found["p_sick"])
 
 
+def test_folds_are_scored_as_one(own_run):
+    part = own_run.evaluate()
+    whole = part.pooled([part])
+    assert whole.details.labels.tolist() == part.details.labels.tolist() * 2
+    assert whole.rows()[0]["accuracy"] == part.rows()[0]["accuracy"]
+    assert whole.title.startswith(f"accuracy on {2 * len(part.details.labels)} test series")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -27,7 +27,16 @@ from nde.report import (
     plot_seen_series,
     SeenSeries,
 )
-from nde.tasks.base import AbstractTask, Examples, OpenedRun, predicting, Prediction, RunError, TableEvaluation
+from nde.tasks.base import (
+    AbstractEvaluation,
+    AbstractTask,
+    Examples,
+    OpenedRun,
+    predicting,
+    Prediction,
+    RunError,
+    TableEvaluation,
+)
 from nde.tasks.tables import (
     check_unchanged,
     describe_table,
@@ -73,6 +82,57 @@ class ClassifyProblem:
     def arrays(self, series: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Times, standardised values, mask and labels of some series."""
         return self.panel.times[series], self.values[series], self.panel.mask[series], self.data.labels[series]
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What a table of accuracies is made of.
+
+    - `logits`: of each model, `(seeds, series, classes)`.
+    - `labels`: `(series,)`; `classes`: their names; `commonest`: the class that is it in what was learned from.
+    - `removed`: the share of values that was removed.
+    """
+
+    logits: dict[str, np.ndarray]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    commonest: int
+    removed: float
+
+
+class ClassifyEvaluation(TableEvaluation):
+    """Accuracies of each model; those of several folds are those of all their series."""
+
+    def pooled(self, others: Sequence[AbstractEvaluation]) -> TableEvaluation:
+        parts: list[Classified] = [self.details, *(each.details for each in others if isinstance(each, type(self)))]
+        logits = {name: np.concatenate([part.logits[name] for part in parts], axis=1) for name in parts[0].logits}
+        labels = np.concatenate([part.labels for part in parts])
+        return classified(logits, labels, parts[0].classes, parts[0].commonest, parts[0].removed)
+
+
+def classified(
+    logits: dict[str, np.ndarray], labels: np.ndarray, classes: tuple[str, ...], commonest: int, removed: float
+) -> ClassifyEvaluation:
+    """The table of how series were classified: the arguments are those of `Classified`."""
+    rows = accuracy_rows(logits, labels)
+    places = labels[None, :, None]
+    nll = {name: -float(np.take_along_axis(log_softmax(x), places, -1).mean()) for name, x in logits.items()}
+    best = max(float(row["accuracy"]) for row in rows)
+    spread = np.sqrt(max(best * (1 - best), 1 / len(labels)) / len(labels))
+    return ClassifyEvaluation(
+        title=f"accuracy on {counted(len(labels), 'test series', 'test series')}"
+        + (f", {100 * removed:g} % of the values removed" if removed else ""),
+        caption="share of series; sd over seeds",
+        scores=rows,
+        notes=[
+            f"the commonest class, {classes[commonest]}: {(labels == commonest).mean():.3f} of them.",
+            f"sd is the spread of training alone; {len(labels)} test series leave a standard error of about "
+            f"{spread:.3f} on each accuracy.",
+            f"nll in nats per series: {', '.join(f'{name} {value:.3f}' for name, value in nll.items())}.",
+        ],
+        summary={"series_scored": len(labels), "nll": nll, "classes": list(classes)},
+        details=Classified(logits, labels, classes, commonest, removed),
+    )
 
 
 class ClassifyTask(AbstractTask):
@@ -144,34 +204,14 @@ class ClassifyTask(AbstractTask):
             label: np.stack([_logits(model, times, values, mask, ids) for model in models])
             for label, models in run.models().items()
         }
-        rows = accuracy_rows(logits, labels)
-        places = labels[None, :, None]
-        nll = {name: -float(np.take_along_axis(log_softmax(x), places, -1).mean()) for name, x in logits.items()}
-        best = max(float(row["accuracy"]) for row in rows)
-        spread = np.sqrt(max(best * (1 - best), 1 / len(labels)) / len(labels))
-        removed = 100 * run.config.data.removed
-        commonest = np.bincount(problem.data.labels[problem.split.fold]).argmax()
-        return TableEvaluation(
-            title=f"accuracy on {counted(len(labels), 'test series', 'test series')}"
-            + (f", {removed:g} % of the values removed" if removed else ""),
-            caption="share of series; sd over seeds",
-            scores=rows,
-            notes=[
-                f"the commonest class, {problem.data.classes[commonest]}: {(labels == commonest).mean():.3f} of them.",
-                f"sd is the spread of training alone; {len(labels)} test series leave a standard error of about "
-                f"{spread:.3f} on each accuracy.",
-                f"nll in nats per series: {', '.join(f'{name} {value:.3f}' for name, value in nll.items())}.",
-            ],
-            summary={"series_scored": len(labels), "nll": nll, "classes": list(problem.data.classes)},
-            details=logits,
-        )
+        commonest = int(np.bincount(problem.data.labels[problem.split.fold]).argmax())
+        return classified(logits, labels, problem.data.classes, commonest, run.config.data.removed)
 
     def figures(self, run: OpenedRun, problem: ClassifyProblem, evaluation: TableEvaluation) -> dict[str, Figure]:
         labels = problem.data.labels[problem.split.test]
         classes = problem.data.classes
-        tables = {
-            method: confusion(logits.argmax(-1), labels, len(classes)) for method, logits in evaluation.details.items()
-        }
+        every = evaluation.details.logits
+        tables = {method: confusion(logits.argmax(-1), labels, len(classes)) for method, logits in every.items()}
         return {"confusion": plot_confusion(tables, classes), "series": _seen(problem, evaluation)}
 
     def predict(self, run: OpenedRun, asked: Prediction) -> pl.DataFrame:
@@ -239,7 +279,7 @@ SHOWN_CLASSES = 8
 def _seen(problem: ClassifyProblem, evaluation: TableEvaluation) -> Figure:
     """One test series of each class as the first model saw it, and what its seeds made of it."""
     test, classes, panel = problem.split.test, problem.data.classes, problem.panel
-    logits = next(iter(evaluation.details.values()))
+    logits = next(iter(evaluation.details.logits.values()))
     labels = problem.data.labels[test]
     stories = []
     for label in np.unique(labels)[:SHOWN_CLASSES]:
