@@ -103,6 +103,15 @@ def test_help_and_version_import_no_jax():
     assert done.stdout.strip() == "[]"
 
 
+def test_reading_a_config_imports_no_figures_and_no_statistics():
+    check = (
+        "import sys; from nde.config import load_config; load_config('configs/latent_sde_pbc.toml');"
+        "print([m for m in ('matplotlib', 'scipy.stats') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    assert done.stdout.strip() == "[]"
+
+
 def test_daily_names_and_layers_are_attributes():
     assert nde.NeuralODE is NeuralODE
     assert nde.data.__name__ == "nde.data"

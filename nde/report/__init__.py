@@ -1,4 +1,4 @@
-"""Tasks, forecasts, scores, baselines and figures: what `nde evaluate` and `nde plot` call."""
+"""Cuts, forecasts, scores, baselines and figures: what `nde evaluate` and `nde plot` call."""
 
 from nde.report.baselines import (
     Baseline as Baseline,
