@@ -40,5 +40,5 @@ def classification_loss(
         logits = model(*inputs)
     else:
         logits, penalty, _ = model.solve(*inputs, regulariser=regulariser, key=key)
-    correct = (jnp.argmax(logits, -1) == label).astype(logits.dtype)
+    correct = (jnp.argmax(logits, -1).astype(jnp.asarray(label).dtype) == label).astype(logits.dtype)
     return Terms(loss=cross_entropy(logits, label), reported={"accuracy": correct}, penalty=penalty)
