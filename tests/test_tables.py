@@ -87,6 +87,7 @@ def test_dates_come_back_as_dates_and_move_ahead_by_days(tmp_path):
         ("id\tt\tx\ty\na\t0\t1.5\t2\na\t1\t2.5\t\n", {"separator": "\t"}, "utf-8"),
         ("id,t,x,größe\na,0,1.5,2\na,1,2.5,\n", {"encoding": "latin-1"}, "latin-1"),
         ("id,t,x,y\na,0,1.5,2\na,1,2.5,-999\n\n,,,\n", {"missing": (-999,)}, "utf-8"),
+        ("\n \r\n,,\nid,t,x,y\na,0,1.5,2\na,1,2.5,\n", {}, "utf-8"),
         ("id,t,x,y\na,0,1.5,2\na,1,2.5,n.d.\n", {"missing": ("n.d.",)}, "utf-8"),
     ],
 )
@@ -100,6 +101,20 @@ def test_dialects_of_csv_are_read_by_their_options(tmp_path, text, options, enco
     [
         ("id;t;x\na;0;1\n", "utf-8", r"data\.separator = ';'"),
         ('id,t,x\na,0,"1,5"\n', "utf-8", r"data\.decimal = ','"),
+        (
+            'id,t,x\na,"0,5",1\na,"1,5",2\n',
+            "utf-8",
+            r"row 2, column 't': '0,5' is no finite number; set data\.decimal = ','",
+        ),
+        (
+            'id,t,x\na,0,1\na,"1,5",2\n',
+            "utf-8",
+            r"row 3, column 't': '1,5' .* other times are; set data\.decimal = ','",
+        ),
+        ("id;t;x\na;0,5;1,5\n", "utf-8", r"separated by ';': set data\.separator = ';' and, .* data\.decimal = ','"),
+        ("id\tt\tx\na\t0,5\t1,5\n", "utf-8", r"separated by '\\t': set data\.separator = '\\t' and"),
+        ("\n\nid,t,x\na,0,?\n", "utf-8", r"row 4, column 'x'"),
+        ("\nid,t,x\na,0,1\na,1,2,3\n", "utf-8", r"row 4 has 4 cells, the header 3\); numbers"),
         ("id,t,größe\na,0,1\n", "latin-1", r"row 1 is not text in utf-8; set data\.encoding"),
         ("id,t,x\na,0,1\n", "utf-16", r"data\.encoding = 'utf-16'"),
         ("id,t,x\na,0,1\na,0,2\na,1,3\na,1,4\n", "utf-8", r"rows 2 and 3.*; rows 4 and 5.*data\.duplicates = 'mean'"),
@@ -108,6 +123,16 @@ def test_dialects_of_csv_are_read_by_their_options(tmp_path, text, options, enco
 def test_refusals_name_the_option(tmp_path, text, encoding, message):
     with pytest.raises(TableError, match=message):
         read_panel(written(tmp_path, text, encoding=encoding), WIDE)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [("01.03.2024", r"neither a number nor a date .*data\.time_format"), ("0.5", r"data\.decimal = '\.'.*time_format")],
+)
+def test_times_with_points_beside_decimal_commas_are_dates_or_said_to_have_points(tmp_path, cell, message):
+    path = written(tmp_path, f"id;t;x\na;{cell};1,5\n")
+    with pytest.raises(TableError, match=message):
+        read_panel(path, TableFormat("id", "t", separator=";", decimal=","))
 
 
 @pytest.mark.parametrize(("how", "value"), [("mean", 1.5), ("last", 2.0)])

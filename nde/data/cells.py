@@ -74,7 +74,8 @@ def plain(cells: pl.Series) -> pl.Series:
     return cells.cast(pl.String) if categories else cells
 
 
-def _advice(cell: str, layout: TableFormat) -> str:
+def advice_on_marks(cell: str, layout: TableFormat) -> str | None:
+    """What to do about a number with a decimal comma, or with marks between thousands; `None` for what is neither."""
     digits = cell.replace(",", "").replace(".", "").removeprefix("-").isdigit()
     if digits and "," in cell and "." in cell:
         return "write it without marks between thousands."
@@ -82,7 +83,11 @@ def _advice(cell: str, layout: TableFormat) -> str:
         return "set data.decimal = ',' if it is a decimal comma."
     if digits and "." in cell and layout.decimal == ",":
         return "a point beside data.decimal = ',' would part thousands: write it without, or set data.decimal = '.'."
-    return (
+    return None
+
+
+def _advice(cell: str, layout: TableFormat) -> str:
+    return advice_on_marks(cell, layout) or (
         "write a number, leave the cell empty where nothing was observed, add the mark to data.missing, or name the "
         "columns of values in data.channels."
     )

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,9 +106,12 @@ def check_columns(table: Table, layout: TableFormat) -> None:
         raise table.error(text + _separator_hint(columns, wanted))
 
 
+SEPARATORS = ((";", "';'"), ("\t", r"'\t'"), ("|", "'|'"), (",", "','"))
+
+
 def _separator_hint(columns: list[str], wanted: list[str]) -> str:
     """What to do where the header would name the columns if it were split elsewhere."""
-    for separator, shown in ((";", "';'"), ("\t", r"'\t'"), ("|", "'|'"), (",", "','")):
+    for separator, shown in SEPARATORS:
         header = [cell.strip().strip('"') for name in columns for cell in name.split(separator)]
         if len(header) > len(columns) and set(wanted) <= set(header):
             return f" Its cells seem to be separated by {shown}: set data.separator = {shown}."
@@ -126,13 +130,17 @@ def _read_text(path: Path, layout: TableFormat) -> Table:
     separator = layout.separator or ("\t" if path.suffix.lower() == ".tsv" else ",")
     if not text.strip():
         raise TableError(f"{path}: not a readable {path.suffix} table (empty); it needs a header and rows.")
+    # Empty lines above the header would be taken for a table of one column.
+    above = re.match(rf"[\s{re.escape(separator)}]*\n", text)
+    skipped = text[: above.end()].count("\n") if above else 0
+    text = text[above.end() :] if above else text
     try:
         cells = pl.read_csv(text.encode(), has_header=False, infer_schema=False, separator=separator)
     except pl.exceptions.PolarsError as error:
-        reason = _ragged(text, separator) or f"({str(error).splitlines()[0]})"
+        reason = _ragged(text, separator, skipped) or f"({str(error).splitlines()[0]})"
         raise TableError(f"{path}: not a readable {path.suffix} table {reason}.") from None
     cells = cells.with_columns(pl.all().fill_null(""))
-    numbers = np.arange(1, len(cells) + 1)
+    numbers = skipped + np.arange(1, len(cells) + 1)
     filled = cells.select(pl.any_horizontal(pl.all().str.strip_chars() != "")).to_series().to_numpy()
     first = int(filled.argmax())
     header = [str(name).strip() for name in cells.row(first)]
@@ -165,16 +173,24 @@ def _decode(path: Path, encoding: str) -> str:
         ) from None
 
 
-def _ragged(text: str, separator: str) -> str:
-    """Where a row has more cells than the header, if one has."""
+def _ragged(text: str, separator: str, skipped: int) -> str:
+    """Where a row has more cells than the header, if one has; `skipped` lines stand above the text."""
     rows = csv.reader(io.StringIO(text), delimiter=separator)
     try:
-        width = len(next(rows))
-        long = next(((i, len(row)) for i, row in enumerate(rows, start=2) if len(row) > width), None)
+        header = next(rows)
+        width = len(header)
+        long = next(((i, len(row)) for i, row in enumerate(rows, start=2 + skipped) if len(row) > width), None)
     except csv.Error:
         return ""
     if long is None:
         return ""
+    for other, shown in SEPARATORS:
+        if other != separator and len(separator.join(header).split(other)) > width:
+            decimal = " and, for numbers with a decimal comma, data.decimal = ','" if separator == "," else ""
+            return (
+                f"(row {long[0]} has {long[1]} cells, the header {width}); its cells seem to be separated by {shown}: "
+                f"set data.separator = {shown}{decimal}"
+            )
     return (
         f"(row {long[0]} has {long[1]} cells, the header {width}); numbers with a decimal comma need quotes or another "
         "separator, with data.decimal = ',' and data.separator"

@@ -7,7 +7,7 @@ from decimal import Decimal
 import numpy as np
 import polars as pl
 
-from nde.data.cells import as_floats, plain
+from nde.data.cells import advice_on_marks, as_floats, plain
 from nde.data.files import Table
 from nde.data.iso import parse_iso, write_iso
 from nde.data.layout import DATE_UNITS, MISSING, TableFormat
@@ -130,15 +130,25 @@ def read_times(table: Table, layout: TableFormat) -> TimeColumn:
     if cells.dtype == pl.Time:
         raise table.error(f"column '{name}' holds times of day without a date; give dates, or numbers.")
     numbers = as_floats(table, cells, name, layout)
-    if cells.dtype == pl.String and numbers.is_null().all() and len(cells):
+    marked = _advice_on_marks(str(cells[_first(numbers.is_null())]), layout) if numbers.null_count() else None
+    if cells.dtype == pl.String and numbers.is_null().all() and len(cells) and marked is None:
         return _dates(table, cells, parse_iso(cells), layout, "neither a number nor a date as ISO 8601 writes it")
     bad = numbers.is_null() | numbers.is_infinite().fill_null(True)
     if bad.any():
         row = _first(bad)
-        raise table.row_error(
-            row, name, f": '{cells[row]}' is no finite number, as the other times are; set data.time_format for dates."
-        )
+        # A time with a decimal comma is no date that lacks its format.
+        advice = marked or "set data.time_format for dates."
+        others = "" if numbers.is_null().all() else ", as the other times are"
+        raise table.row_error(row, name, f": '{cells[row]}' is no finite number{others}; {advice}")
     return TimeColumn(_typed(cells, numbers))
+
+
+def _advice_on_marks(cell: str, layout: TableFormat) -> str | None:
+    """What to do about a time with a decimal comma; `None` for what may be a date, such as 1.3.2024."""
+    if max(cell.count("."), cell.count(",")) > 1:
+        return None
+    advice = advice_on_marks(cell, layout)
+    return f"{advice.removesuffix('.')}; set data.time_format for dates." if advice and "," not in cell else advice
 
 
 def _typed(cells: pl.Series, numbers: pl.Series) -> pl.Series:
