@@ -205,3 +205,9 @@ def test_densities_refuse_an_unknown_name_and_no_points():
         sample_density("star", 3, seed=0)
     with pytest.raises(ValueError, match="at least one, but is 0"):
         sample_density("pinwheel", 0, seed=0)
+
+
+def test_spaces_about_a_label_make_no_other_class(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("id,t,x,c\na,0,1,rest\na,1,1,rest \nb,0,2, walk\n")
+    assert read_labelled_panel(path, TableFormat("id", "t"), "c").classes == ("rest", "walk")

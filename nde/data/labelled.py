@@ -72,7 +72,7 @@ def read_labelled_panel(path: Any, layout: TableFormat, label: str) -> LabelledP
     if label in used:
         raise table.error(f"the label '{label}' is also asked for as a column of the series; name another.")
     panel = panel_of(table, layout, beside=(label,))
-    names = read_names(table, label)
+    names = read_names(table, label).str.strip_chars()  # "rest " is "rest"
     rows = pl.DataFrame({"series": read_names(table, layout.id), "label": names}).unique(maintain_order=True)
     double = rows.filter(pl.col("series").is_duplicated())
     if len(double):
