@@ -1,14 +1,23 @@
-"""The page of measurements is what the stored results say."""
+"""The page of measurements, and what README quotes of it, are what the stored results say."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 
+import pytest
+
 BENCH = Path(__file__).parent / "bench"
+README = BENCH.parents[1] / "README.md"
 
 
-def test_page_is_made_from_the_stored_results():
-    spec = importlib.util.spec_from_file_location("bench_report", BENCH / "report.py")
-    assert spec is not None and spec.loader is not None
-    report = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(report)
+@pytest.fixture
+def report(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    return importlib.import_module("report")
+
+
+def test_page_is_made_from_the_stored_results(report):
     assert (BENCH / "README.md").read_text(encoding="utf-8") == report.page()
+
+
+def test_readme_quotes_the_stored_results(report):
+    assert report.QUOTED.findall(README.read_text(encoding="utf-8")) == [report.quoted()]
