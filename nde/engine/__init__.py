@@ -11,7 +11,7 @@ march.py     the adaptive loop over a whole batch, with its bounded record; pack
 fixed.py     the fixed grid, a scan
 collect.py   the primitive that sees the batch
 finish.py    events located, ends saved, statistics
-buckets.py   batches whose examples cost unlike much
+buckets.py   batches whose examples need very different numbers of steps
 """
 
 from nde.engine.buckets import map_in_buckets as map_in_buckets

@@ -1,4 +1,4 @@
-"""Batches whose examples cost unlike much."""
+"""Batches whose examples need very different numbers of steps, solved in buckets of like ones."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""A batch whose examples cost unlike much: Van der Pol oscillators, stiffness 1 to 100, in one loop and in buckets.
+"""A batch of very different numbers of steps: Van der Pol oscillators, stiffness 1 to 100, in one loop and in buckets.
 
     python tests/bench/uneven.py [--rounds 5] [--out tests/bench/results/uneven.json]
 
