@@ -22,7 +22,8 @@ INTRODUCTION = """# What was measured
 
 Two CPU cores, jax 0.10.2, diffrax 0.7.2, float32 unless said otherwise; medians of alternating calls in one process,
 after warm-up. `python tests/bench/report.py` makes this page from the files in `results/`; each section names the
-script that made them. No accelerator has been measured yet."""
+script that made them. Its last three sections, of results that were not stored, are `by_hand.md`. No accelerator has
+been measured yet."""
 
 README = HERE.parents[1] / "README.md"
 QUOTED = re.compile(r"(?<=<!-- made by tests/bench/report.py -->\n).*?(?=\n<!-- end -->)", re.S)
