@@ -14,6 +14,7 @@ from nde.config import (
     LatentSDEModel,
     load_config,
     merged,
+    MODELS,
     parse_config,
     save_config,
     SeriesFacts,
@@ -190,6 +191,11 @@ def test_each_solver_of_a_config_is_built_with_what_goes_with_it(name):
             build_numerics(SolverConfig(name=name, rtol=1e-5), noise=noise)
 
 
+def test_a_failed_solve_with_an_absolute_tolerance_alone_is_told_the_relative_one_too():
+    remedy = "raise solver.max_steps (now 4096) or solver.rtol (now 0.001)"
+    assert MODELS["neural_cde"]().remedies(SolverConfig(atol=1e-6)) == [remedy]
+
+
 def test_adjoints_of_a_config_are_built_or_refused_by_what_they_serve():
     numerics = build_numerics(SolverConfig(name="tsit5", adjoint="reversible", max_steps=7))
     assert isinstance(numerics.solver, nde.Reversible) and isinstance(numerics.adjoint, nde.ReversibleAdjoint)
@@ -200,6 +206,16 @@ def test_adjoints_of_a_config_are_built_or_refused_by_what_they_serve():
     for config, noise, message in (
         (SolverConfig(name="kvaerno5", adjoint="reversible"), False, "serves no implicit solver such as 'kvaerno5'"),
         (SolverConfig(name="euler", dt0=0.1, adjoint="reversible"), True, "needs solver.name = 'reversible_heun'"),
+        (
+            SolverConfig(name="reversible_heun", adjoint="continuous"),
+            False,
+            "does not serve solver.name = 'reversible_h",
+        ),
+        (
+            SolverConfig(name="euler", dt0=0.1, adjoint="continuous"),
+            True,
+            "an SDE by solver.name = 'euler'; take 'heun'",
+        ),
         (SolverConfig(name="tsit5", dt0=0.1), True, "'tsit5' solves no SDEs; these do: euler, heun"),
         (SolverConfig(name="shark", dt0=0.1), False, "'shark' solves SDEs alone, but this model has no noise"),
     ):

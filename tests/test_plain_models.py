@@ -14,6 +14,7 @@ from chex import assert_trees_all_close, assert_trees_all_equal
 from scipy import stats
 from scipy.linalg import expm
 
+import nde
 from nde.models import ContinuousNormalizingFlow, NeuralCDE, NeuralODE, NeuralSDE, series_path
 from nde.paths import BrownianGrid, VirtualBrownianTree
 
@@ -218,6 +219,28 @@ def test_numerics_are_swapped_by_tree_at_and_models_are_batched_by_filter_vmap()
     ys = eqx.filter_vmap(lambda model: model(TIMES, X))(ensemble)
     expected = np.stack([np.linalg.matrix_power(np.eye(2) + 0.1 * m, 20) @ X for m in (np.asarray(A), -np.asarray(A))])
     assert_trees_all_close(ys[:, -1], expected, rtol=1e-12)
+
+
+def test_numerics_are_given_whole_or_in_parts_and_none_is_the_default():
+    numerics = nde.Numerics(**EULER)
+    model = NeuralODE(Linear(A), numerics=numerics)
+    assert_trees_all_close(model(TIMES, X), NeuralODE(Linear(A), **EULER)(TIMES, X), rtol=0)
+    assert NeuralODE(Linear(A), solver=None, controller=None, adjoint=None).numerics == nde.Numerics()
+    with pytest.raises(TypeError, match="NeuralODE takes numerics, or dt0 by keyword, and not both"):
+        NeuralODE(Linear(A), numerics=numerics, dt0=0.1)
+    with pytest.raises(TypeError, match="NeuralODE has no argument 'tolerance'; those of its numerics are solver, con"):
+        NeuralODE(Linear(A), tolerance=0.1)
+    with pytest.raises(TypeError, match="NeuralSDE has no default solver and step"):
+        NeuralSDE(zeros, ones, solver=None, dt0=0.1)
+    with pytest.raises(ValueError, match="NeuralSDE draws its noise by the step, but got numerics with dt0=None"):
+        NeuralSDE(zeros, ones, numerics=nde.Numerics(diffrax.Heun()))
+
+
+def test_numerics_mark_what_a_failed_solve_did_not_reach_in_each_part_that_is_saved():
+    numerics = nde.Numerics(**EULER, max_steps=3, throw=False)
+    saveat = diffrax.SaveAt(subs={"end": diffrax.SubSaveAt(t1=True), "start": diffrax.SubSaveAt(t0=True)})
+    ys = numerics.solve(diffrax.ODETerm(Linear(A)), 0.0, 1.0, X, saveat=saveat).ys
+    assert np.isinf(ys["end"]).all() and np.isfinite(ys["start"]).all()
 
 
 # Neural SDE

@@ -9,7 +9,11 @@ from pydantic import PositiveFloat, PositiveInt
 from nde.adjoints import CheckpointAdjoint, ContinuousAdjoint, ReversibleAdjoint
 from nde.config.sections import Section
 from nde.models import Numerics
-from nde.solvers import Reversible, SOLVERS
+from nde.solvers import Reversible, SOLVERS, traits_of
+from nde.terms import Interpretation
+
+RTOL, ATOL = 1e-3, 1e-6
+"""The tolerances of a controller where a section gives none, or one of them."""
 
 
 class SolverConfig(Section):
@@ -71,7 +75,7 @@ def build_numerics(config: SolverConfig, *, noise: bool = False) -> Numerics:
     _check(name, solver, config, noise)
     adaptive = not config.is_fixed
     controller = (
-        diffrax.PIDController(rtol=config.rtol or 1e-3, atol=config.atol or 1e-6)
+        diffrax.PIDController(rtol=config.rtol or RTOL, atol=config.atol or ATOL)
         if adaptive
         else diffrax.ConstantStepSize()
     )
@@ -104,6 +108,12 @@ def _check(name: str, solver: diffrax.AbstractSolver, config: SolverConfig, nois
         )
     if config.adjoint == "reversible" and noise and not isinstance(solver, diffrax.ReversibleHeun):
         raise ValueError("solver.adjoint = 'reversible' of an SDE needs solver.name = 'reversible_heun'")
+    traits = traits_of(solver)
+    served = traits.only_products and (not noise or Interpretation.STRATONOVICH in traits.interpretations)
+    if config.adjoint == "continuous" and not served:
+        take = "'heun' or 'spark'" if noise else "'heun' or 'tsit5'"
+        why = " an SDE by" if noise else ""
+        raise ValueError(f"solver.adjoint = 'continuous' does not serve{why} solver.name = '{name}'; take {take}, say")
 
 
 _STOCHASTIC = (diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSolver)

@@ -4,7 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, PyTree
 
 from nde.dtypes import as_floats, float_dtype, promote_state
 
@@ -35,13 +35,3 @@ def check_times_and_state(model: str, ts: Any, y0: PyTree[Any], parameters: PyTr
 def refuse(ts: Array, bad: ArrayLike, message: str) -> Array:
     """The times, and an error at run time if any of `bad` is true."""
     return eqx.error_if(ts, bad, message)
-
-
-def need_key(key: PRNGKeyArray | None, draws: str, way_out: str) -> PRNGKeyArray:
-    """The key.
-
-    **Raises:** `ValueError` without one: `draws` says who draws what, `way_out` what to do.
-    """
-    if key is None:
-        raise ValueError(f"{draws} and needs a key, but got key=None: {way_out}.")
-    return key

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
 from nde.fields import check_field
-from nde.models.checks import check_times_and_state, need_key, refuse
+from nde.models.checks import check_times_and_state, refuse
 from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
 from nde.paths import BrownianGrid, VirtualBrownianTree
-from nde.regularise import AbstractRegulariser
+from nde.regularise import AbstractRegulariser, need_key
 from nde.solvers import check_noise
 from nde.terms import diffusion_term, unwrap_solver
 
@@ -86,7 +86,7 @@ class NeuralSDE(AbstractSolvingModel):
         grid: tuple[float, float, int] | None = None,
         **keywords: Unpack[Keywords],
     ):
-        if numerics is None and not {"solver", "dt0"} <= set(keywords):
+        if numerics is None and any(keywords.get(name) is None for name in ("solver", "dt0")):
             raise TypeError(
                 "NeuralSDE has no default solver and step: give solver=…, of SDEs, and dt0=…, or numerics=…."
             )
@@ -95,6 +95,11 @@ class NeuralSDE(AbstractSolvingModel):
         self.numerics = numerics_of("NeuralSDE", default, numerics, **keywords)
 
     def __check_init__(self):
+        if self.dt0 is None and (self.tol is None or self.grid is not None):
+            raise ValueError(
+                "NeuralSDE draws its noise by the step, but got numerics with dt0=None: give them a dt0, or the model, "
+                "without a grid, a tol."
+            )
         if self.grid is None:
             return
         if len(self.grid) != 3 or isinstance(self.controller, diffrax.AbstractAdaptiveStepSizeController):

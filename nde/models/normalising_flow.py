@@ -13,9 +13,8 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from nde.dtypes import as_floats, float_dtype
 from nde.fields import check_field
-from nde.models.checks import need_key
 from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
-from nde.regularise import AbstractRegulariser
+from nde.regularise import AbstractRegulariser, need_key
 from nde.terms import WithIntegrals
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree
 from nde.adjoints import CheckpointAdjoint
 from nde.engine import diffeqsolve
 from nde.regularise import AbstractRegulariser, solve as solve_regularised
+from nde.terms import is_sub
 
 
 class Solved(NamedTuple):
@@ -89,9 +90,13 @@ class Numerics(eqx.Module):
             return Solved(solution.ys, penalty, solution.stats)
         went = solution.result
         good = (went == diffrax.RESULTS.successful) | (went == diffrax.RESULTS.event_occurred)
+
         # Rows at times `ts` past the failure are infinite already; a state at the end is where the solve stopped, which
         # looks as good as any other.
-        ys = jax.tree.map(lambda y: jnp.where(good, y, jnp.inf), solution.ys) if saveat.subs.t1 else solution.ys
+        def mark(sub, ys):
+            return jax.tree.map(lambda y: jnp.where(good, y, jnp.inf), ys) if sub.t1 else ys
+
+        ys = jax.tree.map(mark, saveat.subs, solution.ys, is_leaf=is_sub)
         return Solved(ys, jnp.where(good, penalty, jnp.inf), solution.stats)
 
     def _first_step(self, backward: bool | Bool[Array, ""]) -> Any:
@@ -103,9 +108,9 @@ class Numerics(eqx.Module):
 class Keywords(TypedDict, total=False):
     """The members of `nde.Numerics`, as a model's constructor takes them one by one."""
 
-    solver: diffrax.AbstractSolver
-    controller: diffrax.AbstractStepSizeController
-    adjoint: diffrax.AbstractAdjoint
+    solver: diffrax.AbstractSolver | None
+    controller: diffrax.AbstractStepSizeController | None
+    adjoint: diffrax.AbstractAdjoint | None
     dt0: float | None
     max_steps: int
     throw: bool
@@ -114,6 +119,8 @@ class Keywords(TypedDict, total=False):
 def numerics_of(model: str, default: Numerics, numerics: Numerics | None, **keywords: Unpack[Keywords]) -> Numerics:
     """The numerics of a model: those given, or its default with what is given by keyword.
 
+    `None` for a solver, a controller or an adjoint is the default one.
+
     **Raises:** `TypeError`, naming `model`, for a keyword that is none, or for `numerics` and keywords together.
     """
     known = [field.name for field in dataclasses.fields(Numerics)]
@@ -121,7 +128,8 @@ def numerics_of(model: str, default: Numerics, numerics: Numerics | None, **keyw
         if name not in known:
             raise TypeError(f"{model} has no argument '{name}'; those of its numerics are {', '.join(known)}.")
     if numerics is None:
-        return dataclasses.replace(default, **keywords)
+        optional = ("solver", "controller", "adjoint")
+        return dataclasses.replace(default, **{k: x for k, x in keywords.items() if x is not None or k not in optional})
     if keywords:
         raise TypeError(f"{model} takes numerics, or {', '.join(keywords)} by keyword, and not both.")
     return numerics

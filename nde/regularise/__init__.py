@@ -18,6 +18,7 @@ from collections.abc import Callable
 from nde.regularise.base import (
     AbstractRegulariser as AbstractRegulariser,
     Call as Call,
+    need_key as need_key,
     Plan as Plan,
     Seen as Seen,
     Together as Together,

@@ -124,13 +124,13 @@ class Together(AbstractRegulariser):
         )
 
 
-def need_key(name: str, key: PRNGKeyArray | None) -> PRNGKeyArray:
-    """The key of a regulariser that draws.
+def need_key(key: PRNGKeyArray | None, draws: str, way_out: str = "give key=jax.random.key(0)") -> PRNGKeyArray:
+    """The key.
 
-    **Raises:** `ValueError` if there is none.
+    **Raises:** `ValueError` without one: `draws` says who draws what, `way_out` what to do.
     """
     if key is None:
-        raise ValueError(f"{name} draws at random and needs a key, but got key=None: give key=jax.random.key(0).")
+        raise ValueError(f"{draws} and needs a key, but got key=None: {way_out}.")
     return key
 
 

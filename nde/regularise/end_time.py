@@ -45,7 +45,7 @@ class RandomEndTime(AbstractRegulariser):
             raise ValueError(f"RandomEndTime needs a spread in (0, 1/2], but got spread={self.spread}.")
 
     def plan(self, call: Call, key) -> Plan:
-        key = need_key("RandomEndTime", key)
+        key = need_key(key, "RandomEndTime draws at random")
         if isinstance(call.options.get("stepsize_controller"), diffrax.StepTo):
             raise ValueError(
                 "RandomEndTime moves the end of time, but got StepTo, whose times are given: take "

@@ -36,7 +36,7 @@ class LocalErrorEstimate(AbstractRegulariser):
     detached: bool = eqx.field(default=False, static=True)
 
     def plan(self, call: Call, key) -> Plan:
-        key = need_key("LocalErrorEstimate", key)
+        key = need_key(key, "LocalErrorEstimate draws at random")
         if call.options.get("event") is not None and not self.biased:
             raise ValueError(
                 "LocalErrorEstimate draws a time before the end, but with an event this is not known: give biased=True."

@@ -58,7 +58,7 @@ class JacobianNorm(AbstractRegulariser):
             raise ValueError(f"JacobianNorm needs probes >= 1, but got probes={self.probes}.")
 
     def plan(self, call: Call, key) -> Plan:
-        key = need_key("JacobianNorm", key)
+        key = need_key(key, "JacobianNorm draws at random")
         return Plan(call, _integral, rates=(_JacobianRate(self.probes, key),))
 
 

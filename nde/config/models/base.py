@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from jaxtyping import PRNGKeyArray, PyTree
 
-from nde.config.numerics import build_numerics, merged, SolverConfig
+from nde.config.numerics import build_numerics, merged, RTOL, SolverConfig
 from nde.config.sections import Section
 from nde.models import Numerics
 from nde.regularise import FIXED_STEPS
@@ -83,7 +83,8 @@ class ModelSection(Section):
             return []
         solver = self.merged_solver(common)
         if solver.rtol is not None or solver.atol is not None:
-            return [f"raise solver.max_steps (now {solver.max_steps or 4096}) or solver.rtol (now {solver.rtol:g})"]
+            rtol = RTOL if solver.rtol is None else solver.rtol
+            return [f"raise solver.max_steps (now {solver.max_steps or 4096}) or solver.rtol (now {rtol:g})"]
         return ["lower solver.dt0" + ("" if solver.dt0 is None else f" (now {solver.dt0:g})")]
 
 
