@@ -16,40 +16,39 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from nde.runs.kinds.latent_sde import Problem
 from rich.console import Console
 
-from nde import config as configs, runs
+from nde import runs
 from nde.config import load_config
 from nde.report import compare, render, sample_forecast, score, Scores
-from nde.runs import member_key
+from nde.tasks import member_key
+from nde.tasks.forecast import build_cut
 
 CONFIG = Path(__file__).parents[2] / "configs" / "latent_sde_pbc.toml"
 TASKS = {"second half": "second_half", "landmark, years 2 to 5": "landmark"}
 ENSEMBLE, WITHOUT_NOISE = "latent SDE, ensemble", "latent ODE, ensemble (no noise)"
 
 
-def train_fold(fold: int, overrides: list[str], folder: Path, console: Console) -> tuple[runs.Run, Problem, float]:
-    """Train one fold into a folder; the run, its problem, the seconds of training with compilation."""
-    config = load_config(CONFIG, [f"data.fold={fold}", *overrides])
-    problem = runs.load_problem(config)
+def train_fold(fold: int, overrides: list[str], folder: Path, console: Console) -> tuple[runs.Run, float]:
+    """Train one fold into a folder; the run, and the seconds of training with compilation."""
+    found = runs.prepare(load_config(CONFIG, [f"data.fold={fold}", *overrides]))
     folder.mkdir(parents=True)
-    run = runs.Run.create(folder, runs.resolve(config, problem), problem)
+    run = runs.Run.create(folder, *found)
     started = time.perf_counter()
-    runs.train(run, problem, console)
-    return run, problem, time.perf_counter() - started
+    if not runs.train(run, console):
+        raise SystemExit("stopped by a signal.")
+    return run, time.perf_counter() - started
 
 
-def single_scores(run: runs.Run, problem: Problem) -> list[Scores]:
+def single_scores(run: runs.Run, cut_by: str) -> list[Scores]:
     """The scores of each member alone, with all the samples."""
+    problem, settings = run.problem, run.config.evaluate.model_copy(update={"cut": cut_by})
     times, values, mask = problem.arrays(problem.split.test)
-    settings = run.config.evaluate
-    cut = configs.build_task(settings).cut(times, mask)
+    cut = build_cut(settings, problem.panel.time_scale).cut(times, mask)
     key = member_key(run.config, 0, "forecasts")
     given, ids = (times, values, cut.context, times), problem.ids(problem.split.test)
-    forecasts = (
-        sample_forecast([model], *given, series=ids, samples=settings.samples, key=key) for model in run.models()
-    )
+    (models,) = run.models().values()
+    forecasts = (sample_forecast([model], *given, series=ids, samples=settings.samples, key=key) for model in models)
     return [score(forecast.law, values, cut.targets) for forecast in forecasts]
 
 
@@ -65,22 +64,21 @@ def main() -> None:
     divergences, seconds = [], {ENSEMBLE: [], WITHOUT_NOISE: []}
     with tempfile.TemporaryDirectory() as work:
         for fold in range(options.folds):
-            sde, problem, spent = train_fold(fold, options.overrides, Path(work) / f"sde{fold}", console)
+            sde, spent = train_fold(fold, options.overrides, Path(work) / f"sde{fold}", console)
             seconds[ENSEMBLE].append(spent)
             quiet = [*options.overrides, "model.diffusion_scale=0"]
-            ode, _, spent = train_fold(fold, quiet, Path(work) / f"ode{fold}", console)
+            ode, spent = train_fold(fold, quiet, Path(work) / f"ode{fold}", console)
             seconds[WITHOUT_NOISE].append(spent)
             for name, task in TASKS.items():
-                asked = [f"evaluate.task={task}"]
-                evaluation = runs.evaluate(sde.changed(asked), problem)
+                evaluation = sde.evaluate(cut=task)
                 scores = {ENSEMBLE if m == evaluation.method else m: s for m, s in evaluation.scores.items()}
-                without = runs.evaluate(ode.changed(asked), problem)
+                without = ode.evaluate(cut=task)
                 scores[WITHOUT_NOISE] = without.scores[without.method]
-                for member, single in enumerate(single_scores(sde.changed(asked), problem)):
+                for member, single in enumerate(single_scores(sde, task)):
                     scores[f"latent SDE, member {member} alone"] = single
                 parts[name].append(scores)
                 if task == "second_half":
-                    divergences.append(evaluation.kl_path)
+                    divergences.extend(evaluation.kl_path.values())
     report(console, parts, np.concatenate(divergences), seconds, options)
 
 

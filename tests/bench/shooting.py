@@ -107,7 +107,7 @@ def main() -> None:
             row = {
                 "seed": seed,
                 "method": name,
-                "frequency": float(trained.field.values()["frequency"]),
+                "frequency": float(trained.field.parameter_values()["frequency"]),
                 "rmse": float(jnp.sqrt(jnp.mean((ys - truth) ** 2))),
                 "amplitude_last_period": float(jnp.ptp(ys[last, 0]) / jnp.ptp(truth[last, 0])),
                 "seconds": round(time.perf_counter() - started, 1),
