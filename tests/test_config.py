@@ -5,6 +5,7 @@ from pathlib import Path
 
 import diffrax
 import jax
+import jax.numpy as jnp
 import pytest
 
 import nde
@@ -189,6 +190,13 @@ def test_each_solver_of_a_config_is_built_with_what_goes_with_it(name):
     else:
         with pytest.raises(ValueError, match=f"'{name}' has no estimate of its error: give solver.dt0"):
             build_numerics(SolverConfig(name=name, rtol=1e-5), noise=noise)
+
+
+@pytest.mark.parametrize("name", ["implicit_euler", "kvaerno3"])
+def test_an_implicit_solver_of_a_config_takes_fixed_steps(name):
+    numerics = build_numerics(SolverConfig(name=name, dt0=0.125))
+    model = nde.NeuralODE(lambda t, y, args: -100 * y, numerics=numerics)  # Euler's method multiplies by -11.5 a step
+    assert abs(model(jnp.array([0.0, 1.0]), jnp.ones(1))[1, 0]) < 1e-2
 
 
 def test_a_failed_solve_with_an_absolute_tolerance_alone_is_told_the_relative_one_too():

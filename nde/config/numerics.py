@@ -1,5 +1,6 @@
 """`[solver]`: how equations are solved, for every model of a run or, within a `[[model]]`, for one."""
 
+import dataclasses
 from typing import Literal
 
 import diffrax
@@ -14,6 +15,10 @@ from nde.terms import Interpretation
 
 RTOL, ATOL = 1e-3, 1e-6
 """The tolerances of a controller where a section gives none, or one of them."""
+
+
+ROOT_TOLERANCE = 1e-5
+"""To which the equations of an implicit solver are solved at fixed steps; single precision can just do so."""
 
 
 class SolverConfig(Section):
@@ -81,6 +86,9 @@ def build_numerics(config: SolverConfig, *, noise: bool = False) -> Numerics:
     )
     if config.adjoint == "reversible" and not isinstance(solver, diffrax.ReversibleHeun):
         solver = Reversible(solver)
+    if isinstance(solver, diffrax.AbstractImplicitSolver) and not adaptive:
+        # its equations are solved to the controller's tolerances, of which fixed steps have none
+        solver = dataclasses.replace(solver, root_finder=diffrax.VeryChord(rtol=ROOT_TOLERANCE, atol=ROOT_TOLERANCE))
     adjoints = {"reversible": ReversibleAdjoint, "continuous": ContinuousAdjoint}
     return Numerics(
         solver=solver,
