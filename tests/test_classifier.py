@@ -1,6 +1,7 @@
 """The classifiers, their parts, and a run of them on series made up here."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from typer.testing import CliRunner
 
 import nde
 from nde.cli import app
-from nde.data import Dataset, DATASETS, remove_at_random
+from nde.config import ConfigError
+from nde.data import Dataset, DATASETS, remove_at_random, TableError
 from nde.data.datasets.basic_motions import labelled_panel, MOTION_CHANNELS
 from nde.fields import PathScaledField
 from nde.models import GRUDeltaT
@@ -201,6 +203,28 @@ def test_what_can_not_be_fitted_is_said_and_leaves_no_folder(change, message, tm
     with pytest.raises(ValueError, match=message):
         nde.fit({**OWN, **change}, data=own_table(), out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_was_moved_finds_the_frame_that_it_keeps(own_run, tmp_path):
+    shutil.copytree(own_run.folder, tmp_path / "moved")
+    config = tmp_path / "moved" / "config.toml"
+    config.write_text(config.read_text().replace(str(own_run.folder), str(tmp_path / "gone")))
+    moved = nde.open_run(tmp_path / "moved")
+    assert moved.evaluate().rows()[0]["accuracy"] == own_run.evaluate().rows()[0]["accuracy"]
+    assert moved.config.data.path == str(tmp_path / "moved" / "data.parquet")
+
+
+def test_a_table_is_given_to_fit_by_its_path_too(tmp_path):
+    with pytest.raises(TableError, match=r"there.csv: no such file"):
+        nde.fit(OWN, data=tmp_path / "there.csv", out=tmp_path / "run", progress=False)
+    with pytest.raises(ConfigError, match=r"a config is a path, .*, but this is a list"):
+        nde.fit([OWN], data=own_table(), out=tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize("ahead", [3.0, "3", ["3"]])
+def test_times_ahead_are_numbers(own_run, ahead):
+    with pytest.raises(RunError, match=r"ahead must be a list of numbers, times after the last row, but is"):
+        own_run.predict(own_table(), ahead=ahead)
 
 
 def test_no_folder_is_written_over(own_run):

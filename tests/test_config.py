@@ -1,5 +1,6 @@
 """Configs: what is accepted, what is refused, and what they build."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 import nde
 from nde.config import (
     build_numerics,
+    changed_keys,
     ConfigError,
     LatentSDEModel,
     load_config,
+    may_change,
     merged,
     MODELS,
     parse_config,
@@ -82,14 +85,18 @@ def test_several_models_are_named_in_overrides_and_have_names_of_their_own(tmp_p
         (0, 0, "latent SDE, member 1/2"), (1, 1, "latent SDE, member 2/2"),
         (2, 0, "latent ODE, member 1/2"), (3, 1, "latent ODE, member 2/2"),
     ]  # fmt: skip
-    with pytest.raises(
-        ConfigError, match=r"say of which model, as model.NAME.width=…; they are latent_sde, latent_sde"
-    ):
-        load_config(write(tmp_path, two), ["model.width=3"])
+    for override in ("model.width=3", "model.latent_sde.width=3"):  # a name that both have names neither
+        with pytest.raises(ConfigError, match=r"say of which model, as model.NAME.width=…; they are 0, 1\.$"):
+            load_config(write(tmp_path, two), [override])
+    with pytest.raises(ConfigError, match=r"2 models are 'latent_sde'; they are 0, 1\.$"):
+        load_config(write(tmp_path, two), ["model=latent_sde"])
+    assert [one.called() for one in load_config(write(tmp_path, two), ["model=['1']"]).model] == ["latent ODE"]
     with pytest.raises(ConfigError, match=r'two \[\[model\]\]s are called "latent SDE": give each a label'):
         load_config(write(tmp_path, two), ["model.1.diffusion_scale=0.1"])
     labelled = load_config(write(tmp_path, two), ["model.1.label=quiet", "model.0.label=loud", "model.quiet.width=5"])
     assert [section.called() for section in labelled.model] == ["loud", "quiet"] and labelled.model[1].width == 5
+    dotted = load_config(write(tmp_path, two), ["model.1.label='v1.5'", "model.v1.5.width=5"])
+    assert [section.width for section in dotted.model] == [16, 5]
 
 
 def test_one_model_of_several_is_chosen_by_name():
@@ -142,6 +149,59 @@ def test_bad_configs_are_refused_in_one_line(tmp_path, extra, overrides, message
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(write(tmp_path, MINIMAL + extra), overrides)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "message"),
+    [
+        (None, (), r"a config is a path, nested dictionaries or a validated config, but this is a NoneType"),
+        ({"data": {"dataset": ["pbc"]}}, (), r"data.dataset: Input should be a valid string, but is \['pbc'\]"),
+        ({"data": "a.csv"}, (), r"config: data: Input should be a valid dictionary"),
+        ({"model": 3}, ("model.width=3",), r"config: model: write one or more \[\[model\]\]"),
+        ({"model": ["latent_sde"]}, ("model=latent_sde",), r"config: model: write one or more \[\[model\]\]"),
+        (
+            {"task": "classify", "evaluate": {"samples": 3}, "data": {"dataset": "basic_motions"}},
+            (),
+            r"there are none he",
+        ),
+        ({"train": {"steps": True}}, (), r"train.steps: true and false are no value of this key, but is True"),
+        ({"model": [{"solver": {"dt0": True}}]}, (), r"model.solver.dt0: true and false are no value of this key"),
+    ],
+)
+def test_wrong_types_are_refused_in_one_line(config, overrides, message):
+    base = {"task": "forecast", "data": {"path": "a.csv", "id": "id", "time": "t"}}
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(config if config is None else {**base, **config}, overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_leave_the_given_dictionaries_alone():
+    given = {"task": "density", "model": ({"label": "a"}, {"label": "b"})}
+    assert load_config(given, ["model.a.width=3"]).model[0].width == 3
+    assert given["model"][0] == {"label": "a"}
+
+
+def test_a_resumed_run_is_compared_model_by_model():
+    base = {"task": "forecast", "data": {"dataset": "pbc"}}
+    config = load_config({**base, "model": [{"name": "latent_sde"}, {"name": "latent_sde", "diffusion_scale": 0}]})
+    for change, key in (("model.0.width=3", "model.latent SDE.width"), ("model=['1', '0']", "model.order")):
+        (changed,) = changed_keys(config, load_config(config, [change]))
+        assert changed == key and not may_change(changed)
+    (changed,) = changed_keys(config, load_config(config, ["model.0.solver.dt0=0.1"]))
+    assert changed == "model.latent SDE.solver.dt0" and may_change(changed)
+
+
+@pytest.mark.parametrize(("solver", "said"), [({"atol": 1e-5}, r"solver.rtol \(now"), ({"dt0": 0.5}, r"dt0")])
+def test_remedies_name_what_the_solver_has(solver, said):
+    (model,) = load_config({"task": "density"}).model
+    assert re.search(said, model.remedies(SolverConfig(**solver))[0])
+
+
+def test_noise_has_one_adjoint():
+    model, facts = LatentSDEModel(), SeriesFacts(1, 5.0, 5.0)
+    for adjoint in ("reversible", "continuous"):
+        with pytest.raises(ValueError, match=f"takes solver.adjoint = 'checkpoint', not '{adjoint}'"):
+            model.build(facts, SolverConfig(adjoint=adjoint), key=jax.random.key(0))
 
 
 def test_missing_file_is_refused():

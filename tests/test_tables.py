@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from nde.data import read_panel, TableError, TableFormat
+from nde.data import as_frame, read_panel, TableError, TableFormat
 
 WIDE = TableFormat("id", "t")
 
@@ -182,3 +182,18 @@ def test_rows_in_any_order_are_series_in_order_of_appearance(tmp_path):
     panel = read_panel(tmp_path / "t.parquet", WIDE)
     assert panel.ids == tuple(str(i) for i in dict.fromkeys(ids[order].tolist()))
     np.testing.assert_array_equal(panel.values[..., 0], x.reshape(50, 7)[[int(i) for i in panel.ids]])
+
+
+def test_a_frame_of_any_types_is_a_table_or_one_line(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    days = pandas.period_range("2024-01-01", periods=2, freq="D")
+    frame = pandas.DataFrame({"id": [1, "b"], "t": days, "x": [0.5, "1.5"]}, dtype=object)
+    read = as_frame(frame)
+    assert read.rows() == [("1", "2024-01-01", "0.5"), ("b", "2024-01-02", "1.5")]
+    assert values(read_panel(frame, WIDE)) == [[0.5], [1.5]]
+    objects = pl.DataFrame({"id": ["a", "a"], "t": [0, 1], "x": pl.Series([1, 2.5], dtype=pl.Object)})
+    assert values(read_panel(objects, WIDE)) == [[1.0, 2.5]]
+    with pytest.raises(TableError, match=r"^data: two columns have the name 'x'; rename one\.$"):
+        as_frame(pandas.concat([frame, frame[["x"]]], axis=1))
+    with pytest.raises(TableError, match=r"^data: column 'x' holds Struct.*; it must hold numbers\.$"):
+        read_panel(pl.DataFrame({"id": ["a"], "t": [0], "x": [{"y": 1}]}), WIDE)

@@ -211,3 +211,24 @@ def test_a_neural_cde_as_its_docstring_shows_it_learns_in_a_small_unit_of_time()
         model, state = step(model, state)
     found = eqx.filter_jit(lambda model: jax.vmap(model)(*(x[64:] for x in data)))(model)
     assert (np.argmax(found, axis=1) == turn[64:]).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"solver": "tsit5"}, r"the solver of nde.Numerics is one such as diffrax.Tsit5\(\), but is 'tsit5'"),
+        ({"solver": diffrax.Tsit5}, r"the solver of nde.Numerics is .*, but is the class Tsit5"),
+        ({"controller": 1e-3}, r"the controller of nde.Numerics is one such as diffrax.PIDController"),
+        (
+            {"adjoint": "reversible"},
+            r"the adjoint of nde.Numerics is one such as nde.CheckpointAdjoint\(\), but is 'rev",
+        ),
+        ({"dt0": "0.1"}, r"the dt0 of nde.Numerics is a number or None, but is '0.1'"),
+        ({"dt0": -0.1}, r"the dt0 of nde.Numerics is above zero, whichever way time runs, but is -0.1"),
+        ({"max_steps": 10.5}, r"the max_steps of nde.Numerics is a whole number above zero, but is 10.5"),
+        ({"numerics": diffrax.Tsit5()}, r"the numerics of NeuralODE are a nde.Numerics, but are Tsit5\(\)"),
+    ],
+)
+def test_numerics_of_the_wrong_kind_are_refused_where_they_are_given(keywords, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        nde.NeuralODE(lambda t, y, args: -y, **keywords)

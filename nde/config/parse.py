@@ -51,10 +51,13 @@ def load_config(config: "str | Path | Mapping[str, Any] | RunConfig", overrides:
         tree, source = config.model_dump(exclude_none=True), "config"
     elif isinstance(config, Mapping):
         tree, source = _copied(config), "config"
-    else:
+    elif isinstance(config, str | Path):
         tree, source = _read(Path(config)), str(config)
+    else:
+        kind = type(config).__name__
+        raise ConfigError(f"a config is a path, nested dictionaries or a validated config, but this is a {kind}.")
     for override in overrides:
-        _override(tree, override)
+        _override(tree, override, source)
     return parse_config(tree, source=source)
 
 
@@ -71,10 +74,7 @@ def parse_config(tree: Mapping[str, Any], *, source: str = "config") -> RunConfi
     if config is None:
         found = "missing" if task is None else f"unknown task {task!r}"
         raise ConfigError(f"{source}: task: {found}; write task = one of {_named(CONFIGS)}.")
-    models = tree.get("model", {})
-    models = [models] if isinstance(models, Mapping) else models
-    if not isinstance(models, list | tuple) or not models or not all(isinstance(one, Mapping) for one in models):
-        raise ConfigError(f"{source}: model: write one or more [[model]], each with a name and its keys.")
+    models = _models(tree, source)
     try:
         places = ["model"] if len(models) == 1 else [f"model.{place}" for place in range(len(models))]
         read = [_read_model(config, place, one) for place, one in zip(places, models, strict=True)]
@@ -102,7 +102,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _copied(tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: _copied(value) for key, value in tree.items()}
-    return [_copied(value) for value in tree] if isinstance(tree, list) else tree
+    return [_copied(value) for value in tree] if isinstance(tree, list | tuple) else tree
 
 
 def _read_model(config: type[RunConfig], place: str, given: Mapping[str, Any]) -> Any:
@@ -117,7 +117,7 @@ def _read_model(config: type[RunConfig], place: str, given: Mapping[str, Any]) -
         raise ValueError(_first_complaint(error, section, f"{place}.")) from None
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def _override(tree: dict[str, Any], override: str, source: str) -> None:
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys):
@@ -127,10 +127,11 @@ def _override(tree: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text
     if keys == ["model"]:
-        tree["model"] = _chosen(_models(tree), [value] if isinstance(value, str) else value, override)
+        tree["model"] = _chosen(_models(tree, source), [value] if isinstance(value, str) else value, override)
         return
     if keys[0] == "model":
-        tree, keys = _model_of(tree, keys[1:], override)
+        models = tree["model"] = _models(tree, source)
+        tree, keys = _model_of(models, keys[1:], override)
     for key in keys[:-1]:
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):
@@ -138,30 +139,48 @@ def _override(tree: dict[str, Any], override: str) -> None:
     tree[keys[-1]] = value
 
 
-def _model_of(tree: dict[str, Any], keys: list[str], override: str) -> tuple[dict[str, Any], list[str]]:
+def _model_of(models: list[dict[str, Any]], keys: list[str], override: str) -> tuple[dict[str, Any], list[str]]:
     """The `[[model]]` that an override is about, and the keys within it."""
-    models = tree["model"] = _models(tree)
-    if len(keys) > 1:
-        for place, model in enumerate(models):
-            if keys[0] in (str(place), model.get("label"), model.get("name")):
-                return model, keys[1:]
+    for count in range(1, len(keys)):  # a label may hold dots
+        found = _called(models, ".".join(keys[:count]))
+        if len(found) == 1:
+            return found[0], keys[count:]
     if len(models) == 1:
         return models[0], keys
-    names = _named([str(model.get("label", model.get("name", place))) for place, model in enumerate(models)])
-    raise ConfigError(f"override '{override}': say of which model, as model.NAME.{keys[-1]}=…; they are {names}.")
+    raise ConfigError(f"override '{override}': say of which model, as model.NAME.{keys[-1]}=…; {_all_called(models)}.")
 
 
-def _models(tree: dict[str, Any]) -> list[dict[str, Any]]:
+def _models(tree: Mapping[str, Any], source: str) -> list[dict[str, Any]]:
     models = tree.get("model", {})
-    return [models] if isinstance(models, dict) else models
+    models = [models] if isinstance(models, Mapping) else models
+    if not isinstance(models, list | tuple) or not models or not all(isinstance(one, Mapping) for one in models):
+        raise ConfigError(f"{source}: model: write one or more [[model]], each with a name and its keys.")
+    return [dict(one) for one in models]
+
+
+def _called(models: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The `[[model]]` of this label or place; if there is none, all those of this name."""
+    own = [model for place, model in enumerate(models) if name in (model.get("label"), str(place))]
+    return own or [model for model in models if model.get("name") == name]
+
+
+def _all_called(models: list[dict[str, Any]]) -> str:
+    """What an override may call each of the `[[model]]`s."""
+    known = [[model.get("label"), model.get("name")] for model in models]
+    unique = [[name for name in names if name and len(_called(models, str(name))) == 1] for names in known]
+    return f"they are {_named(names[0] if names else str(place) for place, names in enumerate(unique))}"
 
 
 def _chosen(models: list[dict[str, Any]], names: Any, override: str) -> list[dict[str, Any]]:
-    """Those of the `[[model]]`s that are named, by label or name, and for a name that none has one of defaults."""
+    """Those of the `[[model]]`s that are named, by label, place or name, and for a name that none has one of \
+    defaults."""
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"override '{override}': write it as model=NAME or model=['NAME', 'NAME'].")
-    known = {called: model for model in reversed(models) for called in (model.get("name"), model.get("label"))}
-    return [known.get(name, {"name": name}) for name in names]
+    found = [_called(models, name) or [{"name": name}] for name in names]
+    for name, those in zip(names, found, strict=True):
+        if len(those) > 1:
+            raise ConfigError(f"override '{override}': {len(those)} models are '{name}'; {_all_called(models)}.")
+    return [those[0] for those in found]
 
 
 def _named(names: Any) -> str:
@@ -174,10 +193,11 @@ def _first_complaint(error: pydantic.ValidationError, config: type[Section], pre
     places = [str(place) for place in details["loc"]]
     name = prefix + ".".join(places) if places else prefix.rstrip(".")
     if details["type"] == "extra_forbidden":
-        return f"{name}: unknown key; the keys here are {', '.join(_known_keys(config, places[:-1]))}."
+        known = _known_keys(config, places[:-1])
+        return f"{name}: unknown key; " + (f"the keys here are {_named(known)}." if known else "there are none here.")
     if details["type"] == "missing":
         return f"{name}: missing; set it in the file or as {name}=VALUE."
-    message = details["msg"].removeprefix("Value error, ")
+    message = details["msg"].removeprefix("Value error, ").rstrip(".")
     given = details["input"]
     said = isinstance(given, dict | Section) or (isinstance(given, str) and f"'{given}'" in message)
     where = f"{name}: " if name else ""

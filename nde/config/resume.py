@@ -21,7 +21,7 @@ FIXED = (
 
 def changed_keys(old: RunConfig, new: RunConfig) -> list[str]:
     """The keys whose values differ, such as `train.learning_rate`, in the order of the config."""
-    before, after = dict(_flat(old.model_dump())), dict(_flat(new.model_dump()))
+    before, after = (dict(_flat(_by_label(config))) for config in (old, new))
     return [key for key in [*after, *(before.keys() - after.keys())] if before.get(key) != after.get(key)]
 
 
@@ -33,10 +33,16 @@ def may_change(key: str) -> bool:
     return key not in FIXED and (key in CHANGEABLE or f"{parts[0]}.*" in CHANGEABLE)
 
 
+def _by_label(config: RunConfig) -> dict[str, Any]:
+    """A config as nested dictionaries, its models by what they are called, which no two have in common."""
+    tree, labels = config.model_dump(), [section.called() for section in config.model]
+    models = dict(zip(labels, tree["model"], strict=True))
+    # The order counts: a member's checkpoints lie under its place.
+    return {**tree, "model": {"order": tuple(labels), **models}}
+
+
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
-        if isinstance(value, tuple | list) and value and isinstance(value[0], dict):  # the [[model]]s, by what they are
-            value = {one.get("label") or one["name"]: one for one in value}
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
         else:

@@ -1,5 +1,7 @@
 """The base of every section of a config, and `[train]`, the same for every task."""
 
+from typing import Any
+
 import pydantic
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -10,6 +12,15 @@ class Section(pydantic.BaseModel):
     """A part of a config: unknown keys are errors, and it does not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truths(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """No number is `true`, which Python counts as 1."""
+        wanted = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and wanted not in (bool, Any):
+            raise ValueError("true and false are no value of this key")
+        return value
 
 
 class TrainConfig(Section):

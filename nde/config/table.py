@@ -55,8 +55,10 @@ class TableData(Section):
     @classmethod
     def _take_defaults(cls, given: Any) -> Any:
         """What goes with a data set, where the config does not say otherwise."""
-        dataset = DATASETS.get(given["dataset"]) if isinstance(given, Mapping) and given.get("dataset") else None
-        defaults = {} if dataset is None else dataset.defaults
+        name = given.get("dataset") if isinstance(given, Mapping) else None
+        if not isinstance(name, str) or name not in DATASETS:
+            return given  # which is checked later
+        defaults = DATASETS[name].defaults
         return {**{key: value for key, value in defaults.items() if key in cls.model_fields}, **given}
 
     @pydantic.field_validator("dataset")

@@ -63,9 +63,11 @@ def as_floats(table: Table, cells: pl.Series, column: str, layout: TableFormat) 
             cells = cells.str.replace(",", ".", literal=True)
         return cells.cast(pl.Float64, strict=False)
     try:
-        return cells.cast(pl.Float64)
+        if not cells.dtype.is_nested():
+            return cells.cast(pl.Float64)
     except pl.exceptions.PolarsError:
-        raise table.error(f"column '{column}' holds {cells.dtype}; it must hold numbers.") from None
+        pass
+    raise table.error(f"column '{column}' holds {cells.dtype}; it must hold numbers.")
 
 
 def plain(cells: pl.Series) -> pl.Series:

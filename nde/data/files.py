@@ -48,15 +48,22 @@ class Table:
 def as_frame(data: Any) -> pl.DataFrame:
     """A polars frame of a polars or pandas frame; the index of the latter is no column.
 
-    **Raises:** `TableError` for anything else.
+    What polars has no type for, such as periods or text between numbers, becomes text.
+
+    **Raises:** `TableError` for anything else, and for two columns of one name.
     """
     if isinstance(data, pl.LazyFrame):
-        return data.collect()
+        data = data.collect()
     if isinstance(data, pl.DataFrame):
-        return data
+        objects = [name for name, dtype in data.schema.items() if dtype == pl.Object]
+        return data.with_columns(_as_text(name, data[name].to_list()) for name in objects)
     if type(data).__module__.split(".")[0] == "pandas" and hasattr(data, "to_dict") and hasattr(data, "columns"):
+        names = [str(name) for name in data.columns]
+        doubled = [name for name, count in Counter(names).items() if count > 1]
+        if doubled:
+            raise TableError(f"data: two columns have the name '{doubled[0]}'; rename one.")
         # By columns, since polars' own way asks for the package pyarrow.
-        return pl.DataFrame([_of_pandas(str(name), data.iloc[:, i]) for i, name in enumerate(data.columns)])
+        return pl.DataFrame([_of_pandas(name, data.iloc[:, i]) for i, name in enumerate(names)])
     raise TableError(f"a table is a path or a frame of polars or pandas, but this is a {type(data).__name__}.")
 
 
@@ -67,7 +74,16 @@ def _of_pandas(name: str, column: Any) -> pl.Series:
     if values.dtype.kind in "iufb":
         return pl.Series(name, values)
     missing = column.isna().to_numpy()
-    return pl.Series(name, [None if gone else value for value, gone in zip(values.tolist(), missing, strict=True)])
+    cells = [None if gone else value for value, gone in zip(values.tolist(), missing, strict=True)]
+    try:
+        series = pl.Series(name, cells)
+    except (TypeError, OverflowError, pl.exceptions.PolarsError):
+        return _as_text(name, cells)
+    return _as_text(name, cells) if series.dtype == pl.Object else series
+
+
+def _as_text(name: str, cells: list[Any]) -> pl.Series:
+    return pl.Series(name, [None if cell is None else str(cell) for cell in cells], pl.String)
 
 
 def read_table(path: Any, layout: TableFormat) -> Table:

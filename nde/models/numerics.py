@@ -1,6 +1,8 @@
 """How models are solved: the numerics that each holds, and the one solve that they have in common."""
 
 import dataclasses
+import math
+from numbers import Integral, Real
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import diffrax
@@ -52,6 +54,24 @@ class Numerics(eqx.Module):
     dt0: float | None = None
     max_steps: int = eqx.field(default=4096, static=True)
     throw: bool = eqx.field(default=True, static=True)
+
+    def __check_init__(self) -> None:
+        for name, kind, example in (
+            ("solver", diffrax.AbstractSolver, "diffrax.Tsit5()"),
+            ("controller", diffrax.AbstractStepSizeController, "diffrax.PIDController(rtol=1e-3, atol=1e-6)"),
+            ("adjoint", diffrax.AbstractAdjoint, "nde.CheckpointAdjoint()"),
+        ):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"the {name} of nde.Numerics is one such as {example}, but is {_said(self, name)}.")
+        if not (self.dt0 is None or isinstance(self.dt0, Real) or eqx.is_array(self.dt0)):
+            raise TypeError(f"the dt0 of nde.Numerics is a number or None, but is {_said(self, 'dt0')}.")
+        if isinstance(self.dt0, Real) and not 0 < self.dt0 < math.inf:
+            raise ValueError(
+                f"the dt0 of nde.Numerics is above zero, whichever way time runs, but is {_said(self, 'dt0')}."
+            )
+        steps = self.max_steps
+        if steps is not None and not (isinstance(steps, Integral) and steps > 0):
+            raise ValueError(f"the max_steps of nde.Numerics is a whole number above zero, but is {steps!r}.")
 
     def solve(
         self,
@@ -105,6 +125,11 @@ class Numerics(eqx.Module):
         return -self.dt0 if backward is True else jnp.where(backward, -self.dt0, self.dt0)
 
 
+def _said(numerics: Numerics, name: str) -> str:
+    value = getattr(numerics, name)
+    return f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+
+
 class Keywords(TypedDict, total=False):
     """The members of `nde.Numerics`, as a model's constructor takes them one by one."""
 
@@ -121,7 +146,8 @@ def numerics_of(model: str, default: Numerics, numerics: Numerics | None, **keyw
 
     `None` for a solver, a controller or an adjoint is the default one.
 
-    **Raises:** `TypeError`, naming `model`, for a keyword that is none, or for `numerics` and keywords together.
+    **Raises:** `TypeError`, naming `model`, for a keyword that is none, for `numerics` and keywords together, and for
+    `numerics` that are none.
     """
     known = [field.name for field in dataclasses.fields(Numerics)]
     for name in keywords:
@@ -132,6 +158,8 @@ def numerics_of(model: str, default: Numerics, numerics: Numerics | None, **keyw
         return dataclasses.replace(default, **{k: x for k, x in keywords.items() if x is not None or k not in optional})
     if keywords:
         raise TypeError(f"{model} takes numerics, or {', '.join(keywords)} by keyword, and not both.")
+    if not isinstance(numerics, Numerics):
+        raise TypeError(f"the numerics of {model} are a nde.Numerics, but are {numerics!r}.")
     return numerics
 
 

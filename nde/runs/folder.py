@@ -1,8 +1,9 @@
 """A run: what `nde.fit` and `nde fit` leave in a folder, and what can be asked of it."""
 
 import math
+import numbers
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -74,7 +75,7 @@ class Run:
         folder = Path(folder)
         if not (folder / "config.toml").is_file():
             raise RunError(f"{folder}: no run is here (no config.toml); give the folder that `nde fit` made.")
-        return cls(folder, configs.load_config(folder / "config.toml"))
+        return cls(folder, _read_config(folder))
 
     @property
     def task(self) -> AbstractTask:
@@ -146,6 +147,8 @@ class Run:
         if not self.task.can_predict():
             able = ", ".join(name for name, task in TASKS.items() if task.can_predict())
             raise RunError(f"{self.folder}: task = '{self.config.task}' predicts no tables; these do: {able}.")
+        if not isinstance(ahead, Iterable) or not all(isinstance(step, numbers.Real) for step in ahead):
+            raise RunError(f"ahead must be a list of numbers, times after the last row, but is {ahead!r}.")
         if any(not 0 < step < math.inf for step in ahead):
             given = ", ".join(map(str, ahead))
             raise RunError(f"ahead must hold times after the last row, above zero, but is {given}.")
@@ -174,7 +177,7 @@ class Run:
 
     def changed(self, overrides: Sequence[str]) -> "Run":
         """The run with `section.key=value` overrides over its config, as to be evaluated; nothing is written."""
-        return replace(self, config=configs.load_config(self.folder / "config.toml", overrides))
+        return replace(self, config=_read_config(self.folder, overrides))
 
     def resumed(self, overrides: Sequence[str]) -> "Run":
         """The run with overrides of how it goes on with its training; nothing is written.
@@ -196,7 +199,7 @@ class Run:
         It is called once there is a checkpoint that was trained by it: one that fails at once leaves no trace.
         """
         path = self.folder / "config.toml"
-        if configs.load_config(path) == self.config:
+        if _read_config(self.folder) == self.config:
             return
         number = 1
         while (kept := self.folder / f"config.before-{number}.toml").exists():
@@ -230,6 +233,19 @@ class Run:
     def checkpoints(self, member: int) -> Checkpoints:
         """The checkpoints of a member."""
         return Checkpoints(self.folder / "checkpoints" / str(member))
+
+
+TABLE = "data.parquet"
+"""Where a run's folder keeps the frame that it was made from."""
+
+
+def _read_config(folder: Path, overrides: Sequence[str] = ()) -> configs.RunConfig:
+    """The config of a run's folder. A frame that the run was made from is found where the folder has been moved."""
+    config = configs.load_config(folder / "config.toml", overrides)
+    path, kept = getattr(config.data, "path", None), folder.absolute() / TABLE
+    if path is None or Path(path).name != TABLE or Path(path).is_file() or not kept.is_file():
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": str(kept)})})
 
 
 def open_run(folder: str | Path) -> Run:

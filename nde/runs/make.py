@@ -9,7 +9,7 @@ from rich.console import Console
 
 from nde import config as configs
 from nde.data import as_frame
-from nde.runs.folder import free_folder, prepare, Run
+from nde.runs.folder import free_folder, prepare, Run, TABLE
 from nde.runs.training import train
 from nde.tasks import RunFailed
 
@@ -33,8 +33,8 @@ def fit(
     **Arguments:**
 
     - `config`: the path of a TOML file, nested dictionaries of the same keys, or a validated config.
-    - `data`: a polars or pandas frame in place of `data.path`; it is kept in the run's folder, as `data.parquet`. The
-      index of a pandas frame is no column.
+    - `data`: in place of `data.path`: a path, or a polars or pandas frame, which is kept in the run's folder, as
+      `data.parquet`. The index of a pandas frame is no column.
     - `out`: the run's folder, which must not exist; `runs/TASK-DATE-TIME` (of a file, its name) if not given.
     - `progress`: whether to print how the training goes.
 
@@ -46,13 +46,14 @@ def fit(
     """
     console = Console(quiet=not progress)
     folder = free_folder(Path(config).stem if isinstance(config, str | Path) else _task(config), out)
-    table = folder.absolute() / "data.parquet"
-    settings = configs.load_config(config, [] if data is None else [f"data.path={table}"])
-    frame = None if data is None else as_frame(data)
+    is_frame = data is not None and not isinstance(data, str | Path)
+    path = folder.absolute() / TABLE if is_frame else data
+    settings = configs.load_config(config, [] if path is None else [f"data.path={path}"])
+    frame = as_frame(data) if is_frame else None
     folder.mkdir(parents=True)
     try:
         if frame is not None:
-            frame.write_parquet(table)
+            frame.write_parquet(folder / TABLE)
         run = Run.create(folder, *prepare(settings))
     except BaseException:
         shutil.rmtree(folder)  # it was made here, and holds nothing yet
@@ -64,5 +65,5 @@ def fit(
 
 
 def _task(config: Any) -> str:
-    task = config.get("task") if isinstance(config, Mapping) else config.task
+    task = config.get("task") if isinstance(config, Mapping) else getattr(config, "task", None)
     return task if isinstance(task, str) else "run"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from nde.adjoints import CheckpointAdjoint
 from nde.config import build_loss, DensityConfig, Member, PointFacts
 from nde.data import DATASETS
 from nde.models import ContinuousNormalizingFlow, position_norm
@@ -115,9 +116,12 @@ EXTENT = 4.5
 
 
 def _exact(flow: ContinuousNormalizingFlow, tolerance: float) -> ContinuousNormalizingFlow:
-    """The flow with steps as small as a tolerance asks."""
+    """The flow with steps as small as a tolerance asks, by its own solver, or Tsit5 if that estimates no error."""
+    solver = flow.solver if isinstance(flow.solver, diffrax.AbstractAdaptiveSolver) else diffrax.Tsit5()
     controller = diffrax.PIDController(rtol=tolerance, atol=tolerance, norm=position_norm)
-    numerics = dataclasses.replace(flow.numerics, controller=controller, dt0=None, max_steps=4096)
+    numerics = dataclasses.replace(
+        flow.numerics, solver=solver, controller=controller, adjoint=CheckpointAdjoint(), dt0=None, max_steps=4096
+    )
     return eqx.tree_at(lambda f: f.numerics, flow, numerics)
 
 

@@ -44,6 +44,8 @@ class LatentSDEModel(ModelSection):
             raise ValueError("a latent_sde takes fixed steps: give solver.dt0, and neither solver.rtol nor solver.atol")
         if self.diffusion_scale and solver.name != "euler":
             raise ValueError(f"a latent_sde with noise is solved by solver.name = 'euler', not by '{solver.name}'")
+        if self.diffusion_scale and solver.adjoint not in (None, "checkpoint"):
+            raise ValueError(f"a latent_sde with noise takes solver.adjoint = 'checkpoint', not '{solver.adjoint}'")
         numerics = fixed_numerics(solver, facts.until, noise=bool(self.diffusion_scale))
         assert numerics.dt0 is not None
         return LatentSDE(
