@@ -64,12 +64,22 @@ def _fit_one(given: Sequence[str], out: Path | None, resume: Path | None) -> Abs
         if not runs.train(run, console):
             _say(console, f"stopped by a signal; go on with: nde fit --resume {run.folder}")
             raise typer.Exit(130)
-        with _stage(console, "scoring the models and the baselines on what was held out"):
-            run.task.finish(run, run.problem)
-            evaluation = run.evaluate()
-        evaluation.write(run.folder)
-        _report(console, evaluation)
-        _draw(console, run, evaluation, None)
+        try:
+            evaluation = _finish(console, run)
+        except KeyboardInterrupt:
+            _say(Console(stderr=True), f"nde: stopped, all models trained; go on with: nde fit --resume {run.folder}")
+            raise typer.Exit(130) from None
+    return evaluation
+
+
+def _finish(console: Console, run: Run) -> AbstractEvaluation:
+    """Score and draw a trained run."""
+    with _stage(console, "scoring the models and the baselines on what was held out"):
+        run.task.finish(run, run.problem)
+        evaluation = run.evaluate()
+    evaluation.write(run.folder)
+    _report(console, evaluation)
+    _draw(console, run, evaluation, None)
     return evaluation
 
 

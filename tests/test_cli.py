@@ -125,6 +125,16 @@ def test_stopped_run_resumes_to_the_same_parameters(fitted, table, tmp_path, mon
     assert (tmp_path / "run" / "results.csv").read_text() == (folder / "results.csv").read_text()
 
 
+def test_run_that_is_stopped_while_it_is_scored_says_how_to_go_on(fitted, monkeypatch):
+    def stopped(run, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "evaluate", stopped)
+    result = invoke("fit", "--resume", fitted[0])
+    assert result.exit_code == 130
+    assert result.stderr == f"nde: stopped, all models trained; go on with: nde fit --resume {fitted[0]}\n"
+
+
 def test_nothing_after_the_cut_off_changes_a_forecast(fitted):
     run = Run.open(fitted[0])
     problem = run.problem
