@@ -3,6 +3,7 @@
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import diffrax
 import jax
@@ -27,6 +28,8 @@ from nde.config import (
 )
 from nde.objectives import GaussianLikelihood
 from nde.report import Landmark
+from nde.tasks import RunError
+from nde.tasks.base import predicting
 from nde.tasks.forecast import build_cut
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -97,6 +100,17 @@ def test_several_models_are_named_in_overrides_and_have_names_of_their_own(tmp_p
     assert [section.called() for section in labelled.model] == ["loud", "quiet"] and labelled.model[1].width == 5
     dotted = load_config(write(tmp_path, two), ["model.1.label='v1.5'", "model.v1.5.width=5"])
     assert [section.width for section in dotted.model] == [16, 5]
+
+
+def test_model_that_predicts_alone_is_one_of_the_run_and_only_one(tmp_path):
+    two = MINIMAL + '[[model]]\nname = "latent_sde"\n[[model]]\nname = "latent_sde"\nlabel = "quiet"\n'
+    config = load_config(write(tmp_path, two))
+    run = SimpleNamespace(config=config, folder="run", validation_scores=lambda: {"latent SDE": 2.0, "quiet": 1.0})
+    assert [predicting(run, asked) for asked in (None, "quiet", "latent SDE")] == ["quiet", "quiet", "latent SDE"]
+    with pytest.raises(RunError, match="there are several models 'latent_sde'; those of this run are latent SDE, qui"):
+        predicting(run, "latent_sde")
+    with pytest.raises(RunError, match="there is no model 'gru'"):
+        predicting(run, "gru")
 
 
 def test_one_model_of_several_is_chosen_by_name():

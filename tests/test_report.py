@@ -682,7 +682,7 @@ def panel():
 IDS = [f"patient {i}" for i in range(COUNT)]
 
 
-def forecast(models, times, values, context, ts, *, series=None, samples, key=jax.random.key(0)):  # noqa: B008
+def forecast(models, times, values, context, ts, *, series=None, samples, key=jax.random.key(0)):  # noqa: B008  (a key is a constant)
     """A forecast of the first series of the panel, if not of those that are named."""
     series = IDS[: len(times)] if series is None else series
     return sample_forecast(models, times, values, context, ts, series=series, samples=samples, key=key)

@@ -13,9 +13,8 @@ from nde.models import Numerics
 from nde.solvers import Reversible, SOLVERS, traits_of
 from nde.terms import Interpretation
 
-RTOL, ATOL = 1e-3, 1e-6
-"""The tolerances of a controller where a section gives none, or one of them."""
-
+RTOL, ATOL, MAX_STEPS = 1e-3, 1e-6, 4096
+"""The tolerances of a controller, and how many steps it may take, where a section does not say."""
 
 ROOT_TOLERANCE = 1e-5
 """To which the equations of an implicit solver are solved at fixed steps; single precision can just do so."""
@@ -95,7 +94,7 @@ def build_numerics(config: SolverConfig, *, noise: bool = False) -> Numerics:
         controller=controller,
         adjoint=adjoints.get(config.adjoint or "", CheckpointAdjoint)(),
         dt0=config.dt0,
-        max_steps=config.max_steps or 4096,
+        max_steps=config.max_steps or MAX_STEPS,
     )
 
 

@@ -115,8 +115,6 @@ class Run:
         """
         given = [f"evaluate.{name}={value}" for name, value in settings.items() if value is not None]
         run = self.changed(given) if given else self
-        if run is not self and "problem" in self.__dict__ and "series" not in settings:
-            run.__dict__["problem"] = self.problem
         return run.task.evaluate(run, run.problem)
 
     def predict(

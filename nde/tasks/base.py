@@ -250,16 +250,18 @@ def new_model(config: RunConfig, member: Member, facts: Any) -> PyTree:
 def predicting(run: OpenedRun, asked: str | None) -> str:
     """What the `[[model]]` is called that predicts alone: the one asked for, else the one that validated best.
 
-    **Raises:** `RunError` for one that the run does not have.
+    **Raises:** `RunError` for one that the run does not have, or a name that two of them share.
     """
-    scores = run.validation_scores() if asked is None else {}
     labels = [section.called() for section in run.config.model]
     if asked is None:
+        scores = run.validation_scores()
         return min(labels, key=lambda label: scores.get(label, math.inf))
-    for section in run.config.model:
-        if asked in (section.called(), section.name):
-            return section.called()
-    raise RunError(f"{run.folder}: there is no model '{asked}'; those of this run are {', '.join(labels)}.")
+    named = [section.called() for section in run.config.model if section.name == asked]
+    found = [asked] if asked in labels else named
+    if len(found) != 1:
+        what = "are several models" if found else "is no model"
+        raise RunError(f"{run.folder}: there {what} '{asked}'; those of this run are {', '.join(labels)}.")
+    return found[0]
 
 
 PURPOSES = ("initial weights", "training", "validation", "forecasts", "figures", "data", "pool")

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from jaxtyping import PRNGKeyArray, PyTree
 
-from nde.config.numerics import build_numerics, merged, RTOL, SolverConfig
+from nde.config.numerics import build_numerics, MAX_STEPS, merged, RTOL, SolverConfig
 from nde.config.sections import Section
 from nde.models import Numerics
 from nde.regularise import FIXED_STEPS
@@ -84,7 +84,7 @@ class ModelSection(Section):
         solver = self.merged_solver(common)
         if solver.rtol is not None or solver.atol is not None:
             rtol = RTOL if solver.rtol is None else solver.rtol
-            return [f"raise solver.max_steps (now {solver.max_steps or 4096}) or solver.rtol (now {rtol:g})"]
+            return [f"raise solver.max_steps (now {solver.max_steps or MAX_STEPS}) or solver.rtol (now {rtol:g})"]
         return ["lower solver.dt0" + ("" if solver.dt0 is None else f" (now {solver.dt0:g})")]
 
 
@@ -93,7 +93,7 @@ def fixed_numerics(solver: SolverConfig, until: float, *, noise: bool = False) -
 
     **Raises:** `ValueError` for more than `MOST_STEPS` fixed steps.
     """
-    if solver.dt0 is not None and solver.rtol is None and solver.atol is None:
+    if solver.is_fixed and solver.dt0 is not None:
         steps = until / solver.dt0
         if steps > MOST_STEPS:
             raise ValueError(
