@@ -62,9 +62,7 @@ from nde.adjoints import (
 )
 from nde.engine import (
     diffeqsolve as diffeqsolve,
-    Heuristics as Heuristics,
     map_in_buckets as map_in_buckets,
-    Measure as Measure,
 )
 from nde.fields import (
     AffineField as AffineField,
@@ -105,6 +103,11 @@ from nde.paths import (
     VirtualBrownianTree as VirtualBrownianTree,
 )
 from nde.solvers import Reversible as Reversible, Rex as Rex
+from nde.steppers import (
+    Heuristics as Heuristics,
+    HeuristicSpec as HeuristicSpec,
+    HeuristicSpec as Measure,  # noqa: F401  (its name until now)
+)
 from nde.terms import (
     diffusion_model_term as diffusion_model_term,
     to_ito as to_ito,

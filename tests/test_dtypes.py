@@ -39,7 +39,7 @@ def test_a_reversible_solve_of_a_state_wider_than_its_times():
     ts = jnp.array([0.125, 0.75])
 
     def total(w):
-        measure = nde.Measure(("error", "stiffness"), PID)
+        measure = nde.HeuristicSpec(("error", "stiffness"), PID)
         options = {"times": jnp.float32, "saveat": SaveAt(ts=ts.astype(jnp.float32)), "heuristics": measure}
         solution = solved(ADJOINTS["reversible"][0], nde.Reversible(Tsit5()), w, **options)
         return jnp.sum(solution.ys**2) + 0.0 * solution.stats["heuristics"].stiffness.total.astype(w.dtype)

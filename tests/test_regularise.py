@@ -169,7 +169,7 @@ CASES = {
         PID, {"event": diffrax.Event(lambda t, y, args, **kw: y[0] - 0.2, optimistix.Newton(1e-8, 1e-8))}
     ),
     "a steady state": (PID, {"event": diffrax.Event(diffrax.steady_state_event(rtol=0.0, atol=0.4))}),
-    "heuristics of the caller's": (PID, {"heuristics": nde.Measure(("error",), FIRST)}),
+    "heuristics of the caller's": (PID, {"heuristics": nde.HeuristicSpec(("error",), FIRST)}),
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from chex import assert_trees_all_close
 from diffrax import ControlTerm, Heun, MultiTerm, ODETerm, PIDController, ReversibleHeun, SaveAt, StepTo, Tsit5
 
 import nde
-from nde.solvers import find_way_back
+from nde.solvers import inverse_step_of
 from nde.solvers.reversible import amplification
 
 W = 0.7 * jr.normal(jr.key(0), (2, 2))
@@ -178,24 +178,24 @@ def test_memory_does_not_grow_with_the_steps(solver, traced):
 def taken_back(solver, term, y0, end, steps):
     """To `end` in so many steps, and back to the start."""
     ts = jnp.linspace(0.0, end, steps + 1)
-    way_back = find_way_back(solver, term, None)
+    inverse_step = inverse_step_of(solver, term, None)
     state = solver.init(term, 0.0, ts[1], y0, None)
-    pieces = way_back.pieces(0.0, ts[1], y0, state)
+    sub_functions = inverse_step.sub_functions(0.0, ts[1], y0, state)
 
     def call(name, t0, t1, *arguments):
-        return pieces[name].function(t0, t1, *arguments), None
+        return sub_functions[name].function(t0, t1, *arguments), None
 
     def ahead(place, times):
         y, _, _, state, _ = solver.step(term, *times, place[0], None, place[1], False)
         return (y, state), None
 
-    def back(tail, times):
-        step = way_back.back(call, *times, tail, True)
-        return step.tail, step.dense["y0"]
+    def back(reverse_state, times):
+        step = inverse_step.step_back(call, *times, reverse_state, True)
+        return step.reverse_state, step.dense["y0"]
 
     (y1, state), _ = jax.lax.scan(ahead, (y0, state), (ts[:-1], ts[1:]))
-    tail = way_back.end(call, 0.0, ts[1], y1, state)
-    return y1, jax.lax.scan(back, tail, (ts[:-1], ts[1:]), reverse=True)[1][0]
+    reverse_state = inverse_step.init_reverse(call, 0.0, ts[1], y1, state)
+    return y1, jax.lax.scan(back, reverse_state, (ts[:-1], ts[1:]), reverse=True)[1][0]
 
 
 @pytest.mark.parametrize("solver", [TSIT5, REVERSIBLE_HEUN], ids=["Tsit5", "reversible Heun"])

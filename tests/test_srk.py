@@ -10,8 +10,7 @@ from chex import assert_trees_all_close
 from diffrax import ControlTerm, MultiTerm, ODETerm, PIDController, SaveAt
 
 import nde
-from nde.engine.problem import make_kernel
-from nde.engine.srk import StochasticKernel
+from nde.steppers import make_stepper, StochasticRKStepper
 
 ADDITIVE = [diffrax.SEA(), diffrax.SRA1(), diffrax.ShARK()]
 GENERAL = [diffrax.GeneralShARK(), diffrax.SPaRK(), diffrax.SlowRK()]
@@ -45,8 +44,8 @@ PAIRS = [(s, n) for n in DIFFUSIONS for s in (ADDITIVE if DIFFUSIONS[n][1] else 
 def test_a_step_is_that_of_diffrax(solver, noise):
     shape = DIFFUSIONS[noise][2]
     terms = terms_of(noise, nde.VirtualBrownianTree(0.0, 1.0, 1e-3, shape, jr.key(1), AREA))
-    kernel = make_kernel(solver, terms, 0.7, 0.2, 0.3, Y0)
-    assert isinstance(kernel, StochasticKernel)
+    kernel = make_stepper(solver, terms, 0.7, 0.2, 0.3, Y0)
+    assert isinstance(kernel, StochasticRKStepper)
 
     def both(y):
         mine = kernel.step(0.2, 0.3, y, None, None)
@@ -70,7 +69,7 @@ def test_what_the_tableau_ignores_is_not_evaluated():
     terms = MultiTerm(ODETerm(counted("f", 0.5)), ControlTerm(counted("g", 0.3), path))
     counts = {}
     for solver in GENERAL:
-        kernel = make_kernel(solver, terms, None, 0.0, 0.1, jnp.ones(2))
+        kernel = make_stepper(solver, terms, None, 0.0, 0.1, jnp.ones(2))
         calls.clear()
         kernel.step(0.0, 0.1, jnp.ones(2), None, None)
         counts[type(solver).__name__] = (calls.count("f"), calls.count("g"))

@@ -18,7 +18,7 @@ NOISE = nde.ControlTerm(
 
 
 class Mine(diffrax.AbstractSolver):
-    """Reversible Heun's method as somebody else's, that says what it can by `way_back` alone."""
+    """Reversible Heun's method as somebody else's, that says what it can by `inverse_step` alone."""
 
     term_structure = diffrax.AbstractTerm
     interpolation_cls = diffrax.LocalLinearInterpolation
@@ -35,7 +35,7 @@ class Mine(diffrax.AbstractSolver):
     def func(self, terms, t0, y0, args):
         return terms.vf(t0, y0, args)
 
-    def way_back(self, terms, args):
+    def inverse_step(self, terms, args):
         return traits_of(diffrax.ReversibleHeun()).inverse(terms, args)
 
 
@@ -50,7 +50,7 @@ class Other(diffrax.ReversibleHeun):
 class ByTraits(Mine):
     """The same, with all that it can."""
 
-    way_back = None
+    inverse_step = None
 
     def traits(self):
         return SolverTraits(1, 1, frozenset({Interpretation.STRATONOVICH}), frozenset({NoiseKind.ADDITIVE}))

@@ -1,38 +1,50 @@
 """What an adjoint of nde is."""
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import diffrax
+
+from nde.loop import Convert, Loop, LoopInputs, LoopOutcome, LoopState, Problem
 
 
 class AbstractAdjoint(diffrax.AbstractAdjoint):
     """How a solve of `nde.diffeqsolve` is differentiated.
 
-    The engine hands it the loop as a value, a *march*, so that no adjoint needs to know the engine.
+    The engine calls, in this order: `prepare`, with what is solved; `num_checkpoints`; and, if the solve is
+    differentiated, `run_loop`, with the loop over the whole batch. To write one: `run_loop` returns
+    `loop.with_vjp(inputs, backward)`, whose backward pass gives the cotangents of `inputs`; `nde.loop.ReverseSweep` is
+    that of every adjoint that goes back step by step, which then says only where a step began and how cotangents are
+    pulled through it.
     """
 
     scans: ClassVar[bool] = False
     """Whether a solve on a grid that is known beforehand shall be a plain `scan`, for JAX to differentiate."""
 
-    def prepare(self, problem: Any, place: Any) -> None:
-        """Refuse a problem that it can not differentiate, and say what else of it shall be traced."""
-        del problem, place
+    def prepare(self, problem: Problem, state: LoopState) -> Callable[[Convert], Any] | None:
+        """Refuse a problem that it can not differentiate; and say what else of it shall be traced.
 
-    def recorded(self, place: Any) -> Any:
-        """What of a place the march's record shall hold."""
-        return place
+        **Returns:** a function that is called with `closure_convert`, traces what it needs by it, and returns that: it
+        is then `loop.problem.adjoint_functions`.
+        """
+        del problem, state
+
+    def recorded(self, state: LoopState) -> Any:
+        """What of an accepted state the loop's record shall hold."""
+        return state
 
     @abc.abstractmethod
-    def rows(self, row_bytes: int, max_steps: int | None, most: int = 512) -> int | None:
-        """How many places the march's record shall hold, for places of so many bytes; `None` for no record.
+    def num_checkpoints(self, state_bytes: int, max_steps: int | None, default_max: int = 512) -> int | None:
+        """How many states the loop's record shall hold, for states of so many bytes; `None` for no record.
 
-        `most`: of them, where the user asks for no number: a place costs time even where none is written to it.
+        `default_max`: the most of them, where the user asks for no number: each costs time in the loop even where none
+        is written to it.
         """
 
     @abc.abstractmethod
-    def march(self, march: Any, inputs: Any, perturbed: Any) -> Any:
-        """The march's outcome, differentiable in `inputs` where `perturbed`, of the same structure, is true."""
+    def run_loop(self, loop: Loop, inputs: LoopInputs, perturbed: LoopInputs) -> LoopOutcome:
+        """The outcome of a loop, differentiable in `inputs` where `perturbed`, of the same structure, is true."""
 
     def loop(self, **kwargs: Any) -> Any:
         """Refuse `diffrax.diffeqsolve`, whose loop knows nothing of this adjoint."""

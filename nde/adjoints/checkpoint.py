@@ -7,7 +7,21 @@ import jax
 import jax.numpy as jnp
 
 from nde.adjoints.base import AbstractAdjoint
-from nde.adjoints.sweep import Carry, merged, Pulled, split, Sweep, swept
+from nde.loop import (
+    Checkpoints,
+    CheckpointStore,
+    Loop,
+    LoopInputs,
+    LoopOutcome,
+    LoopState,
+    partition_inexact,
+    PullStep,
+    ReverseStep,
+    ReverseSweep,
+    StepCotangents,
+    SweepState,
+)
+from nde.types import Time
 
 RECORD_BYTES = 36_000
 """Of one example's record, from which the number of its rows follows where the user gives none."""
@@ -60,10 +74,10 @@ class CheckpointAdjoint(AbstractAdjoint):
                 f'CheckpointAdjoint: checkpoints must be an integer of at least 2, "all" or None, not {number!r}.'
             )
 
-    def rows(self, row_bytes: int, max_steps: int | None, most: int = 512) -> int | None:
+    def num_checkpoints(self, state_bytes: int, max_steps: int | None, default_max: int = 512) -> int | None:
         if max_steps is None:
             return None
-        rows = max(256, min(most, RECORD_BYTES // max(row_bytes, 1)))
+        rows = max(256, min(default_max, RECORD_BYTES // max(state_bytes, 1)))
         if self.checkpoints == "all":
             rows = max_steps
         elif self.checkpoints is not None:
@@ -71,117 +85,114 @@ class CheckpointAdjoint(AbstractAdjoint):
         rows = max(2, min(rows, max_steps))
         return rows + rows % 2
 
-    def march(self, march: Any, inputs: Any, perturbed: Any) -> Any:
-        if march.rows is None:
+    def run_loop(self, loop: Loop, inputs: LoopInputs, perturbed: LoopInputs) -> LoopOutcome:
+        if loop.store is None:
             raise ValueError(
                 "nde.diffeqsolve with max_steps=None can not be differentiated backward: the record of its steps needs "
                 "a bound. Give max_steps, however large; memory hardly depends on it."
             )
+        return loop.with_vjp(inputs, lambda *given: _CheckpointSweep(loop, perturbed, *given).run())
 
-        return swept(march, inputs, perturbed, _CheckpointSweep)
 
+class _CheckpointSweep(ReverseSweep):
+    """A backward pass whose steps are replayed from the recorded states."""
 
-class _CheckpointSweep(Sweep):
-    """A way back whose steps are replayed from the record."""
+    store: CheckpointStore
+    checkpoints: Checkpoints
+
+    def __init__(self, loop: Loop, *given: Any):
+        super().__init__(loop, *given)
+        assert loop.store is not None
+        self.store = loop.store
 
     def run(self):
-        """The cotangents of the inputs."""
-        carry = self._begin()
-        most = self.batch.most(self.steps)
-        if self.march.spare:
-            carry = self._in_windows(carry, most)
+        sweep, longest = self.begin(), self.batch.max(self.steps)
+        if self.store.segment:
+            sweep = self._in_segments(sweep, longest)
         else:
-            carry = self._through(carry, self.record.rows, 0, most, self.steps)
-        return self._finish(carry)
+            sweep = self._through(sweep, self.checkpoints.rows, jnp.int32(0), longest, self.steps)
+        return self.finish(sweep)
 
-    def _in_windows(self, carry, most):
-        """Back through one window of the record after another, each copied to a few rows of its own.
+    def _in_segments(self, sweep: SweepState, longest: jax.Array) -> SweepState:
+        """Back through one segment of the record after another.
 
-        Where the record was never thinned, a window is so many of its rows; else it is what lies between two of them.
+        Where the stride is 1 a segment is so many of its rows; else it is what lies between two of them.
         """
-        stride, whole = self.record.stride, self.record.stride == 1
-        width = jnp.where(whole, self.march.spare, stride)
+        stride, whole = self.checkpoints.stride, self.checkpoints.stride == 1
+        width = jnp.where(whole, self.store.segment, stride)
 
-        def window(state):
-            number, carry = state
+        def segment(carry):
+            number, sweep = carry
             number = number - 1
             first = number * width
             steps = jnp.clip(self.steps - first, 0, width)
-            rows = self._window(jnp.where(whole, first, number))
-            rows, steps = jax.lax.cond(whole, lambda rows, steps: (rows, steps), self._replay, rows, steps)
-            return number, self._through(carry, rows, first, jnp.minimum(width, most - first), steps)
+            rows = self.store.segment_from(self.checkpoints, jnp.where(whole, first, number))
+            rows, steps = jax.lax.cond(whole, lambda rows, steps: (rows, steps), self._replay_segment, rows, steps)
+            return number, self._through(sweep, rows, first, jnp.minimum(width, longest - first), steps)
 
-        return jax.lax.while_loop(lambda s: s[0] > 0, window, (-(-most // width), carry))[1]
+        return jax.lax.while_loop(lambda c: c[0] > 0, segment, (-(-longest // width), sweep))[1]
 
-    def _window(self, first):
-        """Rows of the record from `first` on: where these are too few, the last ones, but `first` first."""
+    def _replay_segment(self, rows: list[jax.Array], steps: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+        """Fill a segment with the states of `steps` accepted steps from its first on; say how many there are."""
+        state: LoopState = self.store.get(rows, jnp.int32(0))
 
-        def cut(rows):
-            part = jax.lax.dynamic_slice_in_dim(rows, first, min(self.march.spare, len(rows)))
-            return part.at[0].set(jax.lax.dynamic_index_in_dim(rows, first, keepdims=False))
+        def going(carry):
+            _, state, have = carry
+            return (have < steps) & self.loop.running(self.inputs, state)
 
-        return [cut(rows) for rows in self.record.rows]
-
-    def _replay(self, rows, steps):
-        """Fill a window with the places of `steps` steps from its first place on; say how many there are."""
-        size = self.march.spare
-        place = self._unpacked(rows, 0)
-
-        def going(state):
-            _, place, have = state
-            return (have < steps) & self.problem.running(place, self.inputs.t1)
-
-        def turn(state):
-            rows, place, have = state
-            new = self.march.advance(self.inputs, place)
-            go = going(state)
+        def turn(carry):
+            rows, state, have = carry
+            new = self.loop.advance(self.inputs, state)
+            go = going(carry)
             accepted = new.accepted & go
-            place, have = self.batch.where(go, new.place, place), have + accepted.astype(jnp.int32)
-            return self.march.put_rows(rows, jnp.where(accepted, have - 1, size), place), place, have
+            state, have = self.batch.where(go, new.state, state), have + accepted.astype(jnp.int32)
+            return self.store.put(rows, jnp.where(accepted, have - 1, self.store.segment), state), state, have
 
-        start = (rows, place, jnp.minimum(steps, 1))
-        rows, _, have = jax.lax.while_loop(lambda s: self.batch.any(going(s)), turn, start)
+        start = (rows, state, jnp.minimum(steps, 1))
+        rows, _, have = jax.lax.while_loop(lambda c: self.batch.any(going(c)), turn, start)
         return rows, have
 
-    def _through(self, carry, rows, first, count, steps):
-        """Back through `count` steps, whose places stand in `rows` and whose numbers begin at `first`."""
+    def _through(
+        self, sweep: SweepState, rows: list[jax.Array], first: jax.Array, count: jax.Array, steps: jax.Array
+    ) -> SweepState:
+        """Back through `count` steps, whose states stand in `rows` and whose numbers begin at `first`."""
 
-        def back(state):
-            i, carry = state
+        def back(carry):
+            i, sweep = carry
             i = i - 1
-            live = (i < steps) & self.wanted
-            place = self._unpacked(rows, i)
-            return i, self._step(carry, self.batch.where(live, place, self.start), first + i, live)
+            active = (i < steps) & self.has_cotangent
+            state = self.batch.where(active, self.store.get(rows, i), self.safe_start)
+            return i, self._step(sweep, state, first + i, active)
 
-        return jax.lax.while_loop(lambda s: s[0] > 0, back, (count, carry))[1]
+        return jax.lax.while_loop(lambda c: c[0] > 0, back, (count, sweep))[1]
 
-    def _step(self, carry: Carry, place, number, live) -> Carry:
-        """Back through step `number`, from `place` to the carry's end, for the live examples."""
-        t0, t1 = place.t, jnp.where(live, carry.end, place.tnext)
-        y1, dense, pull = self._replayed(place, t0, t1, live)
-        before = t0 if place.reached is None else place.reached
-        return self._pull(carry, t0, t1, y1, dense, pull, number, live, before)
+    def _step(self, sweep: SweepState, state: LoopState, number: jax.Array, active: jax.Array) -> SweepState:
+        """Back through a step, from a `state` to the sweep's end, for the active examples."""
+        t1 = jnp.where(active, sweep.end, state.tnext)
+        y1, dense, pull_step = self._replay_step(state, t1, active)
+        before = state.t if state.reached is None else state.reached
+        return self.pull(sweep, ReverseStep(number, active, state.t, t1, y1, dense, before), pull_step)
 
-    def _replayed(self, place, t0, t1, live):
-        """The step from a place: the state at its end, its dense output, and how to pull cotangents through it."""
-        floats, merge_state = split(place.solver_state)
-        numbers, mine = self._shared_of(self.problem.step)
-        known = self.problem.with_truth(self.inputs.shared, self.batch.any(live))
+    def _replay_step(self, state: LoopState, t1: Time, active: jax.Array) -> tuple[Any, Any, PullStep]:
+        """The step from a state: the state at its end, its dense output, and how to pull cotangents through it."""
+        floats, combine = partition_inexact(state.solver_state)
+        closed, t0 = self.problem.step, state.t
+        ids, values = self.consts.active_in(closed)
+        opaque = self.problem.with_opaque_true(self.consts, self.batch.any(active))
 
-        def step(shared, t0, t1, y, floats):
-            inputs = merged(known, numbers, shared)
-            state = merge_state(floats)
-            out = self.march.step(self.problem.step.pick(inputs), t0, t1, y, state, place.made_jump)
-            return out[0], split(out[1])[0], out[2] if self.needs_dense else None
+        def step(values, t0, t1, y, floats):
+            consts = opaque.replaced(closed, ids, values)
+            out = self.loop.step(consts, t0, t1, y, combine(floats), state.made_jump)
+            return out[0], partition_inexact(out[1])[0], out[2] if self.needs_dense else None
 
-        if self.times_wanted:
-            (y1, _, dense), pull = jax.vjp(step, mine, t0, t1, place.y, floats)
+        if self.times_active:
+            (y1, _, dense), pull = jax.vjp(step, values, t0, t1, state.y, floats)
         else:
-            (y1, _, dense), pull = jax.vjp(lambda s, y, f: step(s, t0, t1, y, f), mine, place.y, floats)
+            (y1, _, dense), pull = jax.vjp(lambda v, y, f: step(v, t0, t1, y, f), values, state.y, floats)
 
-        def pulled(y_ct, state_ct, dense_ct):
-            shared, *rest = pull((y_ct, state_ct, dense_ct))
-            t0_ct, t1_ct = (rest[0], rest[1]) if self.times_wanted else (None, None)
-            return Pulled(dict(zip(numbers, shared, strict=True)), t0_ct, t1_ct, rest[-2], rest[-1])
+        def pull_step(y_ct, solver_state_ct, dense_ct):
+            consts, *rest = pull((y_ct, solver_state_ct, dense_ct))
+            t0_ct, t1_ct = (rest[0], rest[1]) if self.times_active else (None, None)
+            return StepCotangents(dict(zip(ids, consts, strict=True)), t0_ct, t1_ct, rest[-2], rest[-1])
 
-        return y1, dense, pulled
+        return y1, dense, pull_step

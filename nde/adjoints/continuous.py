@@ -7,11 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from nde.adjoints.adjoint_equation import adjoint_terms, AdjointStep
+from nde.adjoints.adjoint_equation_sweep import AdjointEquationSweep
 from nde.adjoints.base import AbstractAdjoint
-from nde.adjoints.costate import costate_terms, CostateStep
-from nde.adjoints.costate_sweep import CostateSweep
-from nde.adjoints.moving import has_moving_stops
+from nde.loop import Convert, has_active_stops, Loop, LoopInputs, LoopOutcome, LoopState, Problem
 from nde.solvers import traits_of
+from nde.steppers import make_stepper
 from nde.terms import brownian_terms, Interpretation, unwrap_time_direction
 
 
@@ -32,11 +33,11 @@ class ContinuousAdjoint(AbstractAdjoint):
     It is not the gradient of the solve that was done: it differs by the error of both solves, and tends to the same
     as the tolerance falls. `nde.CheckpointAdjoint` gives the exact one, mostly in less time.
 
-    **Arguments:** `controller`: a step-size controller for the way back, one that chooses steps by their error, if not
-    the forward solve's. `solver`: a solver for the way back, if not the forward solve's. `slack`: the costate's error
-    may be so many times the controller's tolerances, in units in which the largest cotangent that comes in is 1. Where
-    the field has a kink (relu) the costate's field has a jump: to follow each of these as closely as the state takes
-    ten times the steps, and says nothing about the loss.
+    **Arguments:** `controller`: a step-size controller for the backward pass, one that chooses steps by their error, if
+    not the forward solve's. `solver`: a solver for the backward pass, if not the forward solve's. `slack`: the
+    costate's error may be so many times the controller's tolerances, in units in which the largest cotangent that comes
+    in is 1. Where the field has a kink (relu) the costate's field has a jump: to follow each of these as closely as the
+    state takes ten times the steps, and says nothing about the loss.
 
     **Raises:** when a solve is differentiated: `ValueError` for a solve of an Itô SDE, an event, dense output, a saved
     state of the solver, heuristics other than the steps' times (looked at or not), a solver that takes more of a term
@@ -44,10 +45,10 @@ class ContinuousAdjoint(AbstractAdjoint):
     controller is told to stop. `nde.CheckpointAdjoint` has all of these.
 
     **Limits:** reverse mode, once, and forward mode over it (`jax.hessian`). Solving the state backward is unstable
-    where the flow contracts strongly: errors grow by $e^{\int |\partial_y f|}$. A way back that does not come to its
-    end in `max_steps` steps, and one more for each save time, has a gradient of NaN. A `BrownianGrid` needs save times
-    that are points of the grid. For an SDE the quadrature takes W alone, and has strong order 1 for commutative noise,
-    1/2 for other.
+    where the flow contracts strongly: errors grow by $e^{\int |\partial_y f|}$. A backward pass that does not come to
+    its end in `max_steps` steps, and one more for each save time, has a gradient of NaN. A `BrownianGrid` needs save
+    times that are points of the grid. For an SDE the quadrature takes W alone, and has strong order 1 for commutative
+    noise, 1/2 for other.
 
     **Source:** Pontryagin et al. 1962; Chen et al., *Neural ordinary differential equations*, 2018, algorithm 1;
     Li et al., *Scalable gradients for stochastic differential equations*, 2020, theorem 3.3 and algorithm 1.
@@ -66,83 +67,74 @@ class ContinuousAdjoint(AbstractAdjoint):
                 f"{type(self.controller).__name__}."
             )
 
-    def rows(self, row_bytes: int, max_steps: int | None, most: int = 512) -> int | None:
-        del row_bytes, max_steps, most
+    def num_checkpoints(self, state_bytes: int, max_steps: int | None, default_max: int = 512) -> int | None:
+        del state_bytes, max_steps, default_max
 
-    def prepare(self, problem: Any, place: Any) -> None:
-        problem.way_back = _WayBack(self, problem, place)
+    def prepare(self, problem: Problem, state: LoopState):
+        return lambda convert: AdjointEquation(convert, self, problem, state)
 
-    def march(self, march: Any, inputs: Any, perturbed: Any) -> Any:
-        way = march.problem.way_back
-        if way.refusal is not None:
-            raise ValueError(f"ContinuousAdjoint can not differentiate {way.refusal}: take nde.CheckpointAdjoint.")
-        times = perturbed.place.t or perturbed.t1 or any(bool(x) for x in perturbed.ts)
-        if times and way.is_sde:
+    def run_loop(self, loop: Loop, inputs: LoopInputs, perturbed: LoopInputs) -> LoopOutcome:
+        equation: AdjointEquation = loop.problem.adjoint_functions
+        if equation.refusal is not None:
+            raise ValueError(f"ContinuousAdjoint can not differentiate {equation.refusal}: take nde.CheckpointAdjoint.")
+        times = perturbed.state.t or perturbed.t1 or any(bool(x) for x in perturbed.ts)
+        if times and equation.is_sde:
             raise ValueError(
                 "ContinuousAdjoint has no gradient in the times of an SDE, whose path has no derivative: hold t0, t1 "
                 "and ts constant (jax.lax.stop_gradient), or take nde.CheckpointAdjoint."
             )
-        if has_moving_stops(march.problem, perturbed):
+        if has_active_stops(loop.problem, perturbed):
             raise ValueError(
                 "ContinuousAdjoint has no gradient in the times at which a step-size controller is told to stop "
                 "(step_ts or jump_ts of diffrax.ClipStepSizeController, ts of diffrax.StepTo), where the field may "
                 "jump: hold them constant (jax.lax.stop_gradient), or take nde.CheckpointAdjoint."
             )
 
-        @jax.custom_vjp
-        def run(inputs):
-            return march.run(inputs)[0]
+        def backward(inputs, outcome, checkpoints, cotangents):
+            del checkpoints
+            return AdjointEquationSweep(loop, perturbed, inputs, outcome, cotangents, bool(times)).run()
 
-        def forward(inputs):
-            outcome = march.run(inputs)[0]
-            return outcome, (inputs, outcome)
-
-        def backward(residual, cotangents):
-            inputs, outcome = residual
-            return (CostateSweep(march, perturbed, inputs, outcome, cotangents, bool(times)).run(),)
-
-        run.defvjp(forward, backward)
-        return run(inputs)
+        return loop.with_vjp(inputs, backward)
 
 
-class _WayBack:
-    """What the way back computes for one example, traced together with the problem; or why there is none.
+class AdjointEquation:
+    """The functions of one example that the backward pass computes, traced together with the problem; or why there are
+    none (`refusal`).
 
-    - `begin`, `advance`: those of `nde.adjoints.costate.CostateStep`.
+    - `begin`, `advance`: those of `nde.adjoints.adjoint_equation.AdjointStep`.
     - `change(low, high, ts, ys)`: the field at nodes, times the control from `low` to `high`.
     - `rate(t, y)`: the derivative of the state by time; `None` for an SDE.
     """
 
-    def __init__(self, adjoint: ContinuousAdjoint, problem: Any, place: Any):
-        self.problem, self.place = problem, place
-        options = problem.options
-        self.options, self.solver = options, adjoint.solver or options["solver"]
-        self.controller, self.slack = adjoint.controller, adjoint.slack
-        forward = options["stepsize_controller"]
+    def __init__(self, convert: Convert, adjoint: ContinuousAdjoint, problem: Problem, state: LoopState):
+        solve = problem.solve
+        self.solve, self.solver = solve, adjoint.solver or solve.solver
+        self.controller = adjoint.controller
+        forward = solve.stepsize_controller
         if self.controller is not None:  # its times are the user's, which a solve backward in time turns
-            self.controller = self.controller.wrap(unwrap_time_direction(options["terms"])[1])
+            self.controller = self.controller.wrap(unwrap_time_direction(solve.terms)[1])
         elif problem.controls_error:
             self.controller = forward
         self.grid = forward.ts if isinstance(forward, diffrax.StepTo) and self.controller is None else None
-        self.is_sde = bool(brownian_terms(options["terms"]))
-        self.refusal = self._refusal()
+        self.is_sde = bool(brownian_terms(solve.terms))
+        self.refusal = self._refusal(problem, state)
+        if self.refusal is None:
+            self._trace(convert, state, adjoint.slack)
 
-    def _refusal(self) -> str | None:
-        options, saveat, solver = self.options, self.options["saveat"], self.solver
+    def _refusal(self, problem: Problem, state: LoopState) -> str | None:
+        solve, solver = self.solve, self.solver
+        heuristics = problem.stepper.heuristic_totals(state.solver_state)
         reasons = {
-            "a solve with an event": options["event"] is not None,
-            "dense output": saveat.dense,
-            "a saved state of the solver": saveat.solver_state,
-            "the heuristics of the solver, which are of the discrete solve": self.problem.kernel.sums(
-                self.place.solver_state
-            )
-            is not None,
-            "terms that are not one term": not isinstance(options["terms"], diffrax.AbstractTerm),
+            "a solve with an event": solve.event is not None,
+            "dense output": solve.saveat.dense,
+            "a saved state of the solver": solve.saveat.solver_state,
+            "the heuristics of the solver, which are of the discrete solve": heuristics is not None,
+            "terms that are not one term": not isinstance(solve.terms, diffrax.AbstractTerm),
             f"a solve by {type(solver).__name__}, which takes more of a term than its product with the control (give "
             "ContinuousAdjoint a solver, as diffrax.Heun(), or)": not traits_of(solver).only_products,
         }
         if self.is_sde:
-            for each in (options["solver"], solver):
+            for each in (solve.solver, solver):
                 known = Interpretation.STRATONOVICH in traits_of(each).interpretations
                 why = f"an SDE solved by {type(each).__name__}, which does not converge to the Stratonovich solution "
                 reasons[
@@ -150,24 +142,20 @@ class _WayBack:
                 ] = not known
         return next((reason for reason, holds in reasons.items() if holds), None)
 
-    def trace(self, hoist: Any) -> None:
-        """Trace the functions; `hoist(function, *examples)` makes inputs of what a function closes over."""
-        if self.refusal is not None:
-            return
-        options, place = self.options, self.place
-        terms, args = options["terms"], options["args"]
-        both = costate_terms(terms, args)
+    def _trace(self, convert: Convert, state: LoopState, slack: float) -> None:
+        terms: Any = self.solve.terms
+        args, pair = self.solve.args, (state.y, state.y)
+        both = adjoint_terms(terms, args)
         controller = None if self.controller is None else self.controller.wrap(-1)
-        pair = (place.y, place.y)
-        kernel = self.problem.make_kernel(self.solver, both, args, place.t, place.tnext, pair)
+        stepper = make_stepper(self.solver, both, args, state.t, state.tnext, pair)
         order: Any = 2 if self.is_sde else self.solver.order(terms)
-        step = CostateStep(kernel, self.solver, both, controller, args, order=order, slack=self.slack)
+        step = AdjointStep(stepper, self.solver, both, controller, args, order=order, slack=slack)
         self.weights = step.weights
-        self.begin = hoist(step.begin, place.t, place.t, place.t, *pair)
-        back = jax.eval_shape(step.begin, place.t, place.t, place.t, *pair)
-        self.advance = hoist(step.advance, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), back), place.t)
-        nodes = [jnp.stack([x] * len(step.weights)) for x in (place.t, *jax.tree.leaves(place.y))]
-        ys = jax.tree.structure(place.y).unflatten(nodes[1:])
+        self.begin = convert(step.begin, state.t, state.t, state.t, *pair)
+        back = jax.eval_shape(step.begin, state.t, state.t, state.t, *pair)
+        self.advance = convert(step.advance, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), back), state.t)
+        nodes = [jnp.stack([x] * len(step.weights)) for x in (state.t, *jax.tree.leaves(state.y))]
+        ys = jax.tree.structure(state.y).unflatten(nodes[1:])
 
         def change(low, high, ts, ys):
             control = terms.contr(low, high)
@@ -177,8 +165,8 @@ class _WayBack:
             _, control = jax.jvp(lambda end: terms.contr(t, end), (t,), (jnp.ones_like(t),))
             return terms.vf_prod(t, y, args, control)
 
-        self.change = hoist(change, place.t, place.tnext, nodes[0], ys)
-        self.rate = None if self.is_sde else hoist(rate, place.t, place.y)
+        self.change = convert(change, state.t, state.tnext, nodes[0], ys)
+        self.rate = None if self.is_sde else convert(rate, state.t, state.y)
         grid = self.grid
         if grid is not None:
-            self.below = hoist(lambda t: jnp.max(jnp.where(grid < t, grid, -jnp.inf)), place.t)
+            self.below = convert(lambda t: jnp.max(jnp.where(grid < t, grid, -jnp.inf)), state.t)

@@ -7,14 +7,29 @@ import jax
 import jax.numpy as jnp
 
 from nde.adjoints.base import AbstractAdjoint
-from nde.adjoints.sweep import merged, Pulled, Sweep, swept
-from nde.solvers import AbstractWayBack, find_way_back
+from nde.diffrax_internals import grid_state_at
+from nde.loop import (
+    add_by_id,
+    ClosedFunction,
+    Convert,
+    Loop,
+    LoopInputs,
+    LoopOutcome,
+    LoopState,
+    Problem,
+    PullStep,
+    ReverseStep,
+    ReverseSweep,
+    StepCotangents,
+)
+from nde.solvers import AbstractInverseStep, inverse_step_of, InverseStepResult
+from nde.types import Time
 
 
 class ReversibleAdjoint(AbstractAdjoint):
     r"""The exact gradient of the discrete solve by a reversible method, in memory that no number of steps adds to.
 
-    The way back finds $(y_n, z_n)$ from $(y_{n+1}, z_{n+1})$, by the method's own inverse, and pulls the cotangent
+    The backward pass finds $(y_n, z_n)$ from $(y_{n+1}, z_{n+1})$, by the method's own inverse, and pulls the cotangent
     through the evaluations of the field that this takes: each is made once, so that a gradient costs what it does by
     `nde.CheckpointAdjoint` with the same solver. Nothing is kept of a fixed grid (`diffrax.ConstantStepSize`,
     `diffrax.StepTo`), whose times are known, and one time a step of an adaptive one, `max_steps` of them. What is a
@@ -26,172 +41,171 @@ class ReversibleAdjoint(AbstractAdjoint):
 
     **Raises:** `ValueError` for another solver, for an event, for dense output (their results keep what this adjoint
     does not), for `diffrax.ReversibleHeun` with a controller that reports jumps, and, in the gradient of an adaptive
-    solve, for `max_steps=None`.
+    solve, for `max_steps=None` and for heuristics other than the steps' times, looked at or not (what they measure
+    would have to be found again too, at one step more): `nde.CheckpointAdjoint` has all of these.
 
     **Limits:** reverse mode, once, and forward mode over it (`jax.hessian`). States are found again up to rounding
-    errors, which the equation and the method may make grow on the way back: with a strongly contracting equation over a
-    long time they do so exponentially, and the gradient is wrong without a word; use `nde.CheckpointAdjoint` there.
-    See the limits of `nde.Reversible` for how much.
+    errors, which the equation and the method may make grow on the backward pass: with a strongly contracting equation
+    over a long time they do so exponentially, and the gradient is wrong without a word; use `nde.CheckpointAdjoint`
+    there. See the limits of `nde.Reversible` for how much.
 
     **Source:** McCallum & Foster, 2024, arXiv 2410.11648, algorithm 1; Kidger, Foster, Li, Lyons, 2021, arXiv
     2105.13493, algorithm 2.
     """
 
-    def prepare(self, problem: Any, place: Any) -> None:
-        options = problem.options
-        solver, name = options["solver"], type(options["solver"]).__name__
-        way_back = find_way_back(solver, options["terms"], options["args"])
-        if way_back is None:
+    def prepare(self, problem: Problem, state: LoopState):
+        solve = problem.solve
+        name = type(solve.solver).__name__
+        inverse = inverse_step_of(solve.solver, solve.terms, solve.args)
+        if inverse is None:
             raise ValueError(
                 f"ReversibleAdjoint needs a reversible solver, but got {name}: wrap it as nde.Reversible({name}()) if "
                 "it is an explicit Runge-Kutta method, take diffrax.ReversibleHeun, or use nde.CheckpointAdjoint."
             )
-        if options["event"] is not None:
+        if solve.event is not None:
             raise ValueError(
                 "ReversibleAdjoint can not differentiate a solve with an event: use nde.CheckpointAdjoint."
             )
-        if options["saveat"].dense:
+        if solve.saveat.dense:
             raise ValueError(
                 "ReversibleAdjoint can not differentiate dense output, which keeps every step: save at ts or steps, or "
                 "use nde.CheckpointAdjoint."
             )
-        if way_back.needs_no_jump and place.made_jump is not None:
+        if inverse.needs_no_jump and state.made_jump is not None:
             raise ValueError(
                 f"ReversibleAdjoint can not take {name} back over a jump of the field, of which the step-size "
                 "controller may report some: use nde.Reversible(diffrax.Heun()), or nde.CheckpointAdjoint."
             )
-        problem.way_back = _Traced(problem.kernel.watch_back(way_back), problem, place)
+        if problem.stepper.heuristic_totals(state.solver_state) is not None:
+            return None  # no gradient is to be had, see `run_loop`
+        return lambda convert: _InverseFunctions(convert, inverse, problem, state)
 
-    def recorded(self, place: Any) -> Any:
-        return place.t if place.reached is None else (place.t, place.reached)
+    def recorded(self, state: LoopState) -> Any:
+        return state.t if state.reached is None else (state.t, state.reached)
 
-    def rows(self, row_bytes: int, max_steps: int | None, most: int = 512) -> int | None:
-        del row_bytes, most
+    def num_checkpoints(self, state_bytes: int, max_steps: int | None, default_max: int = 512) -> int | None:
+        del state_bytes, default_max
         return max_steps
 
-    def march(self, march: Any, inputs: Any, perturbed: Any) -> Any:
-        if march.problem.way_back.grid is not None:
-            march = march.without_record()
-        elif march.rows is None:
+    def run_loop(self, loop: Loop, inputs: LoopInputs, perturbed: LoopInputs) -> LoopOutcome:
+        if loop.problem.stepper.heuristic_totals(inputs.state.solver_state) is not None:
+            raise ValueError(
+                "ReversibleAdjoint can not differentiate a solve with heuristics, which are of steps that it does not "
+                "take again: use nde.CheckpointAdjoint, with the same solver."
+            )
+        if loop.problem.adjoint_functions.grid is not None:
+            loop = loop.without_checkpoints()
+        elif loop.store is None:
             raise ValueError(
                 "nde.diffeqsolve with max_steps=None can not be differentiated backward: the record of its times needs "
                 "a bound. Give max_steps, however large."
             )
+        return loop.with_vjp(inputs, lambda *given: _ReversibleSweep(loop, perturbed, *given).run())
 
-        return swept(march, inputs, perturbed, _ReversibleSweep)
 
+class _InverseFunctions:
+    """A method's inverse step, traced together with the problem.
 
-class _Traced:
-    """A method's way back, traced together with the problem.
-
-    - `pieces`: the functions that it evaluates, by name.
-    - `grid`: `(number, start) -> t`, the time of a place on a grid that the controller knows, else `None`.
+    - `method`: the `nde.solvers.AbstractInverseStep`; `sub_functions`: the functions that it evaluates, by name.
+    - `grid`: `(number, start) -> t`, the time of a state on a grid that the controller knows, else `None`.
     """
 
-    def __init__(self, method: AbstractWayBack, problem: Any, place: Any):
-        self.method, self.place = method, place
-        self.controller, self.moves = problem.options["stepsize_controller"], problem.grid_moves
-        self.pieces: dict[str, Any] = {}
-        self.grid: Any = None
+    def __init__(self, convert: Convert, method: AbstractInverseStep, problem: Problem, state: LoopState):
+        self.method = method
+        self._controller, self._grid_moves = problem.solve.stepsize_controller, problem.grid_moves
+        parts = method.sub_functions(state.t, state.tnext, state.y, state.solver_state)
+        self.sub_functions = {name: convert(part.function, *part.examples) for name, part in parts.items()}
+        self.grid: ClosedFunction | None = None
+        if self._grid_moves or isinstance(self._controller, diffrax.StepTo):
+            self.grid = convert(self._time, jnp.int32(0), state)
 
-    def trace(self, hoist: Any) -> None:
-        """Trace the functions; `hoist(function, *examples)` makes inputs of what a function closes over."""
-        place = self.place
-        pieces = self.method.pieces(place.t, place.tnext, place.y, place.solver_state)
-        self.pieces = {name: hoist(piece.function, *piece.examples) for name, piece in pieces.items()}
-        if self.moves or isinstance(self.controller, diffrax.StepTo):
-            self.grid = hoist(self._time, jnp.int32(0), place)
-
-    def _time(self, number, start):
-        """The time of the place with a number: by the controller's own word on the step before, as in the loop."""
-        state = start.controller_state
-        index = state[0] if self.moves else state
-        index = index + number.astype(jnp.asarray(index).dtype) - 2
-        state = (index, *state[1:]) if self.moves else index
-        _, _, t, *_ = self.controller.adapt_step_size(start.t, start.t, start.y, start.y, None, None, None, state)
-        if self.moves:
+    def _time(self, number: jax.Array, start: LoopState) -> Time:
+        """The time of the state with a number: by the controller's own word on the step before, as in the loop."""
+        state = grid_state_at(self._controller, start.controller_state, number)
+        _, _, t, *_ = self._controller.adapt_step_size(start.t, start.t, start.y, start.y, None, None, None, state)
+        if self._grid_moves:
             t = jnp.where(number == 1, start.tnext, t)
         return jnp.where(number == 0, start.t, t)
 
 
-class _ReversibleSweep(Sweep):
-    """A way back whose steps begin where the method's inverse says."""
+class _ReversibleSweep(ReverseSweep):
+    """A backward pass whose steps begin where the method's inverse says."""
 
-    def __init__(self, *given):
-        super().__init__(*given)
-        self.way_back = self.problem.way_back
+    def __init__(self, loop: Loop, *given: Any):
+        super().__init__(loop, *given)
+        self.functions: _InverseFunctions = loop.problem.adjoint_functions
 
     def run(self):
-        """The cotangents of the inputs."""
-        carry, last, start = self._begin(), self.outcome.place, self.start
-        way_back, call = self.way_back.method, _Calls(self)
-        tail = way_back.end(call, start.t, start.tnext, last.y, last.solver_state)
-        safe = way_back.end(call, start.t, start.tnext, start.y, start.solver_state)
+        sweep, last, start = self.begin(), self.outcome.state, self.safe_start
+        method, evaluate = self.functions.method, _Evaluations(self)
+        end = method.init_reverse(evaluate, start.t, start.tnext, last.y, last.solver_state)
+        safe = method.init_reverse(evaluate, start.t, start.tnext, start.y, start.solver_state)
 
-        def back(state):
-            i, carry, tail = state
+        def back(carry):
+            i, sweep, reverse_state = carry
             i = i - 1
-            live = (i < self.steps) & self.wanted
+            active = (i < self.steps) & self.has_cotangent
             begin, before = self._times(i)
-            t0, t1 = self.batch.where(live, (begin, carry.end), (start.t, start.tnext))
-            call = _Calls(self)
-            step = way_back.back(call, t0, t1, self.batch.where(live, tail, safe), self.needs_dense)
-            carry = self._pull(carry, t0, t1, step.y1, step.dense, self._pulled(step, call), i, live, before)
-            return i, carry, self.batch.where(live, step.tail, tail)
+            t0, t1 = self.batch.where(active, (begin, sweep.end), (start.t, start.tnext))
+            evaluate = _Evaluations(self)
+            at_end = self.batch.where(active, reverse_state, safe)
+            found = method.step_back(evaluate, t0, t1, at_end, self.needs_dense)
+            step = ReverseStep(i, active, t0, t1, found.y1, found.dense, before)
+            sweep = self.pull(sweep, step, _pull_of(found, evaluate))
+            return i, sweep, self.batch.where(active, found.reverse_state, reverse_state)
 
-        most = self.batch.most(self.steps)
-        return self._finish(jax.lax.while_loop(lambda s: s[0] > 0, back, (most, carry, tail))[1])
+        longest = self.batch.max(self.steps)
+        return self.finish(jax.lax.while_loop(lambda c: c[0] > 0, back, (longest, sweep, end))[1])
 
-    def _times(self, number):
-        """The times of the places with a number, and where the steps to them ended."""
-        if self.way_back.grid is None:
-            recorded = self._unpacked(self.record.rows, number)
+    def _times(self, number: jax.Array) -> tuple[Time, Time]:
+        """The times of the states with a number, and where the steps to them ended."""
+        grid = self.functions.grid
+        if grid is None:
+            assert self.checkpoints is not None and self.loop.store is not None
+            recorded = self.loop.store.get(self.checkpoints.rows, number)
             return recorded if isinstance(recorded, tuple) else (recorded, recorded)
-        numbers, grid = jnp.broadcast_to(number, self.batch.shape), self.way_back.grid
-        time = self.march.lift(grid)(grid.pick(self.inputs.shared), numbers, self.inputs.place)
+        numbers = jnp.broadcast_to(number, self.batch.shape)
+        time = self.loop.vmapped(grid)(grid.consts_of(self.inputs.consts), numbers, self.inputs.state)
         return time, time
 
-    def _pulled(self, step, call):
-        """A step's pull in the form of a sweep."""
-        structure = jax.tree.structure(self.inputs.place.solver_state)
 
-        def pulled(y_ct, state_ct, dense_ct):
-            t0, t1, y, state = step.pull(y_ct, structure.unflatten(state_ct), dense_ct)
-            return Pulled(call.shared, t0, t1, y, jax.tree.leaves(state))
+def _pull_of(found: InverseStepResult, evaluations: "_Evaluations") -> PullStep:
+    """A step's pull in the form of a sweep."""
 
-        return pulled
+    def pull_step(y_ct, solver_state_ct, dense_ct):
+        t0, t1, y, solver_state = found.pull(y_ct, solver_state_ct, dense_ct)
+        return StepCotangents(evaluations.consts, t0, t1, y, solver_state)
+
+    return pull_step
 
 
-class _Calls:
-    """Evaluates the pieces of a reversible method over the batch; see `nde.solvers.Call`.
+class _Evaluations:
+    """Evaluates the functions of a reversible method over the batch; see `nde.solvers.EvaluateWithVJP`.
 
-    `shared`: the cotangents, by number, of what the pieces close over, as far as they were pulled.
+    `consts`: the cotangents, by id, of what they close over, as far as they were pulled.
     """
 
     def __init__(self, sweep: _ReversibleSweep):
         self.sweep = sweep
-        self.shared: dict[int, jax.Array] = {}
+        self.consts: dict[int, jax.Array] = {}
 
-    def __call__(self, name, t0, t1, *arguments):
+    def __call__(self, name: str, t0: Time, t1: Time, *arguments: Any):
         sweep = self.sweep
-        hoisted = sweep.way_back.pieces[name]
-        piece = sweep.march.lift(hoisted)
-        numbers, mine = sweep._shared_of(hoisted)
+        closed = sweep.functions.sub_functions[name]
+        vmapped, (ids, values) = sweep.loop.vmapped(closed), sweep.consts.active_in(closed)
 
-        def evaluate(mine, times, arguments):
-            shared = merged(sweep.inputs.shared, numbers, mine)
-            return piece(hoisted.pick(shared), *times, *arguments)
+        def evaluate(values, times, arguments):
+            return vmapped(sweep.consts.replaced(closed, ids, values), *times, *arguments)
 
         times = (t0, t1)
-        if sweep.times_wanted:
-            value, back = jax.vjp(evaluate, mine, times, arguments)
+        if sweep.times_active:
+            value, back = jax.vjp(evaluate, values, times, arguments)
         else:
-            value, back = jax.vjp(lambda mine, arguments: evaluate(mine, times, arguments), mine, arguments)
+            value, back = jax.vjp(lambda values, arguments: evaluate(values, times, arguments), values, arguments)
 
         def pull(cotangent):
-            shared, *times_ct, arguments_ct = back(cotangent)
-            for i, x in zip(numbers, shared, strict=True):
-                self.shared[i] = self.shared[i] + x if i in self.shared else x
+            consts, *times_ct, arguments_ct = back(cotangent)
+            self.consts = add_by_id(self.consts, ids, consts)
             return (*(times_ct[0] if times_ct else (0.0, 0.0)), *arguments_ct)
 
         return value, pull

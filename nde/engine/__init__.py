@@ -15,10 +15,5 @@ buckets.py   batches whose examples need very different numbers of steps
 """
 
 from nde.engine.buckets import map_in_buckets as map_in_buckets
-from nde.engine.heuristics import (
-    check_heuristics as check_heuristics,
-    Heuristics as Heuristics,
-    Measure as Measure,
-    Quantity as Quantity,
-)
-from nde.engine.solve import check_call as check_call, diffeqsolve as diffeqsolve
+from nde.engine.checks import Call as Call, check_call as check_call
+from nde.engine.solve import diffeqsolve as diffeqsolve

@@ -10,7 +10,7 @@ import jax
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from nde.engine import Heuristics
+from nde.steppers import Heuristics
 
 
 class Call(NamedTuple):

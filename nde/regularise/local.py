@@ -5,8 +5,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from nde.engine import check_heuristics, diffeqsolve, Measure
+from nde.engine import diffeqsolve
 from nde.regularise.base import AbstractRegulariser, Call, need_key, Plan, Seen
+from nde.steppers import check_heuristics, HeuristicSpec
 
 
 class LocalErrorEstimate(AbstractRegulariser):
@@ -85,7 +86,7 @@ def _error(call: Call, start, end, y):
         y,
         call.args,
         stepsize_controller=diffrax.StepTo(ts=jnp.stack([start, end])),
-        heuristics=Measure(("error",), asked.controller or controller, asked.norm),
+        heuristics=HeuristicSpec(("error",), asked.controller or controller, asked.norm),
         max_steps=1,
         throw=False,
     )

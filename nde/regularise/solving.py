@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import optimistix
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from nde.engine import check_call, check_heuristics, diffeqsolve
+from nde.engine import Call as EngineCall, check_call, diffeqsolve
 from nde.regularise.base import AbstractRegulariser, Call, Plan, Seen
+from nde.steppers import check_heuristics
 from nde.terms import WithIntegrals
 
 
@@ -38,7 +39,9 @@ def solve(
     **Raises:** what `nde.diffeqsolve` raises; `ValueError` if the regulariser asks for an integral and the terms are
     not one `ODETerm`, with or without noise beside it, or the caller for dense output or a saved state of the solver.
     """
-    check_call(terms, solver, t0, t1, dt0, y0, args, options)  # before its terms have something beside the state
+    check_call(
+        EngineCall(terms, solver, t0, t1, dt0, y0, args), options
+    )  # before its terms have something beside the state
     plan = regulariser.plan(Call(terms, solver, t0, t1, dt0, y0, args, options), key)
     return _run(plan)
 
@@ -46,8 +49,8 @@ def solve(
 def _run(plan: Plan) -> tuple[diffrax.Solution, Any]:
     call = plan.call
     options = dict(call.options)
-    measure = check_heuristics(options.get("heuristics", ()))
-    measure = dataclasses.replace(measure, names=(*measure.names, *plan.heuristics))
+    spec = check_heuristics(options.get("heuristics", ()))
+    spec = dataclasses.replace(spec, names=(*spec.names, *plan.heuristics))
     given = options.get("saveat") or diffrax.SaveAt(t1=True)
     saveat, terms, y0 = given, call.terms, call.y0
     subs = list(plan.subs)
@@ -56,15 +59,15 @@ def _run(plan: Plan) -> tuple[diffrax.Solution, Any]:
         pair = WithIntegrals(call.terms, plan.rates)
         terms, y0, saveat = pair.terms, pair.state(y0), pair.saveat(given)
         subs = [*map(pair.sub, subs), pair.integrals]
-        measure = dataclasses.replace(
-            measure,
-            controller=measure.controller and pair.controller(measure.controller),
-            norm=pair.norm(measure.norm or optimistix.rms_norm),
+        spec = dataclasses.replace(
+            spec,
+            controller=spec.controller and pair.controller(spec.controller),
+            norm=pair.norm(spec.norm or optimistix.rms_norm),
         )
         options |= _of_state(pair, options)
     if subs:
         saveat = _with_subs(saveat, (saveat.subs, subs))
-    options |= {"saveat": saveat, "heuristics": measure}
+    options |= {"saveat": saveat, "heuristics": spec}
     solution = diffeqsolve(terms, call.solver, call.t0, call.t1, call.dt0, y0, call.args, **options)
     saved, integrals = [], []
     if subs:

@@ -26,21 +26,21 @@ from nde.solvers.explicit import (
     run_stages as run_stages,
     stage_time as stage_time,
 )
-from nde.solvers.inverse import undo as undo
+from nde.solvers.inverse_solve import undo as undo
+from nde.solvers.inverse_step import (
+    AbstractInverseStep as AbstractInverseStep,
+    EvaluateWithVJP as EvaluateWithVJP,
+    InverseStepResult as InverseStepResult,
+    SubFunction as SubFunction,
+)
 from nde.solvers.noise import check_noise as check_noise
 from nde.solvers.reversible import Reversible as Reversible
 from nde.solvers.rex import Rex as Rex
 from nde.solvers.traits import (
-    find_way_back as find_way_back,
+    inverse_step_of as inverse_step_of,
     SolverTraits as SolverTraits,
     Stages as Stages,
     traits_of as traits_of,
-)
-from nde.solvers.way_back import (
-    AbstractWayBack as AbstractWayBack,
-    BackStep as BackStep,
-    Call as Call,
-    Piece as Piece,
 )
 from nde.terms import (
     AbstractVariables as AbstractVariables,

@@ -11,8 +11,8 @@ import numpy as np
 from diffrax import RESULTS
 
 from nde.solvers.explicit import add, combine, increment, run_stages
+from nde.solvers.inverse_step import AbstractInverseStep, EvaluateWithVJP, InverseStepResult, SubFunction
 from nde.solvers.traits import SolverTraits, Stages, traits_of
-from nde.solvers.way_back import AbstractWayBack, BackStep, Call, Piece
 from nde.terms import brownian_terms, Interpretation, reads_state
 
 
@@ -87,7 +87,7 @@ class Reversible(diffrax.AbstractWrappedSolver):
         inner = traits_of(self.solver)
         stages = inner.stages and Stages(inner.tableau, lambda dense: dense["inner"]["k"])
         evaluations = 2 * inner.tableau.num_stages - inner.tableau.ssal
-        return SolverTraits(evaluations, noise=inner.noise, stages=stages, inverse=self.way_back)
+        return SolverTraits(evaluations, noise=inner.noise, stages=stages, inverse=self.inverse_step)
 
     def order(self, terms):
         """The wrapped solver's order for ODEs."""
@@ -138,9 +138,9 @@ class Reversible(diffrax.AbstractWrappedSolver):
         tableau: Any = traits_of(self.solver).tableau
         return increment(tableau, run_stages(tableau, terms, args, t1, t0, y, dx).ks)
 
-    def way_back(self, terms, args) -> AbstractWayBack:
+    def inverse_step(self, terms, args) -> AbstractInverseStep:
         """How its steps are taken back."""
-        return _ReversibleWayBack(self, terms, args)
+        return _ReversibleInverse(self, terms, args)
 
 
 def _refuse_state_dependent_noise(solver: Any, terms: Any, t: Any, y: Any, args: Any) -> None:
@@ -154,13 +154,13 @@ def _refuse_state_dependent_noise(solver: Any, terms: Any, t: Any, y: Any, args:
         )
 
 
-class _ReversibleWayBack(AbstractWayBack):
+class _ReversibleInverse(AbstractInverseStep):
     """The tail is $(y_n, z_n)$."""
 
     def __init__(self, solver: Reversible, terms, args):
         self.solver, self.terms, self.args = solver, terms, args
 
-    def pieces(self, t0, t1, y, solver_state):
+    def sub_functions(self, t0, t1, y, solver_state):
         solver, terms, args = self.solver, self.terms, self.args
         dx = jax.eval_shape(terms.contr, t0, t1)
         dx = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dx)
@@ -170,17 +170,17 @@ class _ReversibleWayBack(AbstractWayBack):
             return psi, dense
 
         return {
-            "control": Piece(terms.contr, (t0, t1)),
-            "increment": Piece(lambda *x: solver.behind(terms, args, *x), (t0, t1, solver_state, dx)),
-            "inside": Piece(inside, (t0, t1, solver_state, dx)),
+            "control": SubFunction(terms.contr, (t0, t1)),
+            "increment": SubFunction(lambda *x: solver.behind(terms, args, *x), (t0, t1, solver_state, dx)),
+            "inside": SubFunction(inside, (t0, t1, solver_state, dx)),
         }
 
-    def end(self, call: Call, t0, t1, y, solver_state):
+    def init_reverse(self, call: EvaluateWithVJP, t0, t1, y, solver_state):
         del call, t0, t1
         return y, solver_state
 
-    def back(self, call: Call, t0, t1, tail, inside: bool) -> BackStep:
-        y1, z1 = tail
+    def step_back(self, call: EvaluateWithVJP, t0, t1, reverse_state, inside: bool) -> InverseStepResult:
+        y1, z1 = reverse_state
         coupling = self.solver.coupling
         dx, pull_dx = call("control", t0, t1)
         back, pull_back = call("increment", t1, t0, y1, _negative(dx))
@@ -205,7 +205,7 @@ class _ReversibleWayBack(AbstractWayBack):
             t0_last, t1_last = pull_dx(jax.tree.map(jnp.subtract, dx_more, dx_ct))
             return t0_ct + t0_more + t0_last, t1_ct + t1_more + t1_last, y0_ct, z0_ct
 
-        return BackStep(y1, dense, (y0, z0), pull, (y0, z0))
+        return InverseStepResult(y1, dense, (y0, z0), pull, (y0, z0))
 
 
 class Shifted(eqx.Module):

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from nde.solvers.explicit import add
-from nde.solvers.way_back import AbstractWayBack, BackStep, Call, Piece
+from nde.solvers.inverse_step import AbstractInverseStep, EvaluateWithVJP, InverseStepResult, SubFunction
 
 
-class ReversibleHeunWayBack(AbstractWayBack):
+class ReversibleHeunInverse(AbstractInverseStep):
     r"""Reversible Heun's steps taken back, with one new evaluation of the field in a step, as forward.
 
     A step with $f_n = f(t_n, \hat y_n)$ and the control $\Delta x_n$ is
@@ -39,21 +39,21 @@ class ReversibleHeunWayBack(AbstractWayBack):
     def __init__(self, terms, args):
         self.terms, self.args = terms, args
 
-    def pieces(self, t0, t1, y, solver_state):
+    def sub_functions(self, t0, t1, y, solver_state):
         terms, args = self.terms, self.args
         dx = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(terms.contr, t0, t1))
         return {
-            "control": Piece(terms.contr, (t0, t1)),
-            "field": Piece(lambda t, _, y: terms.vf(t, y, args), (t0, t1, y)),
-            "product": Piece(lambda t0, t1, f, dx: terms.prod(f, dx), (t0, t1, solver_state[1], dx)),
+            "control": SubFunction(terms.contr, (t0, t1)),
+            "field": SubFunction(lambda t, _, y: terms.vf(t, y, args), (t0, t1, y)),
+            "product": SubFunction(lambda t0, t1, f, dx: terms.prod(f, dx), (t0, t1, solver_state[1], dx)),
         }
 
-    def end(self, call: Call, t0, t1, y, solver_state):
+    def init_reverse(self, call: EvaluateWithVJP, t0, t1, y, solver_state):
         dx, _ = call("control", t0, t1)
         return y, solver_state[0], jax.tree.map(jnp.zeros_like, dx)
 
-    def back(self, call: Call, t0, t1, tail, inside: bool) -> BackStep:
-        half, yhat1, after = tail
+    def step_back(self, call: EvaluateWithVJP, t0, t1, reverse_state, inside: bool) -> InverseStepResult:
+        half, yhat1, after = reverse_state
         f1, pull_f1 = call("field", t1, t1, yhat1)
         y1 = _less(half, 0.5, call("product", t0, t1, f1, after)[0])
         dx, pull_dx = call("control", t0, t1)
@@ -79,7 +79,7 @@ class ReversibleHeunWayBack(AbstractWayBack):
                 y0_ct = add(y0_ct, dense_ct["y0"])
             return t0_ct, t1_ct + t1_more, y0_ct, (jax.tree.map(jnp.negative, yhat1_ct), f0_ct)
 
-        return BackStep(y1, dense, (half0, yhat0, dx), pull, (y0, (yhat0, f0)))
+        return InverseStepResult(y1, dense, (half0, yhat0, dx), pull, (y0, (yhat0, f0)))
 
 
 def _less(tree, factor, more):

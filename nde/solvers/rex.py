@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nde.solvers.inverse_step import AbstractInverseStep, EvaluateWithVJP, InverseStepResult, SubFunction
 from nde.solvers.reversible import Reversible
 from nde.solvers.traits import SolverTraits
-from nde.solvers.way_back import AbstractWayBack, BackStep, Call, Piece
 from nde.terms import scaled, SemilinearTerm, unwrap_time_direction
 
 
@@ -77,7 +77,7 @@ class Rex(diffrax.AbstractWrappedSolver):
 
     def traits(self) -> SolverTraits:
         """Those of `nde.Reversible`, but for its dense output, which holds points."""
-        return self.reversible.traits()._replace(stages=None, inverse=self.way_back)
+        return self.reversible.traits()._replace(stages=None, inverse=self.inverse_step)
 
     def order(self, terms):
         """The wrapped solver's order for ODEs."""
@@ -110,9 +110,9 @@ class Rex(diffrax.AbstractWrappedSolver):
         """The field."""
         return terms.vf(t0, y0, args)
 
-    def way_back(self, terms, args) -> AbstractWayBack:
+    def inverse_step(self, terms, args) -> AbstractInverseStep:
         """How its steps are taken back."""
-        return _RexWayBack(self, terms, args)
+        return _RexInverse(self, terms, args)
 
 
 class _Lawson:
@@ -151,17 +151,17 @@ class _Lawson:
         return jax.vmap(at)(t0 + jnp.asarray(PLACES, jnp.result_type(t0)) * (t1 - t0))
 
 
-class _RexWayBack(AbstractWayBack):
+class _RexInverse(AbstractInverseStep):
     """That of `Reversible`, between the ways into its variables and out of them; the tail is $(x_n, z_n)$."""
 
     def __init__(self, solver: Rex, terms, args):
         self.reversible, self.lawson = solver.reversible, _Lawson(terms)
-        self.inner = self.reversible.way_back(self.lawson.term, args)
+        self.inner = self.reversible.inverse_step(self.lawson.term, args)
 
-    def pieces(self, t0, t1, y, solver_state):
+    def sub_functions(self, t0, t1, y, solver_state):
         lawson = self.lawson
         s0, s1 = lawson.clock(t0), lawson.clock(t1)
-        inner = self.inner.pieces(s0, s1, solver_state, solver_state)
+        inner = self.inner.sub_functions(s0, s1, solver_state, solver_state)
         dense = jax.eval_shape(inner["inside"].function, *inner["inside"].examples)[1]
         dense = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dense)
         dense = {"y0": solver_state, "y1": solver_state, "inner": dense}
@@ -170,24 +170,24 @@ class _RexWayBack(AbstractWayBack):
             def function(t0, t1, *arguments):
                 return piece.function(lawson.clock(t0), lawson.clock(t1), *arguments)
 
-            return Piece(function, (t0, t1, *piece.examples[2:]))
+            return SubFunction(function, (t0, t1, *piece.examples[2:]))
 
         return {name: in_clock(piece) for name, piece in inner.items()} | {
-            "into": Piece(lawson.into, (t0, t1, y)),
-            "out of": Piece(lawson.out_of, (t0, t1, solver_state)),
-            "points": Piece(lambda t0, t1, dense: lawson.points(self.reversible, t0, t1, dense), (t0, t1, dense)),
+            "into": SubFunction(lawson.into, (t0, t1, y)),
+            "out of": SubFunction(lawson.out_of, (t0, t1, solver_state)),
+            "points": SubFunction(lambda t0, t1, dense: lawson.points(self.reversible, t0, t1, dense), (t0, t1, dense)),
         }
 
-    def end(self, call: Call, t0, t1, y, solver_state):
+    def init_reverse(self, call: EvaluateWithVJP, t0, t1, y, solver_state):
         del call, t0, t1
         return y, solver_state
 
-    def back(self, call: Call, t0, t1, tail, inside: bool) -> BackStep:
-        x1, z1 = tail
+    def step_back(self, call: EvaluateWithVJP, t0, t1, reverse_state, inside: bool) -> InverseStepResult:
+        x1, z1 = reverse_state
         y1 = call("into", t1, t1, x1)[0]
         _, pull_out = call("out of", t1, t1, y1)
-        step = self.inner.back(call, t0, t1, (y1, z1), inside)
-        y0, z0 = step.tail
+        step = self.inner.step_back(call, t0, t1, (y1, z1), inside)
+        y0, z0 = step.reverse_state
         x0 = call("out of", t0, t0, y0)[0]
         _, pull_in = call("into", t0, t0, x0)
         points, pull_points = call("points", t0, t1, step.dense) if inside else (None, None)
@@ -201,7 +201,7 @@ class _RexWayBack(AbstractWayBack):
             start_ct, begin_ct, x0_ct = pull_in(y0_ct)
             return t0_ct + t0_step + start_ct + begin_ct, t1_ct + t1_step + end_ct + more_ct, x0_ct, z0_ct
 
-        return BackStep(x1, {"points": points} if inside else None, (x0, z0), pull, (x0, z0))
+        return InverseStepResult(x1, {"points": points} if inside else None, (x0, z0), pull, (x0, z0))
 
 
 PLACES = (1 - np.cos(np.pi * np.arange(6) / 5)) / 2  # Chebyshev's extrema

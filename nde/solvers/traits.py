@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import diffrax
 
 from nde.solvers.explicit import EulerTableau
-from nde.solvers.reversible_heun import ReversibleHeunWayBack
-from nde.solvers.way_back import AbstractWayBack
+from nde.solvers.inverse_step import AbstractInverseStep
+from nde.solvers.reversible_heun import ReversibleHeunInverse
 from nde.terms import Interpretation, NoiseKind
 
 ANY_NOISE = frozenset(NoiseKind)
@@ -37,7 +37,7 @@ class SolverTraits(NamedTuple):
     - `tableau`: of an explicit Runge–Kutta method, as `nde.Reversible` wraps it.
     - `stages`: the `nde.solvers.Stages` in its dense output, from which stiffness is estimated.
     - `inverse`: of a reversible method, how its steps are taken back, from `(terms, args)` to a
-      `nde.solvers.AbstractWayBack`. A method `way_back(terms, args)` says the same.
+      `nde.solvers.AbstractInverseStep`. A method `inverse_step(terms, args)` says the same.
     """
 
     evaluations: int | None = None
@@ -47,7 +47,7 @@ class SolverTraits(NamedTuple):
     only_products: bool = False
     tableau: Any = None
     stages: Stages | None = None
-    inverse: Callable[[Any, Any], AbstractWayBack] | None = None
+    inverse: Callable[[Any, Any], AbstractInverseStep] | None = None
 
 
 def _explicit(solver: Any) -> SolverTraits:
@@ -64,7 +64,7 @@ def _stochastic(solver: Any) -> SolverTraits:
 
 def _reversible_heun(solver: Any) -> SolverTraits:
     exact = type(solver) is diffrax.ReversibleHeun  # the steps of a subclass may be others
-    return SolverTraits(1, 1, inverse=ReversibleHeunWayBack if exact else None)
+    return SolverTraits(1, 1, inverse=ReversibleHeunInverse if exact else None)
 
 
 def _wrapped(solver: Any) -> SolverTraits:
@@ -100,8 +100,8 @@ def traits_of(solver: Any) -> SolverTraits:
     """What a solver can: as its own method `traits()` says, or diffrax's table."""
     row = next(DIFFRAX[each] for each in type(solver).__mro__ if each in DIFFRAX)
     found = solver.traits() if hasattr(solver, "traits") else row(solver)
-    if found.inverse is None and hasattr(solver, "way_back"):
-        found = found._replace(inverse=solver.way_back)
+    if found.inverse is None and hasattr(solver, "inverse_step"):
+        found = found._replace(inverse=solver.inverse_step)
     return found._replace(interpretations=found.interpretations | _inherited(solver))
 
 
@@ -113,7 +113,7 @@ def _inherited(solver: Any) -> frozenset[Interpretation]:
     return frozenset(name for name, kind in classes.items() if isinstance(solver, kind))
 
 
-def find_way_back(solver: Any, terms: Any, args: Any) -> AbstractWayBack | None:
+def inverse_step_of(solver: Any, terms: Any, args: Any) -> AbstractInverseStep | None:
     """How a solver's steps are taken back; `None` if they can't be."""
     inverse = traits_of(solver).inverse
     return None if inverse is None else inverse(terms, args)

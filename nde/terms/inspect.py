@@ -7,6 +7,7 @@ from typing import Any
 import diffrax
 import jax
 
+from nde.diffrax_internals import is_turned, time_direction
 from nde.terms.jaxpr_dependence import dependence
 
 
@@ -86,20 +87,16 @@ def unwrap_solver(solver: Any) -> tuple[Any, int]:
 
 def unwrap_time_direction(terms: Any) -> tuple[Any, Any]:
     """The terms as their caller gave them, and the sign by which diffrax turns time, 1 where it does not."""
-    directions = [x.direction for x in jax.tree.leaves(terms, is_leaf=_is_turned) if _is_turned(x)]
-    given = jax.tree.map(lambda x: x.term if _is_turned(x) else x, terms, is_leaf=_is_turned)
+    directions = [time_direction(x) for x in jax.tree.leaves(terms, is_leaf=is_turned) if is_turned(x)]
+    given = jax.tree.map(lambda x: x.term if is_turned(x) else x, terms, is_leaf=is_turned)
     return given, directions[0] if directions else 1
 
 
 def in_given_time(function: Callable[[Any], Any], term: Any) -> Any:
     """The term that a function makes of one as its caller gave it; turned in time if diffrax has turned that."""
-    if _is_turned(term):
+    if is_turned(term):
         return dataclasses.replace(term, term=function(term.term))
     return function(term)
-
-
-def _is_turned(x: Any) -> bool:
-    return isinstance(x, diffrax.AbstractTerm) and hasattr(x, "direction") and hasattr(x, "term")
 
 
 def is_sub(x: Any) -> bool:

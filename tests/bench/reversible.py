@@ -37,7 +37,7 @@ import jax.random as jr
 import numpy as np
 
 import nde
-from nde.solvers import find_way_back
+from nde.solvers import inverse_step_of
 
 TSIT5, HEUN = nde.Reversible(diffrax.Tsit5()), nde.Reversible(diffrax.Heun())
 
@@ -49,27 +49,27 @@ def round_trip(solver: Any, damping: float, steps: int, dtype: Any) -> dict[str,
         matrix = jnp.array([[0.0, 1.0], [-1.0, -2 * damping]], dtype)
         ts = jnp.asarray(np.linspace(0, 0.01 * steps, steps + 1), dtype)
         term = diffrax.ODETerm(lambda t, y, args: matrix @ y)
-        way_back = find_way_back(solver, term, None)
+        inverse_step = inverse_step_of(solver, term, None)
         state = solver.init(term, ts[0], ts[1], y0, None)
-        pieces = way_back.pieces(ts[0], ts[1], y0, state)
+        sub_functions = inverse_step.sub_functions(ts[0], ts[1], y0, state)
 
         def call(name, t0, t1, *arguments):
-            return pieces[name].function(t0, t1, *arguments), None
+            return sub_functions[name].function(t0, t1, *arguments), None
 
         def ahead(place, times):
             y, _, _, state, _ = solver.step(term, *times, place[0], None, place[1], False)
             return (y, state), None
 
-        def back(tail, times):
-            step = way_back.back(call, *times, tail, True)
-            return step.tail, step.dense["y0"]
+        def back(reverse_state, times):
+            step = inverse_step.step_back(call, *times, reverse_state, True)
+            return step.reverse_state, step.dense["y0"]
 
         @jax.jit
         def both():
             times = ts[:-1], ts[1:]
             (y1, state), _ = jax.lax.scan(ahead, (y0, state0), times)
-            tail = way_back.end(call, ts[0], ts[1], y1, state)
-            return y1, jax.lax.scan(back, tail, times, reverse=True)[1][0]
+            reverse_state = inverse_step.init_reverse(call, ts[0], ts[1], y1, state)
+            return y1, jax.lax.scan(back, reverse_state, times, reverse=True)[1][0]
 
         state0 = state
         y1, again = (np.asarray(x, np.float64) for x in both())

@@ -4,7 +4,6 @@ diffrax's entry checks times by `equinox.error_if`, whose result hangs on a host
 it. Where the engine reads the times that were given instead, the compiler drops the checks.
 """
 
-import dataclasses
 from typing import Any
 
 import diffrax
@@ -13,18 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import ArrayLike
 
+from nde.diffrax_internals import replace_state
+from nde.loop import Solve
 from nde.terms import is_sub
 
 
-class Given(eqx.Module):
+class UncheckedTimes(eqx.Module):
     """`t0`, `t1` and `dt0`; `ts`: the save times of each sub that has any; `grid`: `StepTo`'s, or `None`."""
 
-    t0: Any
-    t1: Any
-    dt0: Any
-    ts: list[Any]
-    grid: Any
+    t0: ArrayLike
+    t1: ArrayLike
+    dt0: ArrayLike | None
+    ts: list[ArrayLike]
+    grid: jax.Array | None
 
     def check(self, dtype: Any) -> None:
         """Check the times that are known already, in the dtype that they will have: as diffrax's entry does.
@@ -42,51 +44,50 @@ class Given(eqx.Module):
         if grid is not None:
             _check_grid(grid, ends)
 
-    def restore(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The options of a loop with the times as they were given, in the direction in which it goes."""
-        options, controller = dict(options), options["stepsize_controller"]
+    def restore(self, solve: Solve) -> Solve:
+        """The solve with the times as they were given, in the direction in which it goes."""
         if self.ts:
-            ts = [self._turned(x, options) for x in self.ts]
-            options["saveat"] = eqx.tree_at(save_times, options["saveat"], ts)
+            ts = [self._turned(x, solve) for x in self.ts]
+            solve = solve._replace(saveat=eqx.tree_at(save_times, solve.saveat, ts))
         if self.grid is not None:
-            options["stepsize_controller"] = eqx.tree_at(
-                lambda c: c.ts, controller, self.grid * self._direction(options)
-            )
+            grid = self.grid * self._direction(solve)
+            controller = eqx.tree_at(lambda c: c.ts, solve.stepsize_controller, grid)
+            solve = solve._replace(stepsize_controller=controller)
         if self.dt0 is not None:
-            options["dt0"] = self._turned(self.dt0, options)
-        return options
+            solve = solve._replace(dt0=self._turned(self.dt0, solve))
+        return solve
 
-    def start(self, state: Any, options: dict[str, Any], has_solver_state: bool, has_controller_state: bool) -> Any:
+    def restart(self, start: Any, solve: Solve, has_solver_state: bool, has_controller_state: bool) -> Any:
         """The state of diffrax's entry, with what hangs on its first step made again."""
-        terms, solver, controller, args = (options[k] for k in ("terms", "solver", "stepsize_controller", "args"))
-        t0, t1, dt0, controller_state = options["t0"], options["t1"], options["dt0"], state.controller_state
-        if self.grid is not None:
+        terms, solver, controller, args = solve.terms, solve.solver, solve.stepsize_controller, solve.args
+        t0, t1, dt0, controller_state = solve.t0, solve.t1, solve.dt0, start.controller_state
+        if isinstance(controller, diffrax.StepTo):
             tnext = controller.ts[1]
         elif dt0 is None:
-            return state
+            return start
         elif has_controller_state:
             tnext = t0 + dt0
         else:
-            order = solver.error_order(terms)
-            tnext, controller_state = controller.init(terms, t0, t1, state.y, dt0, args, solver.func, order)
+            order: Any = solver.error_order(terms)
+            tnext, controller_state = controller.init(terms, t0, t1, start.y, dt0, args, solver.func, order)
         tnext = jnp.minimum(tnext, t1)
-        solver_state = state.solver_state if has_solver_state else solver.init(terms, t0, tnext, state.y, args)
-        return dataclasses.replace(state, tnext=tnext, solver_state=solver_state, controller_state=controller_state)
+        solver_state = start.solver_state if has_solver_state else solver.init(terms, t0, tnext, start.y, args)
+        return replace_state(start, tnext=tnext, solver_state=solver_state, controller_state=controller_state)
 
-    def _turned(self, times: Any, options: dict[str, Any]) -> jax.Array:
-        return jnp.asarray(times, options["t0"].dtype) * self._direction(options)
+    def _turned(self, times: ArrayLike, solve: Solve) -> jax.Array:
+        return jnp.asarray(times, solve.t0.dtype) * self._direction(solve)
 
-    def _direction(self, options: dict[str, Any]) -> jax.Array:
-        t0, t1 = (jnp.asarray(x, options["t0"].dtype) for x in (self.t0, self.t1))
+    def _direction(self, solve: Solve) -> jax.Array:
+        t0, t1 = (jnp.asarray(x, solve.t0.dtype) for x in (self.t0, self.t1))
         return jnp.where(t0 < t1, 1, -1)
 
 
-def _known(x: Any, dtype: Any) -> np.ndarray | None:
+def _known(x: ArrayLike | None, dtype: Any) -> np.ndarray | None:
     """A time or times as NumPy has them, if they are known; complex ones are left to the entry to refuse."""
     return None if x is None or isinstance(x, Tracer) or np.iscomplexobj(x) else np.asarray(x, dtype)
 
 
-def _check_save_times(ts: np.ndarray, ends: tuple[Any, Any] | None) -> None:
+def _check_save_times(ts: np.ndarray, ends: tuple[np.ndarray, np.ndarray] | None) -> None:
     falls, rises = np.any(ts[1:] < ts[:-1]), np.any(ts[1:] > ts[:-1])
     against = falls and rises if ends is None else falls if ends[0] < ends[1] else rises
     if against:
@@ -95,7 +96,7 @@ def _check_save_times(ts: np.ndarray, ends: tuple[Any, Any] | None) -> None:
         raise ValueError(f"saveat.ts must lie between t0 = {ends[0]} and t1 = {ends[1]}.")
 
 
-def _check_grid(ts: np.ndarray, ends: tuple[Any, Any] | None) -> None:
+def _check_grid(ts: np.ndarray, ends: tuple[np.ndarray, np.ndarray] | None) -> None:
     steps = np.diff(ts)
     if not (np.all(steps > 0) or np.all(steps < 0)):
         raise ValueError("`StepTo(ts=...)` must be strictly increasing (or strictly decreasing if t0 > t1).")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 
-class CostateTerm(diffrax.AbstractTerm):
+class AdjointTerm(diffrax.AbstractTerm):
     r"""A term $f\,dx$ as that of state and costate $(y, \lambda)$ in reversed time $s = -t$:
 
     $$dy = f(-s, y)\,d\bar x, \quad d\lambda = -\lambda\,\partial_y f(-s, y)\,d\bar x, \quad \bar x(s) = x(-s).$$
@@ -39,17 +39,17 @@ class CostateTerm(diffrax.AbstractTerm):
         return True
 
 
-def costate_terms(terms: PyTree[Any], args: Any) -> PyTree[Any]:
+def adjoint_terms(terms: PyTree[Any], args: Any) -> PyTree[Any]:
     """The terms of state and costate in reversed time."""
 
     def is_single(x):
         return isinstance(x, diffrax.AbstractTerm) and not isinstance(x, diffrax.MultiTerm)
 
-    return jax.tree.map(lambda term: CostateTerm(term, args), terms, is_leaf=is_single)
+    return jax.tree.map(lambda term: AdjointTerm(term, args), terms, is_leaf=is_single)
 
 
-class Back(NamedTuple):
-    """Where the way back of an example stands: `h` is the length of the step to try next, `controller` its state."""
+class AdjointState(NamedTuple):
+    """Where the backward pass stands: `h` is the length of the step to try next, `controller` the controller's state."""
 
     t: jax.Array
     h: jax.Array
@@ -58,13 +58,13 @@ class Back(NamedTuple):
     controller: Any
 
 
-class Tried(NamedTuple):
+class TrialStep(NamedTuple):
     """A step tried: where it leads to, if it is accepted, and the nodes of a quadrature over it.
 
     `low`, `high`: its ends in time; `ts`, `ys`, `costates`: at the nodes, which lead.
     """
 
-    back: Back
+    back: AdjointState
     accepted: jax.Array
     low: jax.Array
     high: jax.Array
@@ -73,37 +73,38 @@ class Tried(NamedTuple):
     costates: Any
 
 
-class CostateStep:
+class AdjointStep:
     """One step back of state and costate, for one example.
 
-    **Arguments:** `kernel`: of the solver, over the terms of state and costate; `solver`, `terms`: these; `controller`:
-    one that chooses steps by their error, in reversed time, or `None` for steps of one size; `order`: of the solver,
-    from which the number of Gauss nodes follows; `slack`: how many times the tolerance the costate's error may be.
+    **Arguments:** `stepper`: that of the solver, over the terms of state and costate; `solver`, `terms`: these;
+    `controller`: one that chooses steps by their error, in reversed time, or `None` for steps of one size; `order`: of
+    the solver, from which the number of Gauss nodes follows; `slack`: how many times the tolerance the costate's error
+    may be.
     """
 
-    def __init__(self, kernel: Any, solver: Any, terms: Any, controller: Any, args: Any, *, order: int, slack: float):
-        self.kernel, self.solver, self.terms, self.controller, self.args = kernel, solver, terms, controller, args
+    def __init__(self, stepper: Any, solver: Any, terms: Any, controller: Any, args: Any, *, order: int, slack: float):
+        self.stepper, self.solver, self.terms, self.controller, self.args = stepper, solver, terms, controller, args
         self.slack = slack
         self.error_order = None if controller is None else solver.error_order(terms)
         # As exact as the method that the error is estimated with, and as the interpolation between a step's ends.
         nodes, weights = np.polynomial.legendre.leggauss(max(1, math.ceil((order - 1) / 2)))
         self.nodes, self.weights = 0.5 + 0.5 * nodes, 0.5 * weights
 
-    def begin(self, t, h, t0, y, costate) -> Back:
-        """The start of the way back, from the place at `t` to `t0`."""
+    def begin(self, t, h, t0, y, costate) -> AdjointState:
+        """The start of the backward pass, from the state at `t` to `t0`."""
         state = ()
         if self.controller is not None:
             _, state = self.controller.init(
                 self.terms, -t, -t0, (y, costate), h, self.args, self.solver.func, self.error_order
             )
-        return Back(t, h, y, costate, jax.tree.map(jnp.asarray, state))
+        return AdjointState(t, h, y, costate, jax.tree.map(jnp.asarray, state))
 
-    def advance(self, back: Back, stop) -> Tried:
+    def advance(self, back: AdjointState, stop) -> TrialStep:
         """Try a step, no further back than to `stop`, which is met if there is hardly anything left of the way."""
         clipped = back.t - back.h < stop + 1e-3 * back.h
         end = jnp.where(clipped, stop, back.t - back.h)
         s0, s1, z = -back.t, -end, (back.y, back.costate)
-        step = self.kernel.step(s0, s1, z, None, None)
+        step = self.stepper.step(s0, s1, z, None, None)
         keep, h, state = jnp.asarray(True), back.h, back.controller
         if self.controller is not None:
             state_error, costate_error = jax.tree.map(lambda x: jnp.where(jnp.isnan(x), jnp.inf, x), step.error)
@@ -117,8 +118,10 @@ class CostateStep:
         at = s0 + (s1 - s0) * jnp.asarray(self.nodes, s0.dtype)
         ys, costates = jax.vmap(inside.evaluate)(at)
         y, costate = jax.tree.map(lambda a, b: jnp.where(keep, a, b), step.y, z)
-        new = Back(jnp.where(keep, end, back.t), h.astype(back.h.dtype), y, costate, like(state, back.controller))
-        return Tried(new, keep, end, back.t, -at, ys, costates)
+        new = AdjointState(
+            jnp.where(keep, end, back.t), h.astype(back.h.dtype), y, costate, like(state, back.controller)
+        )
+        return TrialStep(new, keep, end, back.t, -at, ys, costates)
 
 
 def like(tree, example):

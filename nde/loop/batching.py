@@ -1,9 +1,12 @@
-"""Seeing the batch: a primitive that collects the levels of `vmap` round a solve.
+"""A primitive that sees the batch: it collects the levels of `vmap` around a solve, and runs the whole of them at once.
 
 Why: under `grad(vmap(solve))` a `custom_vjp` would sum one parameter gradient *per example* in its loop, an array of
-batch × parameters a step. Here `vmap` does not look inside. It only notes a level, and a core that knows the whole
-batch runs below, so that a weight's gradient is one matrix product. A derivative rule fires after the levels of
+batch × parameters a step. Here `vmap` does not look inside. It only notes a level, and a computation that knows the
+whole batch runs below, so that a weight's gradient is one matrix product. A derivative rule fires after the levels of
 `grad(vmap(…))` are known and before those of `vmap(grad(…))`, so each order gives the gradient that it stands for.
+
+What does not do: `jax.custom_batching.custom_vmap` around the loop (no plain `grad`); a gradient summed in a batched
+backward rule (silently wrong for `vmap` of `grad`); `jax.custom_derivatives.linear_call` (no batching rule).
 """
 
 import functools
@@ -17,10 +20,10 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from nde.engine.refuse import backward_once, only_backward
+from nde.loop.derivative_guards import backward_once, only_backward
 
 
-class Level(NamedTuple):
+class VmapLevel(NamedTuple):
     """One `vmap`: its size, which of the flat inputs have its axis (in front), and its axis names."""
 
     size: int
@@ -29,68 +32,71 @@ class Level(NamedTuple):
     spmd_axis_name: Any
 
 
-Levels = tuple[Level, ...]
+VmapLevels = tuple[VmapLevel, ...]
 """Outermost first."""
 
 
-class Core(Protocol):
-    """A computation that sees its whole batch.
+class BatchedComputation(Protocol):
+    """A computation that sees its whole batch, from a tree of arrays to a tree of arrays.
 
-    Its outputs, a list, have one leading axis a level in front of the shapes of one example.
+    Its outputs have one leading axis a level in front of the shapes of one example.
     """
 
-    def run(self, levels: Levels, inputs: Sequence[jax.Array]) -> list[jax.Array]:
+    def run(self, levels: VmapLevels, inputs: Any) -> Any:
         """The outputs, where nothing is differentiated."""
         ...
 
-    def run_differentiable(
-        self, levels: Levels, inputs: Sequence[jax.Array], perturbed: tuple[int, ...]
-    ) -> list[jax.Array]:
-        """The same outputs, differentiable in the inputs whose numbers are `perturbed`."""
+    def run_differentiable(self, levels: VmapLevels, inputs: Any, perturbed: Any) -> Any:
+        """The same outputs, differentiable in the inputs where `perturbed`, of the same structure, is true."""
         ...
 
 
-def collect(core: Core, inputs: Sequence[jax.Array]) -> list[jax.Array]:
-    """Run a core on the inputs of one example; under `vmap` it is run once, on all levels together.
+def bind_batched(computation: BatchedComputation, inputs: Any) -> Any:
+    """Run a computation on the inputs of one example; under `vmap` it is run once, on all levels together.
 
     Its effects (prints, callbacks, in order or not) are declared as those of the whole.
     """
-    closed = jax.make_jaxpr(functools.partial(core.run, ()))(list(inputs))
+    flat, structure = jax.tree.flatten(inputs)
+    closed, shape = jax.make_jaxpr(functools.partial(computation.run, ()), return_shape=True)(inputs)
     avals = tuple(ShapedArray(x.shape, x.dtype) for x in closed.out_avals)
     # An effect that is not declared is dropped, or has no token to be ordered by. That of an axis's name goes with its
     # level, that of a reference with its input: neither is the computation's own.
     effects = frozenset(e for e in closed.effects if not (hasattr(e, "name") or hasattr(e, "input_index")))
-    return _collect_p.bind(*inputs, core=core, levels=(), avals=avals, declared=effects)
+    outputs = _batched_p.bind(
+        *flat, computation=computation, structure=structure, levels=(), avals=avals, declared=effects
+    )
+    return jax.tree.structure(shape).unflatten(outputs)
 
 
-_collect_p = Primitive("nde_collect")
-_collect_p.multiple_results = True
+_batched_p = Primitive("nde_batched")
+_batched_p.multiple_results = True
 
 
-def _run(*inputs, core, levels, avals, declared):
+def _run(*inputs, computation, structure, levels, avals, declared):
     del avals, declared
-    return core.run(levels, [jnp.asarray(x) for x in inputs])  # a constant may come as a Python number
+    inputs = structure.unflatten([jnp.asarray(x) for x in inputs])  # a constant may come as a Python number
+    return jax.tree.leaves(computation.run(levels, inputs))
 
 
 def _run_jitted(*inputs, **params):
     return jax.jit(functools.partial(_run, **params))(*inputs)
 
 
-def _abstract(*inputs, core, levels, avals, declared):
-    del inputs, core
+def _abstract(*inputs, computation, structure, levels, avals, declared):
+    del inputs, computation, structure
     lead = tuple(level.size for level in levels)
     return [ShapedArray(lead + a.shape, a.dtype) for a in avals], set(declared)
 
 
-def _batch(axis_data, inputs, dims, *, core, levels, avals, declared):
+def _batch(axis_data, inputs, dims, *, levels, **params):
     inputs = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(inputs, dims, strict=True)]
     mask = tuple(d is not None for d in dims)
-    level = Level(axis_data.size, mask, axis_data.name, axis_data.spmd_name)
-    outputs = _collect_p.bind(*inputs, core=core, levels=(level, *levels), avals=avals, declared=declared)
+    level = VmapLevel(axis_data.size, mask, axis_data.name, axis_data.spmd_name)
+    outputs = _batched_p.bind(*inputs, levels=(level, *levels), **params)
     return outputs, [0] * len(outputs)
 
 
-def _jvp(primals, tangents, *, core, levels, avals, declared):
+def _jvp(primals, tangents, *, computation, structure, levels, avals, declared):
     del avals, declared
     float0 = jax.dtypes.float0
     perturbed = tuple(i for i, t in enumerate(tangents) if type(t) is not ad.Zero and t.dtype != float0)
@@ -99,7 +105,8 @@ def _jvp(primals, tangents, *, core, levels, avals, declared):
         inputs = [jnp.asarray(x) for x in primals]
         for i, x in zip(perturbed, some, strict=True):
             inputs[i] = x
-        return core.run_differentiable(levels, inputs, perturbed)
+        wanted = structure.unflatten([i in perturbed for i in range(len(inputs))])
+        return jax.tree.leaves(computation.run_differentiable(levels, structure.unflatten(inputs), wanted))
 
     backward = only_backward([tangents[i] for i in perturbed], primals)
     outputs, moved = jax.jvp(differentiable, [primals[i] for i in perturbed], backward)
@@ -111,23 +118,23 @@ def _jvp(primals, tangents, *, core, levels, avals, declared):
     return outputs, moved
 
 
-_collect_p.def_impl(_run_jitted)
-_collect_p.def_effectful_abstract_eval(_abstract)
-batching.fancy_primitive_batchers[_collect_p] = _batch
-ad.primitive_jvps[_collect_p] = _jvp
-mlir.register_lowering(_collect_p, mlir.lower_fun(_run, multiple_results=True))
+_batched_p.def_impl(_run_jitted)
+_batched_p.def_effectful_abstract_eval(_abstract)
+batching.fancy_primitive_batchers[_batched_p] = _batch
+ad.primitive_jvps[_batched_p] = _jvp
+mlir.register_lowering(_batched_p, mlir.lower_fun(_run, multiple_results=True))
 
 
-class Batch:
+class FlatBatch:
     """The flat batch that some levels make: one axis of their product, or no axis where there is no level."""
 
-    def __init__(self, levels: Levels):
+    def __init__(self, levels: VmapLevels):
         self.levels = levels
         self.sizes = tuple(level.size for level in levels)
         self.shape: tuple[int, ...] = (math.prod(self.sizes),) if levels else ()
 
-    def spread(self, number: int, x: jax.Array) -> jax.Array:
-        """Input `number`, which has the axes of its own levels, over the whole flat batch."""
+    def broadcast_input(self, number: int, x: jax.Array) -> jax.Array:
+        """Input `number`, which has the axes of its own levels of `vmap`, over the whole flat batch."""
         have = [level.mask[number] for level in self.levels]
         rest = x.shape[sum(have) :]
         own = iter(x.shape)
@@ -138,19 +145,19 @@ class Batch:
         """A flat batch as one axis a level."""
         return x.reshape(self.sizes + x.shape[len(self.shape) :])
 
-    def lift(self, function: Callable, numbers: Sequence[int]) -> Callable:
-        """A function `(shared, *trees)` of one example as one of the flat batch.
+    def vmapped(self, function: Callable[..., Any], const_ids: Sequence[int]) -> Callable[..., Any]:
+        """A function `(consts, *trees)` of one example as one of the flat batch.
 
-        `shared` is a list of inputs, whose numbers are given, each with the axes of its own levels; every leaf of the
-        trees has the flat batch axis, in the arguments as in the result.
+        `consts` is a list of inputs, whose numbers are `const_ids`, each with the axes of its own levels; every leaf of
+        the trees has the flat batch axis, in the arguments as in the result.
         """
         if not self.levels:
             return function
         for level in reversed(self.levels):
-            function = _mapped(function, level, [0 if level.mask[i] else None for i in numbers])
+            function = _mapped(function, level, [0 if level.mask[i] else None for i in const_ids])
 
-        def lifted(shared, *trees):
-            out = function(list(shared), *jax.tree.map(self.unflatten, trees))
+        def lifted(consts, *trees):
+            out = function(list(consts), *jax.tree.map(self.unflatten, trees))
             return jax.tree.map(lambda x: x.reshape(self.shape + x.shape[len(self.sizes) :]), out)
 
         return lifted
@@ -165,11 +172,11 @@ class Batch:
             old = jax.lax.dynamic_index_in_dim(rows, last, keepdims=False)
             return jax.lax.dynamic_update_index_in_dim(rows, jnp.where(index < rows.shape[0], row, old), last, 0)
         number = jnp.arange(self.shape[0], dtype=index.dtype)
-        place = (index, number) if rows_first else (number, index)
-        return rows.at[place].set(row, mode="drop", unique_indices=True)
+        where = (index, number) if rows_first else (number, index)
+        return rows.at[where].set(row, mode="drop", unique_indices=True)
 
     def put_block(self, rows: jax.Array, start: jax.Array, block: jax.Array) -> jax.Array:
-        """Write rows that lie together, `(batch, few, …)`, into `(batch, rows, …)`, from a row of each example's on."""
+        """Write neighbouring rows, `(batch, chunk, …)`, into `(batch, rows, …)`, from a row of each example's on."""
         put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
         return jax.vmap(put)(rows, block, start) if self.levels else put(rows, block, start)
 
@@ -178,7 +185,7 @@ class Batch:
         return first[..., None] + jnp.arange(count, dtype=first.dtype).reshape(*(1,) * len(self.shape), count)
 
     def get(self, rows: jax.Array, index: jax.Array) -> jax.Array:
-        """Read rows of `(batch, rows, …)`: one an example, or several where `index` is `(batch, few)`."""
+        """Read rows of `(batch, rows, …)`: one an example, or several where `index` is `(batch, chunk)`."""
         if not self.levels:
             return rows[index]
         number = jnp.arange(self.shape[0], dtype=index.dtype)
@@ -195,9 +202,9 @@ class Batch:
         """Whether any is true, over every `vmap` outside too: so a loop's body stays free of selects."""
         return _any(x)
 
-    def most(self, x: jax.Array) -> jax.Array:
+    def max(self, x: jax.Array) -> jax.Array:
         """The largest of non-negative integers, over every `vmap` outside too; 0 of none."""
-        return _most(x)
+        return _max(x)
 
     def where(self, condition: jax.Array, a: Any, b: Any) -> Any:
         """`jnp.where` an example, over trees."""
@@ -208,15 +215,15 @@ class Batch:
         return jax.tree.map(choose, a, b)
 
 
-def _mapped(function: Callable, level: Level, in_axes: list[int | None]) -> Callable:
-    def mapped(shared, *trees):
+def _mapped(function: Callable[..., Any], level: VmapLevel, in_axes: list[int | None]) -> Callable:
+    def mapped(consts, *trees):
         return jax.vmap(
             function,
             in_axes=(in_axes,) + (0,) * len(trees),
             axis_size=level.size,
             axis_name=level.axis_name,
             spmd_axis_name=level.spmd_axis_name,
-        )(shared, *trees)
+        )(consts, *trees)
 
     return mapped
 
@@ -233,11 +240,11 @@ def _any_vmap(axis_size, in_batched, x):
 
 
 @jax.custom_batching.custom_vmap
-def _most(x: jax.Array) -> jax.Array:
+def _max(x: jax.Array) -> jax.Array:
     return jnp.max(x, initial=0)
 
 
-@_most.def_vmap
-def _most_vmap(axis_size, in_batched, x):
+@_max.def_vmap
+def _max_vmap(axis_size, in_batched, x):
     del axis_size, in_batched
-    return _most(x), False
+    return _max(x), False

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from nde.dtypes import as_floats
-from nde.solvers.traits import find_way_back
+from nde.solvers.traits import inverse_step_of
 
 
 def undo(solver: Any, terms: Any, ts: Any, y1: Any, solver_state: Any, args: Any = None) -> Any:
@@ -25,23 +25,23 @@ def undo(solver: Any, terms: Any, ts: Any, y1: Any, solver_state: Any, args: Any
 
     **Limits:** rounding errors grow on the way back as `nde.Reversible` says.
     """
-    way_back = find_way_back(solver, terms, args)
-    if way_back is None:
+    inverse_step = inverse_step_of(solver, terms, args)
+    if inverse_step is None:
         raise ValueError(
             "undo takes back the steps of reversible methods, as nde.Reversible, nde.Rex and diffrax.ReversibleHeun, "
             f"but got {type(solver).__name__}."
         )
     (ts,) = as_floats(ts)
-    pieces = way_back.pieces(ts[0], ts[1], y1, solver_state)
+    sub_functions = inverse_step.sub_functions(ts[0], ts[1], y1, solver_state)
 
     def call(name, t0, t1, *arguments):
-        return pieces[name].function(t0, t1, *arguments), lambda _: ()  # no cotangent is asked for
+        return sub_functions[name].function(t0, t1, *arguments), lambda _: ()  # no cotangent is asked for
 
     def back(carry, times):
-        tail, _ = carry
-        step = way_back.back(call, times[0], times[1], tail, False)
-        return (step.tail, step.start), None
+        reverse_state, _ = carry
+        step = inverse_step.step_back(call, times[0], times[1], reverse_state, False)
+        return (step.reverse_state, step.start), None
 
-    end = way_back.end(call, ts[-2], ts[-1], y1, solver_state)
+    end = inverse_step.init_reverse(call, ts[-2], ts[-1], y1, solver_state)
     (_, start), _ = jax.lax.scan(back, (end, (y1, solver_state)), (ts[:-1], ts[1:]), reverse=True)
     return start

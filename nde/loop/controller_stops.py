@@ -9,9 +9,12 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from nde.diffrax_internals import clip_states, clip_times
 
 
-def stop_times(controller: Any, state: Any) -> list[jax.Array]:
+def stop_times(controller: Any, state: PyTree[Any]) -> list[jax.Array]:
     """All times, in arrays of one axis, to which a controller makes its steps end or begin exactly.
 
     - `diffrax.StepTo`: its `ts`.
@@ -24,19 +27,18 @@ def stop_times(controller: Any, state: Any) -> list[jax.Array]:
     if isinstance(controller, diffrax.StepTo):
         return [controller.ts]
     times = []
-    for clip in jax.tree.leaves(state, is_leaf=_is_clip):
-        if _is_clip(clip):
-            if clip.step_info is not None:
-                times.append(clip.step_info[1])
-            if clip.jump_info is not None:
-                ts = clip.jump_info[1]
-                times.extend([_beside(ts, -jnp.inf), ts, _beside(ts, jnp.inf)])
-            times.extend(stop_times(getattr(controller, "controller", None), clip.inner_state))
+    for clip in clip_states(state):
+        step_ts, jump_ts = clip_times(clip)
+        if step_ts is not None:
+            times.append(step_ts)
+        if jump_ts is not None:
+            times.extend([_beside(jump_ts, -jnp.inf), jump_ts, _beside(jump_ts, jnp.inf)])
+        times.extend(stop_times(getattr(controller, "controller", None), clip.inner_state))
     return times
 
 
-def sorted_stops(controller: Any, state: Any, dtype: Any) -> jax.Array:
-    """`nde.engine.stops.stop_times` in one array, in order; what one of several equal times gets, all share."""
+def sorted_stops(controller: Any, state: PyTree[Any], dtype: jnp.dtype) -> jax.Array:
+    """`stop_times` in one array, in order; what one of several equal times gets, all share."""
     ts = jnp.sort(jnp.concatenate([x.astype(dtype) for x in stop_times(controller, state)]))
     first = jnp.searchsorted(ts, ts)
     count = jnp.zeros_like(ts).at[first].add(1)
@@ -44,18 +46,13 @@ def sorted_stops(controller: Any, state: Any, dtype: Any) -> jax.Array:
     return _moving_with(ts, mean)
 
 
-def knot_times(tree: Any) -> list[Any]:
+def knot_times(tree: PyTree[Any]) -> list[jax.Array]:
     """The times of the values that the interpolated paths in a tree go through."""
 
     def is_path(x):
         return isinstance(x, diffrax.AbstractGlobalInterpolation)
 
     return [x.ts for x in jax.tree.leaves(tree, is_leaf=is_path) if is_path(x)]
-
-
-def _is_clip(x: Any) -> bool:
-    """Whether it is the state of a `diffrax.ClipStepSizeController`, a class that diffrax keeps to itself."""
-    return hasattr(x, "jump_info") and hasattr(x, "step_info")
 
 
 def _beside(t: jax.Array, towards: float) -> jax.Array:

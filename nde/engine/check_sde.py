@@ -25,14 +25,14 @@ from nde.terms import (
 )
 
 
-def check_sde(terms: Any, solver: Any, times: "Times", y0: PyTree[Any], args: Any) -> None:
+def check_sde(terms: Any, solver: Any, times: "StepTimes", y0: PyTree[Any], args: Any) -> None:
     """Check the terms that have Brownian motion for a control, if any.
 
     **Raises:** `ValueError`, naming both sides, where: the drift declares the other reading (Itô, Stratonovich) than
     the solver's solution; the solver is made for less noise than there is; the path makes none of the areas that the
     solver needs, is not known all the way from `t0` to `t1`, or not at the solver's steps; the diffusion's shape fits
-    neither the state nor the path. Times are looked at where they are known when the solve is traced; so are values of
-    a diffusion whose operations do not show whether its columns commute, and elsewhere it is believed.
+    neither the state nor the path. StepTimes are looked at where they are known when the solve is traced; so are values
+    of a diffusion whose operations do not show whether its columns commute, and elsewhere it is believed.
     """
     inner, parts = unwrap_solver(solver)
     terms, y0 = without_integrals(terms, y0)
@@ -50,7 +50,7 @@ def check_sde(terms: Any, solver: Any, times: "Times", y0: PyTree[Any], args: An
             _check_kind(term, inner, times.any, state, args)
 
 
-class Times:
+class StepTimes:
     """The times of a solve as its caller gave them, and the `dtype` they will have.
 
     `steps`: how many there are, where that is known; `any`: one of them.
@@ -219,10 +219,10 @@ def _may_commute(term: Any, t: Any, state: PyTree[Any], args: Any) -> bool:
 
     Also true of a diffusion that reads what is not known when the solve is traced, and so can not be tried.
     """
-    numbers = np.random.default_rng(0)
+    const_ids = np.random.default_rng(0)
 
     def draw(like):
-        return jax.tree.map(lambda x: jnp.asarray(numbers.uniform(0.5, 1.5, x.shape), x.dtype), like)
+        return jax.tree.map(lambda x: jnp.asarray(const_ids.uniform(0.5, 1.5, x.shape), x.dtype), like)
 
     noise = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), term.control.shape)
     y, u, v = draw(state), draw(noise), draw(noise)
@@ -237,7 +237,7 @@ def _may_commute(term: Any, t: Any, state: PyTree[Any], args: Any) -> bool:
         pairs = list(zip(jax.tree.leaves(along(u, v)), jax.tree.leaves(along(v, u)), strict=True))
         if any(isinstance(x, Tracer) for pair in pairs for x in pair):
             return True
-        apart = sum(float(jnp.sum(jnp.abs(a - b))) for a, b in pairs)
+        fusion_barrier = sum(float(jnp.sum(jnp.abs(a - b))) for a, b in pairs)
         size = sum(float(jnp.sum(jnp.abs(a) + jnp.abs(b))) for a, b in pairs)
         rounding = max((float(jnp.finfo(a.dtype).eps) for a, _ in pairs), default=0.0)
-    return not apart > max(1e-3, 32 * rounding) * size
+    return not fusion_barrier > max(1e-3, 32 * rounding) * size

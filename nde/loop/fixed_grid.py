@@ -1,0 +1,209 @@
+"""The fixed grid: a `scan`, where the number of steps is known when the solve is traced.
+
+Its carry is the state and the solver's state, and nothing else; its body is checkpointed, so that the backward pass
+keeps one state a step and recomputes the stages. There is no rule of differentiation of ours in it: every
+transformation of JAX works, and works again on its result.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from nde.loop.adaptive_loop import empty_log
+from nde.loop.closure_convert import ClosureConverter
+from nde.loop.problem import Solve
+from nde.loop.pytrees import is_inexact
+from nde.loop.saving import empty_value, save_on_grid
+from nde.loop.state import DenseOutput, LoopOutcome, LoopState, SaveSpec, StepCounts, StepLog
+from nde.paths import NOISE
+from nde.steppers import AbstractStepper, any_nonfinite, opaque
+from nde.types import Dense, SolverState, State, Time
+
+Carry = tuple[State, SolverState]
+Body = Callable[[Any, Any], tuple[Any, Any]]
+
+
+class GridOptions(NamedTuple):
+    """What a scan over a grid shall do.
+
+    - `steps`: how many there are; it takes as many of them as `max_steps` allows.
+    - `save_specs`: what each sub saves.
+    - `num_checkpoints`: how many states the backward pass may keep; with more steps it keeps those between stretches of
+      steps, and takes each stretch again.
+    - `guard`: whether a solve that fails shall leave no NaN in the gradient of a loss that masks it. Then the steps are
+      counted in a scan of their own first, and those that fail are replaced by the first one.
+    - `step_log`: whether every step's times and heuristics are kept.
+    """
+
+    steps: int
+    save_specs: Sequence[SaveSpec]
+    num_checkpoints: int | None
+    guard: bool
+    step_log: bool
+
+
+def scan_grid(
+    stepper: AbstractStepper, state: LoopState, solve: Solve, subs: Sequence[diffrax.SubSaveAt], options: GridOptions
+) -> LoopOutcome:
+    """Take the steps of a grid."""
+    limit = solve.max_steps
+    taken = options.steps if limit is None else min(options.steps, limit)
+    grid = _grid(state, solve, options.steps)[: taken + 1]
+    inside = solve.saveat.dense or any(sub.ts is not None for sub in subs)
+    along = inside or any(sub.steps for sub in subs)
+    dense_names: set[str] = set()
+
+    def body(carry: Carry, xs: Any):
+        number, (t0, t1) = xs
+        step = stepper.step(t0, t1, carry[0], carry[1], None, opaque(number >= 0))
+        dense_names.update(step.dense)
+        dense = {k: v for k, v in step.dense.items() if k not in ("y0", "y1")} if inside else None
+        kept = (step.y, dense) if along else None
+        last = stepper.last_heuristics(step.solver_state) if options.step_log else None
+        return (step.y, step.solver_state), (kept, last)
+
+    start, ends = (state.y, state.solver_state), (grid[:-1], grid[1:])
+    turn, xs, good = body, (jnp.arange(taken), ends), None
+    if options.guard:
+        good = _good(stepper, start, ends)
+        turn, xs = _without_failed_steps(body, start, ends, good), (good, *xs)
+    (y, solver_state), (kept, quantities) = _scan(turn, start, xs, options.num_checkpoints)
+    ys, dense = kept or (None, None)
+    if good is not None:
+        y = jax.tree.map(lambda x: jnp.where(good[-1], x, jnp.nan), y)
+    last = state._replace(t=grid[-1], tnext=grid[-1], y=y, solver_state=solver_state)
+    if solve.saveat.controller_state:
+        last = last._replace(controller_state=_controller_state(state, solve, grid))
+    infos = _with_ends(state, ys, dense, dense_names) if inside else None
+    saved = [
+        save_on_grid(solve.solver, sub, spec, grid, ys, infos, solve.args)
+        for sub, spec in zip(subs, options.save_specs, strict=True)
+    ]
+    size = max(limit or 0, taken)
+    counts = StepCounts(jnp.int32(taken), jnp.int32(taken))
+    dense = _padded_dense(grid, infos, size) if solve.saveat.dense else None
+    log = _log(grid, quantities, size) if options.step_log else None
+    return LoopOutcome(last, counts, saved, dense, log)
+
+
+def _grid(state: LoopState, solve: Solve, steps: int) -> jax.Array:
+    """All times, as the controller makes them one by one."""
+    controller, t1 = solve.stepsize_controller, solve.t1
+    if isinstance(controller, diffrax.StepTo):
+        # The same time; but diffrax's check that the grid meets both ends hangs on it, and must not be dropped.
+        ts = controller.ts if is_inexact(controller.ts) else controller.ts.astype(state.tnext.dtype)
+        return ts.at[1].set(state.tnext.astype(ts.dtype))
+    # Divided here, for XLA multiplies by the reciprocal of a number that it knows: another rounding than the loop's.
+    share = jnp.asarray(np.arange(steps + 1) / steps, t1.dtype)
+    return (state.t + (t1 - state.t) * share).at[1].set(state.tnext).at[steps].set(t1)
+
+
+def _scan(body: Body, carry: Carry, xs: PyTree[jax.Array], num_checkpoints: int | None) -> tuple[Carry, Any]:
+    """A scan with its body checkpointed but for its noise, in stretches where there are more steps than checkpoints."""
+    steps = len(jax.tree.leaves(xs)[0])
+    body = jax.checkpoint(body, prevent_cse=False, policy=jax.checkpoint_policies.save_only_these_names(NOISE))
+    if num_checkpoints is None or steps <= num_checkpoints:
+        return jax.lax.scan(body, carry, xs)
+    width = math.isqrt(steps)
+    stretches = -(-steps // width)
+    missing = stretches * width - steps
+
+    def padded(x):
+        return jnp.concatenate([x, jnp.broadcast_to(x[-1], (missing,))]).reshape(stretches, width)
+
+    more = jax.tree.map(padded, xs)
+    is_real = jnp.arange(stretches * width).reshape(stretches, width) < steps
+
+    def masked(carry, xs):
+        real, xs = xs
+        new, out = body(carry, xs)
+        return jax.tree.map(lambda a, b: jnp.where(real, a, b), new, carry), out
+
+    def stretch(carry, xs):
+        return jax.lax.scan(masked, carry, xs)
+
+    carry, out = jax.lax.scan(jax.checkpoint(stretch, prevent_cse=False), carry, (is_real, more))
+    return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:steps], out)
+
+
+def _good(stepper: AbstractStepper, start: Carry, ends: tuple[Time, Time]) -> jax.Array:
+    """Whether the state is finite at each step's end, and was before."""
+    still = jax.lax.stop_gradient
+    converter = ClosureConverter()
+    step = converter.closure_convert(
+        lambda t0, t1, y, solver_state: stepper.step(t0, t1, y, solver_state, None)[:2],
+        ends[0][0],
+        ends[1][0],
+        *start,
+    )
+    consts = still(converter.consts)
+
+    def look(carry, ends):
+        state, good = carry
+        state = step(consts, *ends, *state)
+        good = good & ~any_nonfinite(state[0])
+        return (state, good), good
+
+    return jax.lax.scan(look, (still(start), ~any_nonfinite(start[0])), still(ends))[1]
+
+
+def _without_failed_steps(body: Body, start: Carry, ends: tuple[Time, Time], good: jax.Array) -> Body:
+    """The body with the steps from the first that gives no finite state on replaced by one that does.
+
+    A select outside such a step would not do: zero times the infinite derivative inside is NaN.
+    """
+    still = jax.lax.stop_gradient
+    safe = jax.tree.map(lambda x: jnp.where(good[0] | (not is_inexact(x)), x, jnp.zeros_like(x)), still(start))
+    first = still((ends[0][0], ends[1][0]))
+
+    def guarded(carry, xs):
+        good, number, ends = xs
+        state, ends = jax.tree.map(lambda a, b: jnp.where(good, a, b), (carry, ends), (safe, first))
+        new, out = body(state, (number, ends))
+        new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, carry)
+        return new, jax.tree.map(lambda x: jnp.where(good, x, jnp.nan) if is_inexact(x) else x, out)
+
+    return guarded
+
+
+def _with_ends(state: LoopState, ys: State, dense: Dense, names: set[str]) -> Dense:
+    """The dense output of all steps; the ends' states, if it has them, stand only once in the scan's output."""
+    before = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), state.y, ys)
+    return {name: x for name, x in {"y0": before, "y1": ys, **dense}.items() if name in names}
+
+
+def _padded_dense(grid: jax.Array, infos: Dense | None, size: int) -> DenseOutput:
+    """Dense output in the size that diffrax gives it."""
+
+    def padded(x, size):
+        rest = jnp.full((size - len(x), *x.shape[1:]), empty_value(x), x.dtype)
+        return jnp.concatenate([x, rest])
+
+    return DenseOutput(padded(grid, size + 1), jax.tree.map(lambda x: padded(x, size), infos))
+
+
+def _log(grid: jax.Array, quantities: jax.Array | None, size: int) -> StepLog:
+    """The log of all steps, in the size that the adaptive loop gives it."""
+    steps = StepLog(*jax.lax.stop_gradient((grid[1:], jnp.diff(grid))), quantities)
+    rest = empty_log(size - len(steps.ts), grid[0], None if quantities is None else quantities[0])
+    return jax.tree.map(lambda *x: jnp.concatenate(x), steps, rest)
+
+
+def _controller_state(state: LoopState, solve: Solve, grid: jax.Array) -> PyTree[jax.Array]:
+    """What the controller's state is after all steps."""
+    controller = solve.stepsize_controller
+
+    def turn(controller_state, ends):
+        *_, controller_state, result = controller.adapt_step_size(
+            *ends, state.y, state.y, None, None, None, controller_state
+        )
+        del result
+        return controller_state, None
+
+    return jax.lax.scan(turn, state.controller_state, (grid[:-1], grid[1:]))[0]
