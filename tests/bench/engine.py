@@ -3,7 +3,8 @@
     python tests/bench/engine.py [--rounds 7] [--rows A,A1,…] [--out tests/bench/results/engine.json]
 
 Both solvers run at their defaults (`max_steps=4096`, each its own adjoint), alternating, after a warm-up; times are
-medians in ms, and ratios are theirs over ours. All in float32.
+medians in ms, and ratios are theirs over ours. All in float32. `floor_ms` is our forward solve and a replay of its
+accepted steps by hand (`floors.py`), `over_floor` our gradient over it.
 
 A         MLP 4-64-64-4 (relu) and a rotation, Tsit5, rtol = atol = 1e-6, 10 s, 50 save times, batch 128: some 420
           accepted and 740 tried steps an example; A1 is one trajectory of it, A64k has max_steps=65536
@@ -16,8 +17,6 @@ wide      a linear field on a state of 64, batch 256
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -30,6 +29,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from floors import replay_of
+from timing import load, medians_in_turn, processor
 
 import nde
 
@@ -129,15 +130,25 @@ def compiled(function: Callable, *arguments: Any) -> tuple[Any, float]:
     return out, time.perf_counter() - start
 
 
-def medians(functions: list[Callable], rounds: int) -> list[float]:
-    """Milliseconds of each, taken in turn."""
+def medians(functions: list[Callable], rounds: int, budget_s: float = 60.0) -> list[float]:
+    """Milliseconds of each, taken in turn; no more than three rounds where these have taken `budget_s`."""
     times: list[list[float]] = [[] for _ in functions]
-    for _ in range(rounds + 1):
+    end = time.perf_counter() + budget_s
+    for done in range(rounds + 1):
+        if done >= 3 and time.perf_counter() > end:
+            break
         for kept, function in zip(times, functions, strict=True):
             start = time.perf_counter()
             jax.block_until_ready(function())
             kept.append(1e3 * (time.perf_counter() - start))
     return [statistics.median(kept[1:]) for kept in times]
+
+
+def over_floor(row: Row, gradient: Callable, forward: Callable, rounds: int) -> dict[str, float]:
+    """Our gradient over the forward solve and a replay by hand, which are timed in turn with it."""
+    times = medians_in_turn({"gradient": gradient, "forward": forward, "replay": replay_of(row)}, rounds)
+    floor = times["forward"] + times["replay"]
+    return {"floor_ms": round(floor, 3), "over_floor": round(times["gradient"] / floor, 2)}
 
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
@@ -166,6 +177,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
         theirs, mine = medians(functions, rounds)
         result["diffrax"][f"{what}_ms"], result["nde"][f"{what}_ms"] = round(theirs, 3), round(mine, 3)
         result[f"{what}_ratio"] = round(theirs / mine, 2)
+    result |= over_floor(row, runs["gradient"][1], runs["forward"][1], rounds)
     result["gradient_over_forward"] = round(result["nde"]["gradient_ms"] / result["nde"]["forward_ms"], 2)
     result["first_call_ratio"] = round(result["nde"]["first_call_s"] / result["diffrax"]["first_call_s"], 2)
     result["memory_ratio"] = round(result["nde"]["temporary_MiB"] / result["diffrax"]["temporary_MiB"], 2)
@@ -176,13 +188,10 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """What it was measured on."""
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
+    return processor() | {
         "jax": jax.__version__,
         "diffrax": diffrax.__version__,
         "equinox": eqx.__version__,
-        "device": jax.devices()[0].device_kind,
     }
 
 
@@ -196,7 +205,7 @@ def main() -> None:
     stored = json.loads(options.out.read_text()) if options.out.exists() else {"rows": {}}
     stored["machine"] = machine()
     for name in options.rows.split(","):
-        result = measure(name, options.rounds) | {"load": round(os.getloadavg()[0], 1)}
+        result = measure(name, options.rounds) | {"load": load()}
         stored["rows"][name] = result
         print(name, json.dumps(result), flush=True)
         options.out.write_text(json.dumps(stored, indent=1) + "\n")

@@ -2,9 +2,9 @@
 
     python tests/bench/report.py
 
-A section is a function of `report_solves` or `report_models` that returns text and tables, listed in `SECTIONS`. A new
-benchmark stores its JSON, gets a function there, and the page is made again. `by_hand.md` is its last part, of what was
-measured and not stored. A test holds page and README to what is made here.
+A section is a function of `report_solves`, `report_peers` or `report_models` that returns text and tables, listed in
+`SECTIONS`. A new benchmark stores its JSON, gets a function there, and the page is made again. `by_hand.md` is its last
+part, of what was measured and not stored. A test holds page and README to what is made here.
 """
 
 import re
@@ -14,9 +14,10 @@ from pathlib import Path
 from report_format import HERE, table
 from report_headlines import HEAD, headlines
 from report_models import fits, forecasts, regularisers, shooting
+from report_peers import peers
 from report_solves import adjoints, engine, orders, sde
 
-SECTIONS: list[Callable[[], str]] = [engine, sde, orders, adjoints, regularisers, forecasts, fits, shooting]
+SECTIONS: list[Callable[[], str]] = [engine, peers, sde, orders, adjoints, regularisers, forecasts, fits, shooting]
 
 INTRODUCTION = """# What was measured
 
