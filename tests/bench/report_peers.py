@@ -46,9 +46,9 @@ def peers() -> str:
 `python tests/bench/peers.py`, with {versions}.
 Load of the machine {min(loads):.1f} to {max(loads):.1f}.{busy}
 
-Their time over ours: below one is a loss. Adaptive solves are at 1e-6, each package at its own control of the steps; fixed steps are of
-a scalar state. gradsolve records the accepted steps and differentiates their replay, with the weights compiled in.
-tinydiffeq has as many slots for steps as the row needs; unrolled, eight steps an iteration.
+Their time over ours: below one is a loss. Adaptive solves are at 1e-6, each package at its own control of the steps;
+fixed steps are of a scalar state. gradsolve records the accepted steps and differentiates their replay, with the
+weights compiled in. tinydiffeq has as many slots for steps as the row needs; unrolled, eight steps an iteration.
 
 Gradient:
 
