@@ -8,7 +8,7 @@ would carry; and gradients in times read what two of its controllers keep. None 
 
 import dataclasses
 import inspect
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import diffrax
 import jax
@@ -88,6 +88,10 @@ def _f(*_: Any) -> Any:
     return 0.0
 
 
+EntryState: TypeAlias = _integrate.State
+"""What diffrax's loop carries."""
+
+
 class ConstantState(NamedTuple):
     """What `diffrax.ConstantStepSize` keeps: steps done and to do (-1: no end), the start, and the end (or `dt0`)."""
 
@@ -102,7 +106,7 @@ def is_save_state(x: Any) -> bool:
     return isinstance(x, _integrate.SaveState)
 
 
-def save_states(state: Any) -> list[Any]:
+def save_states(state: EntryState) -> list[Any]:
     """Of the state of diffrax's loop, its records of rows, one for each sub."""
     return jax.tree.leaves(state.save_state, is_leaf=is_save_state)
 
@@ -116,7 +120,7 @@ class SavedRows(NamedTuple):
     filled: Any
 
 
-def replace_state(state: Any, saved: list[SavedRows] | None = None, **fields: Any) -> Any:
+def replace_state(state: EntryState, saved: list[SavedRows] | None = None, **fields: Any) -> EntryState:
     """The state of diffrax's loop with some of its fields, and the rows of each sub, replaced."""
     if saved is not None:
         old = save_states(state)

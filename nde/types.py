@@ -4,10 +4,14 @@ from typing import Any, TypeAlias
 
 import diffrax
 import jax
+import numpy as np
 from jaxtyping import PyTree
 
 Time: TypeAlias = jax.Array
 """A time: a scalar, or one an example of a flat batch."""
+
+ScalarLike: TypeAlias = bool | int | float | jax.Array | np.ndarray
+"""A scalar as a user, or diffrax, gives it."""
 
 State: TypeAlias = PyTree[jax.Array]
 """The state `y` of an equation, and whatever is shaped like it: an increment, an error, a cotangent."""

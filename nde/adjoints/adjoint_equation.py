@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from nde.types import Args, ScalarLike, State, Time
+
 
 class AdjointTerm(diffrax.AbstractTerm):
     r"""A term $f\,dx$ as that of state and costate $(y, \lambda)$ in reversed time $s = -t$:
@@ -22,19 +24,19 @@ class AdjointTerm(diffrax.AbstractTerm):
     term: diffrax.AbstractTerm
     args: Any
 
-    def vf(self, t, y, args):
+    def vf(self, t: ScalarLike, y: State, args: Args):
         del args
         return t, y
 
-    def contr(self, t0, t1, **kwargs):
+    def contr(self, t0: ScalarLike, t1: ScalarLike, **kwargs):
         return jax.tree.map(jnp.negative, self.term.contr(-t1, -t0, **kwargs))
 
-    def prod(self, vf, control):
+    def prod(self, vf, control: State):
         s, (y, costate) = vf
         dy, pull = jax.vjp(lambda y: like(self.term.vf_prod(-s, y, self.args, control), y), y)
         return dy, jax.tree.map(jnp.negative, pull(costate)[0])
 
-    def is_vf_expensive(self, t0, t1, y, args):
+    def is_vf_expensive(self, t0: ScalarLike, t1: ScalarLike, y: State, args: Args):
         del t0, t1, y, args
         return True
 
@@ -42,14 +44,14 @@ class AdjointTerm(diffrax.AbstractTerm):
 def adjoint_terms(terms: PyTree[Any], args: Any) -> PyTree[Any]:
     """The terms of state and costate in reversed time."""
 
-    def is_single(x):
+    def is_single(x: jax.Array):
         return isinstance(x, diffrax.AbstractTerm) and not isinstance(x, diffrax.MultiTerm)
 
     return jax.tree.map(lambda term: AdjointTerm(term, args), terms, is_leaf=is_single)
 
 
 class AdjointState(NamedTuple):
-    """Where the backward pass stands: `h` is the length of the step to try next, `controller` the controller's state."""
+    """Where the backward pass stands: `h`, the length of the step to try next; `controller`, its controller's state."""
 
     t: jax.Array
     h: jax.Array
@@ -90,7 +92,7 @@ class AdjointStep:
         nodes, weights = np.polynomial.legendre.leggauss(max(1, math.ceil((order - 1) / 2)))
         self.nodes, self.weights = 0.5 + 0.5 * nodes, 0.5 * weights
 
-    def begin(self, t, h, t0, y, costate) -> AdjointState:
+    def begin(self, t: Time, h: Time, t0: Time, y: State, costate: State) -> AdjointState:
         """The start of the backward pass, from the state at `t` to `t0`."""
         state = ()
         if self.controller is not None:
@@ -99,7 +101,7 @@ class AdjointStep:
             )
         return AdjointState(t, h, y, costate, jax.tree.map(jnp.asarray, state))
 
-    def advance(self, back: AdjointState, stop) -> TrialStep:
+    def advance(self, back: AdjointState, stop: Time) -> TrialStep:
         """Try a step, no further back than to `stop`, which is met if there is hardly anything left of the way."""
         clipped = back.t - back.h < stop + 1e-3 * back.h
         end = jnp.where(clipped, stop, back.t - back.h)
@@ -124,6 +126,6 @@ class AdjointStep:
         return TrialStep(new, keep, end, back.t, -at, ys, costates)
 
 
-def like(tree, example):
+def like(tree: State, example):
     """A tree with the dtypes of another."""
     return jax.tree.map(lambda x, y: jnp.asarray(x, y.dtype), tree, example)

@@ -1,6 +1,7 @@
 """The backward pass of the continuous adjoint, over a whole batch."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from nde.adjoints.adjoint_equation import AdjointState, TrialStep
 from nde.loop import add_by_id, Consts, is_inexact, Loop, LoopInputs, LoopOutcome, partition_inexact
+from nde.types import State, Time
 
 
 class _SweepState(NamedTuple):
@@ -37,7 +39,8 @@ class AdjointEquationSweep:
         times_active: bool,
     ):
         self.loop, self.batch, self.problem = loop, loop.batch, loop.problem
-        self.equation, self.specs = loop.problem.adjoint_functions, loop.saving.specs
+        self.equation: Any = loop.problem.adjoint_functions
+        self.specs = loop.saving.specs
         self.inputs, self.outcome, self.ct, self.times_active = inputs, outcome, cotangents, times_active
         self.consts = Consts(inputs.consts, [bool(p) for p in perturbed.consts])
         self.t0 = inputs.state.t
@@ -75,11 +78,11 @@ class AdjointEquationSweep:
         """The cotangents of the inputs."""
         carry = self._begin()
 
-        def goes_on(carry):
+        def goes_on(carry: Any):
             going = self.batch.any(self._running(carry))
             return going if self.limit is None else going & (carry.tries < self.limit)
 
-        def turn(carry):
+        def turn(carry: Any):
             return self._step(self._add_saved(carry))
 
         carry = jax.lax.while_loop(goes_on, turn, carry)
@@ -106,17 +109,18 @@ class AdjointEquationSweep:
             tries=jnp.int32(0),
         )
 
-    def _scaled(self, tree):
+    def _scaled(self, tree: State):
         """A cotangent in the units of the costate, and zero for the examples that have none."""
         unit = jnp.where(self.active, 1 / jnp.where(self.active, self.scale, 1), 0)
         return jax.tree.map(lambda x: x * _fit(unit, x).astype(x.dtype), tree)
 
-    def _unscaled(self, tree):
+    def _unscaled(self, tree: State):
         return jax.tree.map(lambda x: x * _fit(self.scale, x).astype(x.dtype), tree)
 
     def _due(self, k: int, carry: _SweepState):
         """The time of the last row of sub `k` not met yet, -inf if there is none."""
         ts, index = self.rows[k], carry.left[k]
+        assert ts is not None
         t = self.batch.get(ts, jnp.maximum(index - 1, 0))
         return jnp.where(index > self.specs[k].skip, t, -jnp.inf)
 
@@ -124,22 +128,22 @@ class AdjointEquationSweep:
         for k, ts in enumerate(self.rows):
             if ts is not None:
 
-                def is_due(carry, k=k):
+                def is_due(carry: Any, k: int = k):
                     return self.active & (self._due(k, carry) >= carry.back.t)
 
-                def add(carry, k=k, is_due=is_due):
+                def add(carry: Any, k: int = k, is_due=is_due):
                     return self._add_row(k, carry, is_due(carry))
 
                 carry = jax.lax.while_loop(lambda c, d=is_due: self.batch.any(d(c)), add, carry)
         return carry
 
-    def _add_row(self, k: int, carry: _SweepState, due) -> _SweepState:
+    def _add_row(self, k: int, carry: _SweepState, due: jax.Array) -> _SweepState:
         """Let the costate jump by the cotangent of one row of sub `k`."""
         back, index = carry.back, carry.left[k] - due.astype(jnp.int32)
         saved, spec = self.ct.saved[k], self.specs[k]
         row = jnp.clip(index, 0, spec.size - 1)
 
-        def pick(x):
+        def pick(x: jax.Array):
             picked = self.batch.get(x, row)
             return jnp.where(_fit(due, picked), picked, 0)
 
@@ -148,7 +152,7 @@ class AdjointEquationSweep:
         y = self.batch.where(due, back.y, self.safe_y)
         t = jnp.where(due, back.t, self.t0)
 
-        def save(values, t, y):
+        def save(values: Sequence[jax.Array], t: Time, y: State):
             return partition_inexact(self.loop.saving.at_end[k](self.consts.replaced(closed, ids, values), t, y))[0]
 
         _, pull = jax.vjp(save, values, t, y)
@@ -166,7 +170,7 @@ class AdjointEquationSweep:
         costate = jax.tree.map(jnp.add, back.costate, self._scaled(jump))
         return carry._replace(back=back._replace(costate=costate), left=new_left, ts=new_ts)
 
-    def _along(self, t, y, costate):
+    def _along(self, t: Time, y: State, costate: State):
         """A costate times the derivative of the state by time."""
         rate = self.equation.rate
         moved = self.loop.vmapped(rate)(rate.consts_of(self.inputs.consts), t, y)
@@ -194,7 +198,7 @@ class AdjointEquationSweep:
         carry = carry._replace(back=new, tries=carry.tries + 1)
         return self._integrate(carry, tried, accepted) if self.consts else carry
 
-    def _integrate(self, carry: _SweepState, tried: TrialStep, accepted) -> _SweepState:
+    def _integrate(self, carry: _SweepState, tried: TrialStep, accepted: jax.Array) -> _SweepState:
         """Add the integral over an accepted step to the gradients of the parameters."""
         closed = self.equation.change
         ids, values = self.consts.active_in(closed)
@@ -204,7 +208,7 @@ class AdjointEquationSweep:
         safe = jax.tree.map(lambda x: jnp.expand_dims(x, axis), self.safe_y)
         ys = jax.tree.map(lambda a, b: jnp.where(_fit(accepted, a), a, b), tried.ys, safe)
 
-        def weighted(x):
+        def weighted(x: jax.Array):
             weights = jnp.asarray(self.equation.weights, x.dtype)
             weights = weights.reshape((1,) * axis + (-1,) + (1,) * (x.ndim - axis - 1)) * _fit(self.scale, x).astype(
                 x.dtype
@@ -236,6 +240,6 @@ class AdjointEquationSweep:
         return nothing._replace(consts=self.consts.cotangents(sums), state=state, t1=t1, ts=ts)
 
 
-def _fit(x, like):
+def _fit(x: jax.Array, like: jax.Array):
     """One value an example, with axes for those of a value of the batch."""
     return x.reshape(x.shape + (1,) * (like.ndim - x.ndim))

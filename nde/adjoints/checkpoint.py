@@ -1,5 +1,6 @@
 """The default adjoint: replay one accepted step at a time, and pull the gradient back through it."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
@@ -21,7 +22,7 @@ from nde.loop import (
     StepCotangents,
     SweepState,
 )
-from nde.types import Time
+from nde.types import Dense, SolverState, State, Time
 
 RECORD_BYTES = 36_000
 """Of one example's record, from which the number of its rows follows where the user gives none."""
@@ -121,7 +122,7 @@ class _CheckpointSweep(ReverseSweep):
         stride, whole = self.checkpoints.stride, self.checkpoints.stride == 1
         width = jnp.where(whole, self.store.segment, stride)
 
-        def segment(carry):
+        def segment(carry: Any):
             number, sweep = carry
             number = number - 1
             first = number * width
@@ -136,11 +137,11 @@ class _CheckpointSweep(ReverseSweep):
         """Fill a segment with the states of `steps` accepted steps from its first on; say how many there are."""
         state: LoopState = self.store.get(rows, jnp.int32(0))
 
-        def going(carry):
+        def going(carry: Any):
             _, state, have = carry
             return (have < steps) & self.loop.running(self.inputs, state)
 
-        def turn(carry):
+        def turn(carry: Any):
             rows, state, have = carry
             new = self.loop.advance(self.inputs, state)
             go = going(carry)
@@ -157,7 +158,7 @@ class _CheckpointSweep(ReverseSweep):
     ) -> SweepState:
         """Back through `count` steps, whose states stand in `rows` and whose numbers begin at `first`."""
 
-        def back(carry):
+        def back(carry: Any):
             i, sweep = carry
             i = i - 1
             active = (i < steps) & self.has_cotangent
@@ -180,7 +181,7 @@ class _CheckpointSweep(ReverseSweep):
         ids, values = self.consts.active_in(closed)
         opaque = self.problem.with_opaque_true(self.consts, self.batch.any(active))
 
-        def step(values, t0, t1, y, floats):
+        def step(values: Sequence[jax.Array], t0: Time, t1: Time, y: State, floats: State):
             consts = opaque.replaced(closed, ids, values)
             out = self.loop.step(consts, t0, t1, y, combine(floats), state.made_jump)
             return out[0], partition_inexact(out[1])[0], out[2] if self.needs_dense else None
@@ -190,7 +191,7 @@ class _CheckpointSweep(ReverseSweep):
         else:
             (y1, _, dense), pull = jax.vjp(lambda v, y, f: step(v, t0, t1, y, f), values, state.y, floats)
 
-        def pull_step(y_ct, solver_state_ct, dense_ct):
+        def pull_step(y_ct: State, solver_state_ct: SolverState, dense_ct: Dense | None):
             consts, *rest = pull((y_ct, solver_state_ct, dense_ct))
             t0_ct, t1_ct = (rest[0], rest[1]) if self.times_active else (None, None)
             return StepCotangents(dict(zip(ids, consts, strict=True)), t0_ct, t1_ct, rest[-2], rest[-1])

@@ -14,6 +14,7 @@ from nde.loop import Convert, has_active_stops, Loop, LoopInputs, LoopOutcome, L
 from nde.solvers import traits_of
 from nde.steppers import make_stepper
 from nde.terms import brownian_terms, Interpretation, unwrap_time_direction
+from nde.types import State, Time
 
 
 class ContinuousAdjoint(AbstractAdjoint):
@@ -74,7 +75,7 @@ class ContinuousAdjoint(AbstractAdjoint):
         return lambda convert: AdjointEquation(convert, self, problem, state)
 
     def run_loop(self, loop: Loop, inputs: LoopInputs, perturbed: LoopInputs) -> LoopOutcome:
-        equation: AdjointEquation = loop.problem.adjoint_functions
+        equation: Any = loop.problem.adjoint_functions
         if equation.refusal is not None:
             raise ValueError(f"ContinuousAdjoint can not differentiate {equation.refusal}: take nde.CheckpointAdjoint.")
         times = perturbed.state.t or perturbed.t1 or any(bool(x) for x in perturbed.ts)
@@ -90,7 +91,7 @@ class ContinuousAdjoint(AbstractAdjoint):
                 "jump: hold them constant (jax.lax.stop_gradient), or take nde.CheckpointAdjoint."
             )
 
-        def backward(inputs, outcome, checkpoints, cotangents):
+        def backward(inputs: LoopInputs, outcome, checkpoints, cotangents: Any):
             del checkpoints
             return AdjointEquationSweep(loop, perturbed, inputs, outcome, cotangents, bool(times)).run()
 
@@ -157,11 +158,11 @@ class AdjointEquation:
         nodes = [jnp.stack([x] * len(step.weights)) for x in (state.t, *jax.tree.leaves(state.y))]
         ys = jax.tree.structure(state.y).unflatten(nodes[1:])
 
-        def change(low, high, ts, ys):
+        def change(low: Time, high: Time, ts: jax.Array, ys: State):
             control = terms.contr(low, high)
             return jax.vmap(lambda t, y: terms.vf_prod(t, y, args, control))(ts, ys)
 
-        def rate(t, y):
+        def rate(t: Time, y: State):
             _, control = jax.jvp(lambda end: terms.contr(t, end), (t,), (jnp.ones_like(t),))
             return terms.vf_prod(t, y, args, control)
 

@@ -1,5 +1,6 @@
 """The adjoint of reversible methods: no states are kept, each is found again from the next."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import diffrax
@@ -23,7 +24,7 @@ from nde.loop import (
     StepCotangents,
 )
 from nde.solvers import AbstractInverseStep, inverse_step_of, InverseStepResult
-from nde.types import Time
+from nde.types import Dense, ScalarLike, SolverState, State, Time
 
 
 class ReversibleAdjoint(AbstractAdjoint):
@@ -122,7 +123,8 @@ class _InverseFunctions:
     def _time(self, number: jax.Array, start: LoopState) -> Time:
         """The time of the state with a number: by the controller's own word on the step before, as in the loop."""
         state = grid_state_at(self._controller, start.controller_state, number)
-        _, _, t, *_ = self._controller.adapt_step_size(start.t, start.t, start.y, start.y, None, None, None, state)
+        order: Any = None  # which no controller of a known grid asks for
+        _, _, t, *_ = self._controller.adapt_step_size(start.t, start.t, start.y, start.y, None, None, order, state)
         if self._grid_moves:
             t = jnp.where(number == 1, start.tnext, t)
         return jnp.where(number == 0, start.t, t)
@@ -141,7 +143,7 @@ class _ReversibleSweep(ReverseSweep):
         end = method.init_reverse(evaluate, start.t, start.tnext, last.y, last.solver_state)
         safe = method.init_reverse(evaluate, start.t, start.tnext, start.y, start.solver_state)
 
-        def back(carry):
+        def back(carry: Any):
             i, sweep, reverse_state = carry
             i = i - 1
             active = (i < self.steps) & self.has_cotangent
@@ -172,7 +174,7 @@ class _ReversibleSweep(ReverseSweep):
 def _pull_of(found: InverseStepResult, evaluations: "_Evaluations") -> PullStep:
     """A step's pull in the form of a sweep."""
 
-    def pull_step(y_ct, solver_state_ct, dense_ct):
+    def pull_step(y_ct: State, solver_state_ct: SolverState, dense_ct: Dense | None):
         t0, t1, y, solver_state = found.pull(y_ct, solver_state_ct, dense_ct)
         return StepCotangents(evaluations.consts, t0, t1, y, solver_state)
 
@@ -189,12 +191,12 @@ class _Evaluations:
         self.sweep = sweep
         self.consts: dict[int, jax.Array] = {}
 
-    def __call__(self, name: str, t0: Time, t1: Time, *arguments: Any):
+    def __call__(self, name: str, t0: ScalarLike, t1: ScalarLike, *arguments: Any):
         sweep = self.sweep
         closed = sweep.functions.sub_functions[name]
         vmapped, (ids, values) = sweep.loop.vmapped(closed), sweep.consts.active_in(closed)
 
-        def evaluate(values, times, arguments):
+        def evaluate(values: Sequence[jax.Array], times, arguments):
             return vmapped(sweep.consts.replaced(closed, ids, values), *times, *arguments)
 
         times = (t0, t1)
@@ -203,7 +205,7 @@ class _Evaluations:
         else:
             value, back = jax.vjp(lambda values, arguments: evaluate(values, times, arguments), values, arguments)
 
-        def pull(cotangent):
+        def pull(cotangent: Any):
             consts, *times_ct, arguments_ct = back(cotangent)
             self.consts = add_by_id(self.consts, ids, consts)
             return (*(times_ct[0] if times_ct else (0.0, 0.0)), *arguments_ct)

@@ -1,5 +1,6 @@
 """What a solve of an SDE is called with: does the solver suit the noise, the path the times, the diffusion the path."""
 
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -23,9 +24,10 @@ from nde.terms import (
     unwrap_solver,
     without_integrals,
 )
+from nde.types import Args, ScalarLike, State, Terms, Time
 
 
-def check_sde(terms: Any, solver: Any, times: "StepTimes", y0: PyTree[Any], args: Any) -> None:
+def check_sde(terms: Terms, solver: diffrax.AbstractSolver, times: "StepTimes", y0: State, args: Args) -> None:
     """Check the terms that have Brownian motion for a control, if any.
 
     **Raises:** `ValueError`, naming both sides, where: the drift declares the other reading (Itô, Stratonovich) than
@@ -38,7 +40,7 @@ def check_sde(terms: Any, solver: Any, times: "StepTimes", y0: PyTree[Any], args
     terms, y0 = without_integrals(terms, y0)
     noisy = brownian_terms(terms)
     if any(is_noise(term) for term, _ in noisy):
-        _check_reading(terms, inner)
+        _check_interpretation(terms, inner)
     for term, path in noisy:
         if is_noise(term):  # others take the increments of their path only, and read it by a clock of their own
             _check_area(path, inner)
@@ -56,14 +58,22 @@ class StepTimes:
     `steps`: how many there are, where that is known; `any`: one of them.
     """
 
-    def __init__(self, t0: Any, t1: Any, dt0: Any, controller: Any, steps: int | None, dtype: Any):
+    def __init__(
+        self,
+        t0: ScalarLike,
+        t1: ScalarLike,
+        dt0: ScalarLike | None,
+        controller: diffrax.AbstractStepSizeController,
+        steps: int | None,
+        dtype: Any,
+    ):
         self.controller, self.steps = controller, steps
         self.grid = controller.ts if isinstance(controller, diffrax.StepTo) else None
         self.ends = None if any(isinstance(t, Tracer) or jnp.ndim(t) for t in (t0, t1)) else (float(t0), float(t1))
         self.dt0 = None if dt0 is None or isinstance(dt0, Tracer) or jnp.ndim(dt0) else float(dt0)
         self.any, self.dtype = jnp.asarray(t0, dtype), dtype
 
-    def check(self, path: Any, parts: int, solver: str, clock: Any = None) -> None:
+    def check(self, path: Any, parts: int, solver: str, clock: Callable[..., Any] | None = None) -> None:
         """Whether a path is known from end to end, and at every step, `parts` of which the solver takes at a time.
 
         `clock`: the time of the path by the time of the solve, if that is another.
@@ -95,7 +105,7 @@ class StepTimes:
                 f"{self._remedy(len(grid) - 1, parts)}, or take a VirtualBrownianTree."
             )
 
-    def _by(self, clock: Any, ends: tuple[float, float]) -> tuple[float, float] | None:
+    def _by(self, clock: Callable[..., Any], ends: tuple[float, float]) -> tuple[float, float] | None:
         """The ends by another clock, if they are known when the solve is traced, and are numbers."""
         with jax.ensure_compile_time_eval():
             found = [clock(jnp.asarray(t, self.dtype)) for t in ends]
@@ -137,7 +147,7 @@ def _state(y0: PyTree[Any], time_dtype: Any) -> PyTree[jax.ShapeDtypeStruct]:
     return jax.tree.map(struct, y0)
 
 
-def _check_reading(terms: Any, solver: Any) -> None:
+def _check_interpretation(terms: Terms, solver: diffrax.AbstractSolver) -> None:
     reading = interpretation_of(terms)
     converges = traits_of(solver).interpretations
     if reading is not None and converges and reading not in converges:
@@ -149,7 +159,7 @@ def _check_reading(terms: Any, solver: Any) -> None:
         )
 
 
-def _check_area(path: Any, solver: Any) -> None:
+def _check_area(path: diffrax.AbstractPath, solver: diffrax.AbstractSolver) -> None:
     needed, made = getattr(solver, "minimal_levy_area", None), getattr(path, "levy_area", None)
     if needed is None or made is None or issubclass(made, needed):
         return
@@ -160,7 +170,7 @@ def _check_area(path: Any, solver: Any) -> None:
     )
 
 
-def _check_shapes(field: Any, path: Any, state: PyTree[Any]) -> None:
+def _check_shapes(field: PyTree[Any], path: diffrax.AbstractPath, state: PyTree[Any]) -> None:
     """Whether a diffusion takes an increment of the path to a change of the state."""
     shape = getattr(path, "shape", None)
     if shape is None:
@@ -182,11 +192,17 @@ def _check_shapes(field: Any, path: Any, state: PyTree[Any]) -> None:
         )
 
 
+def _shape_of(term: diffrax.ControlTerm) -> PyTree[Any]:
+    """The shape of the path that drives a term."""
+    path: Any = term.control
+    return path.shape
+
+
 def _shapes(tree: PyTree[Any]) -> list[tuple[int, ...]]:
     return [jnp.shape(x) for x in jax.tree.leaves(tree)]
 
 
-def _check_kind(term: Any, solver: Any, t: Any, state: PyTree[Any], args: Any) -> None:
+def _check_kind(term: diffrax.ControlTerm, solver: diffrax.AbstractSolver, t: Time, state: State, args: Args) -> None:
     """Whether a solver that is made for some kinds of noise only is given one of them."""
     if not 0 < len(traits_of(solver).noise) < len(NoiseKind):
         return
@@ -195,7 +211,7 @@ def _check_kind(term: Any, solver: Any, t: Any, state: PyTree[Any], args: Any) -
     check_noise(diffusion, solver, kind)
 
 
-def _kind(term: Any, t: Any, state: PyTree[Any], args: Any) -> NoiseKind:
+def _kind(term: diffrax.ControlTerm, t: Time, state: State, args: Args) -> NoiseKind:
     """The kind of noise that a diffusion's operations show; where they show none, whether its columns may commute."""
     returned = []
 
@@ -206,7 +222,7 @@ def _kind(term: Any, t: Any, state: PyTree[Any], args: Any) -> NoiseKind:
     found = dependence(field, state)
     if all(each.leaf is None for each in found):
         return NoiseKind.ADDITIVE
-    if sum(x.size for x in jax.tree.leaves(term.control.shape)) == 1:
+    if sum(x.size for x in jax.tree.leaves(_shape_of(term))) == 1:
         return NoiseKind.SCALAR
     own = all(each.leaf is None or each.leaf == i != MIXED for i, each in enumerate(found))
     if own and isinstance(returned[0], lx.DiagonalLinearOperator):
@@ -214,7 +230,7 @@ def _kind(term: Any, t: Any, state: PyTree[Any], args: Any) -> NoiseKind:
     return NoiseKind.COMMUTATIVE if _may_commute(term, t, state, args) else NoiseKind.GENERAL
 
 
-def _may_commute(term: Any, t: Any, state: PyTree[Any], args: Any) -> bool:
+def _may_commute(term: diffrax.ControlTerm, t: Time, state: State, args: Args) -> bool:
     r"""Whether two random combinations $u, v$ of a diffusion's columns have $\partial u\,v = \partial v\,u$ somewhere.
 
     Also true of a diffusion that reads what is not known when the solve is traced, and so can not be tried.
@@ -224,7 +240,7 @@ def _may_commute(term: Any, t: Any, state: PyTree[Any], args: Any) -> bool:
     def draw(like):
         return jax.tree.map(lambda x: jnp.asarray(const_ids.uniform(0.5, 1.5, x.shape), x.dtype), like)
 
-    noise = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), term.control.shape)
+    noise = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _shape_of(term))
     y, u, v = draw(state), draw(noise), draw(noise)
 
     def column(y, weights):

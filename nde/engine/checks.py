@@ -21,7 +21,7 @@ from nde.engine.fixed import count_steps
 from nde.engine.unchecked_times import save_times
 from nde.steppers import HeuristicSpec, STEPS
 from nde.terms import single_terms
-from nde.types import Args, State, Terms
+from nde.types import Args, ScalarLike, State, Terms
 
 
 class Call(NamedTuple):
@@ -29,9 +29,9 @@ class Call(NamedTuple):
 
     terms: Terms
     solver: diffrax.AbstractSolver
-    t0: ArrayLike
-    t1: ArrayLike
-    dt0: ArrayLike | None
+    t0: ScalarLike
+    t1: ScalarLike
+    dt0: ScalarLike | None
     y0: State
     args: Args
 
@@ -153,7 +153,7 @@ def _refuse_nan(**times: ArrayLike | None) -> None:
             raise ValueError(f"nde.diffeqsolve needs times that are numbers, but {name} holds NaN.")
 
 
-def are_apart(t0: ArrayLike, t1: ArrayLike) -> bool:
+def are_apart(t0: ScalarLike, t1: ScalarLike) -> bool:
     """Whether two times are known to differ."""
     return not isinstance(t0, Tracer) and not isinstance(t1, Tracer) and bool(np.asarray(t0) != np.asarray(t1))
 

@@ -5,6 +5,7 @@ comes back. So every check, default and output of it is kept, and what a version
 is here: diffrax's state is read at the start (`_begin`), and filled at the end (`_finish`), by `nde.diffrax_internals`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -15,11 +16,12 @@ from diffrax import is_okay, RESULTS
 from jaxtyping import PyTree
 
 from nde.adjoints import AbstractAdjoint
-from nde.diffrax_internals import ConstantState, replace_state, save_states, SavedRows
+from nde.diffrax_internals import ConstantState, EntryState, replace_state, save_states, SavedRows
 from nde.engine.batched_loop import run_batched
 from nde.engine.fixed import whole_steps
 from nde.engine.unchecked_times import UncheckedTimes
 from nde.loop import (
+    Convert,
     cut_after,
     EventState,
     GridOptions,
@@ -49,7 +51,7 @@ from nde.steppers import (
     STEPS,
 )
 from nde.terms import brownian_terms, is_sub
-from nde.types import SolverState
+from nde.types import SolverState, Time
 
 
 class EngineLoop(diffrax.AbstractAdjoint):
@@ -85,8 +87,9 @@ class EngineLoop(diffrax.AbstractAdjoint):
             outcome = self._run(problem, state, specs, trace)
         return self._finish(problem, outcome, start, solver_state, throw)
 
-    def _stepper(self, solve: Solve, start: Any) -> AbstractStepper:
-        stepper = make_stepper(solve.solver, solve.terms, solve.args, start.tprev, start.tnext, start.y)
+    def _stepper(self, solve: Solve, start: EntryState) -> AbstractStepper:
+        t0, t1 = _step_of(start)
+        stepper = make_stepper(solve.solver, solve.terms, solve.args, t0, t1, start.y)
         if not set(self.spec.names) - {STEPS}:
             return stepper
         is_sde = bool(brownian_terms(solve.terms))
@@ -104,7 +107,9 @@ class EngineLoop(diffrax.AbstractAdjoint):
         options = GridOptions(self.steps, specs, checkpoints, guard, STEPS in self.spec.names)
         return scan_grid(problem.stepper, state, problem.solve, problem.subs, options)
 
-    def _run(self, problem: Problem, state: LoopState, specs: list[SaveSpec], trace: Any) -> LoopOutcome:
+    def _run(
+        self, problem: Problem, state: LoopState, specs: list[SaveSpec], trace: Callable[[Convert], Any] | None
+    ) -> LoopOutcome:
         solve = problem.solve
         traced = TracedProblem(problem, state, trace)
         checkpoints = self.adjoint.num_checkpoints(_bytes(state), solve.max_steps)
@@ -112,22 +117,20 @@ class EngineLoop(diffrax.AbstractAdjoint):
         inputs = LoopInputs(traced.consts, state, solve.t1, [sub.ts for sub in problem.subs])
         return run_batched(traced, self.adjoint, options, checkpoints, inputs)
 
-    def _finish(self, problem: Problem, outcome: LoopOutcome, start: Any, solver_state: SolverState, throw: bool):
+    def _finish(
+        self, problem: Problem, outcome: LoopOutcome, start: EntryState, solver_state: SolverState, throw: bool
+    ):
         """The final state, in the form of `start`, and the statistics.
 
         What happens here happens once a solve, on one example, in plain JAX: its derivatives are JAX's own.
         """
-        solve, state, counts = problem.solve, outcome.state, outcome.counts
-        saved, result = self._saved_rows(problem, outcome, start)
+        state, counts = outcome.state, outcome.counts
+        saved, result = self._with_ends(problem, outcome, start)
         result = _final_result(problem, state, result)
         log = outcome.step_log
         if throw:
             state, saved, log = _raise_in_gradient(result, state, saved, log)
-        rows = [
-            # Rows that hold nothing have diffrax's own infinity as their time: its sign turns with the direction.
-            SavedRows(new.ts_index, jnp.where(jnp.isinf(new.ts), old.ts, new.ts), new.ys, new.filled)
-            for old, new in zip(save_states(start), saved, strict=True)
-        ]
+        rows = [_saved_rows(*each) for each in zip(save_states(start), saved, strict=True)]
         fields: dict[str, Any] = {
             "y": state.y,
             "tprev": state.t,
@@ -145,14 +148,13 @@ class EngineLoop(diffrax.AbstractAdjoint):
         if outcome.dense is not None:
             dense = outcome.dense
             fields |= {"dense_ts": dense.ts, "dense_infos": dense.infos, "dense_save_index": counts.accepted}
-        stats = {"num_field_evaluations": problem.stepper.count_evaluations(counts.tried.astype(int))}
+        stats: dict[str, Any] = {"num_field_evaluations": problem.stepper.count_evaluations(counts.tried.astype(int))}
         if self.spec.names:
             totals = problem.stepper.heuristic_totals(state.solver_state)
             stats["heuristics"] = make_heuristics(self.spec.names, totals, log)
-        del solve
         return replace_state(start, rows, **fields), stats
 
-    def _saved_rows(self, problem: Problem, outcome: LoopOutcome, start: Any) -> tuple[list[SaveBuffer], RESULTS]:
+    def _with_ends(self, problem: Problem, outcome: LoopOutcome, start: EntryState) -> tuple[list[SaveBuffer], RESULTS]:
         """What is saved, its ends and the end that an event may have made among it; and the solve's result so far."""
         solve, state = problem.solve, outcome.state
         t, y, result = state.t, state.y, RESULTS.successful if state.result is None else state.result
@@ -167,7 +169,7 @@ class EngineLoop(diffrax.AbstractAdjoint):
         return [save_ends(rows, sub, ends) for rows, sub in zip(saved, problem.subs, strict=True)], result
 
 
-def _begin(stepper: AbstractStepper, start: Any, solve: Solve) -> tuple[LoopState, SolverState]:
+def _begin(stepper: AbstractStepper, start: EntryState, solve: Solve) -> tuple[LoopState, SolverState]:
     """The state at which the loop starts, and the solver's own state there; `start`: that of diffrax's loop."""
     solver_state = _strong_dtypes(start.solver_state)
     jumps, fails = _may_jump_or_fail(stepper, start, solve)
@@ -180,7 +182,7 @@ def _begin(stepper: AbstractStepper, start: Any, solve: Solve) -> tuple[LoopStat
         t=_strong_dtypes(start.tprev),
         tnext=_strong_dtypes(start.tnext),
         y=_strong_dtypes(start.y),
-        solver_state=_strong_dtypes(stepper.init_state(start.tprev, start.tnext, start.y, solver_state, jump)),
+        solver_state=_strong_dtypes(stepper.init_state(*_step_of(start), start.y, solver_state, jump)),
         controller_state=_strong_dtypes(start.controller_state),
         made_jump=jump,
         reached=None if jump is None else _strong_dtypes(start.tprev),
@@ -191,22 +193,27 @@ def _begin(stepper: AbstractStepper, start: Any, solve: Solve) -> tuple[LoopStat
     return state, solver_state
 
 
-def _may_jump_or_fail(stepper: AbstractStepper, start: Any, solve: Solve) -> tuple[bool, bool]:
+def _step_of(start: EntryState) -> tuple[Time, Time]:
+    """The ends of the first step."""
+    return jnp.asarray(start.tprev), jnp.asarray(start.tnext)
+
+
+def _may_jump_or_fail(stepper: AbstractStepper, start: EntryState, solve: Solve) -> tuple[bool, bool]:
     """Whether the controller may report a jump, and whether a step or the controller may report a failure."""
     controller, seen = solve.stepsize_controller, []
 
     def probe(t, tnext, y, controller_state):
-        order = solve.solver.error_order(solve.terms)
+        order: Any = solve.solver.error_order(solve.terms)
         *_, jump, _, result = controller.adapt_step_size(t, tnext, y, y, solve.args, y, order, controller_state)
         seen.append((not isinstance(jump, bool), result.is_traced()))
 
     jax.eval_shape(probe, start.tprev, start.tnext, start.y, _strong_dtypes(start.controller_state))
     jumps, fails = seen[0]
     jumps = jumps or not isinstance(start.made_jump, bool)
-    return jumps, fails or stepper.can_fail(start.tprev, start.tnext, start.y, start.solver_state)
+    return jumps, fails or stepper.can_fail(*_step_of(start), start.y, start.solver_state)
 
 
-def _count_in_state(solve: Solve, start: Any) -> Any:
+def _count_in_state(solve: Solve, start: EntryState) -> EntryState:
     """The state in which `diffrax.ConstantStepSize` begins, its steps counted by `nde.engine.fixed.whole_steps`.
 
     So a solve whose ends are traced takes the steps that it takes where they are numbers.
@@ -228,6 +235,12 @@ def _strong_dtypes(tree: PyTree[Any]) -> PyTree[jax.Array]:
 def _save_spec(sub: diffrax.SubSaveAt, rows: Any) -> SaveSpec:
     ys = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows.ys)
     return SaveSpec(sub.steps, len(rows.ts), int(sub.t0), ys)
+
+
+def _saved_rows(old: Any, new: SaveBuffer) -> SavedRows:
+    """The rows of a sub for diffrax. Those that hold nothing have its own infinity as their time, whose sign turns."""
+    assert new.ts is not None
+    return SavedRows(new.ts_index, jnp.where(jnp.isinf(new.ts), old.ts, new.ts), new.ys, new.filled)
 
 
 def _bytes(tree: PyTree[jax.Array]) -> int:

@@ -7,11 +7,16 @@ import diffrax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import ArrayLike
+
+from nde.types import ScalarLike
 
 
 def count_steps(
-    controller: diffrax.AbstractStepSizeController, t0: ArrayLike, t1: ArrayLike, dt0: ArrayLike | None, time_dtype: Any
+    controller: diffrax.AbstractStepSizeController,
+    t0: ScalarLike,
+    t1: ScalarLike,
+    dt0: ScalarLike | None,
+    time_dtype: Any,
 ) -> int | None:
     """How many steps a solve takes, where that is known before it is traced; else `None`.
 

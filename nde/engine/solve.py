@@ -13,14 +13,15 @@ from nde.engine.checks import are_apart, Call, check_call, check_heuristics_fit
 from nde.engine.diffrax_entry import EngineLoop
 from nde.engine.unchecked_times import save_times, UncheckedTimes
 from nde.steppers import check_heuristics, HeuristicSpec, STEPS
+from nde.types import ScalarLike
 
 
 def diffeqsolve(
     terms: PyTree[diffrax.AbstractTerm],
     solver: diffrax.AbstractSolver,
-    t0: ArrayLike,
-    t1: ArrayLike,
-    dt0: ArrayLike | None,
+    t0: ScalarLike,
+    t1: ScalarLike,
+    dt0: ScalarLike | None,
     y0: PyTree[ArrayLike],
     args: PyTree[Any] = None,
     *,
@@ -33,7 +34,7 @@ def diffeqsolve(
     progress_meter: diffrax.AbstractProgressMeter = diffrax.NoProgressMeter(),  # noqa: B008
     solver_state: PyTree[ArrayLike] | None = None,
     controller_state: PyTree[ArrayLike] | None = None,
-    made_jump: ArrayLike | None = None,
+    made_jump: ScalarLike | None = None,
     heuristics: str | Sequence[str] | HeuristicSpec = (),
     **deprecated: Any,
 ) -> diffrax.Solution:

@@ -14,17 +14,18 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import ArrayLike
 
-from nde.diffrax_internals import replace_state
+from nde.diffrax_internals import EntryState, replace_state
 from nde.loop import Solve
 from nde.terms import is_sub
+from nde.types import ScalarLike
 
 
 class UncheckedTimes(eqx.Module):
     """`t0`, `t1` and `dt0`; `ts`: the save times of each sub that has any; `grid`: `StepTo`'s, or `None`."""
 
-    t0: ArrayLike
-    t1: ArrayLike
-    dt0: ArrayLike | None
+    t0: ScalarLike
+    t1: ScalarLike
+    dt0: ScalarLike | None
     ts: list[ArrayLike]
     grid: jax.Array | None
 
@@ -57,7 +58,9 @@ class UncheckedTimes(eqx.Module):
             solve = solve._replace(dt0=self._turned(self.dt0, solve))
         return solve
 
-    def restart(self, start: Any, solve: Solve, has_solver_state: bool, has_controller_state: bool) -> Any:
+    def restart(
+        self, start: EntryState, solve: Solve, has_solver_state: bool, has_controller_state: bool
+    ) -> EntryState:
         """The state of diffrax's entry, with what hangs on its first step made again."""
         terms, solver, controller, args = solve.terms, solve.solver, solve.stepsize_controller, solve.args
         t0, t1, dt0, controller_state = solve.t0, solve.t1, solve.dt0, start.controller_state

@@ -1,5 +1,6 @@
 """What moves the ends of accepted steps: the inputs to which the cotangents of these times fall."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from nde.loop.interface import Loop
 from nde.loop.problem import TracedProblem
 from nde.loop.pytrees import partition_inexact
 from nde.loop.state import LoopInputs, LoopOutcome
-from nde.types import Time
+from nde.types import State, Time
 
 
 class TimeCotangents(NamedTuple):
@@ -69,7 +70,7 @@ class AcceptedTimes:
         vmapped, (ids, values) = loop.vmapped(closed), consts.active_in(closed)
         floats, combine = partition_inexact(self.inputs.state.controller_state)
 
-        def stops(values, floats):
+        def stops(values: Sequence[jax.Array], floats: State):
             return vmapped(consts.replaced(closed, ids, values), combine(floats))
 
         ts, pull = jax.vjp(stops, values, floats)
@@ -93,7 +94,7 @@ class AcceptedTimes:
         times = times._replace(
             t0=times.t0 + jnp.where(first, cotangent, 0), t1=times.t1 + jnp.where(last, cotangent, 0)
         )
-        if self.stops is None:
+        if self.stops is None or times.stops is None:
             return times
         index = jnp.sum(self.stops < t[..., None], axis=-1, dtype=jnp.int32)
         last = jnp.minimum(index, self.stops.shape[-1] - 1)

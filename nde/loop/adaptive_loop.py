@@ -95,15 +95,16 @@ class AdaptiveLoop:
         """The outcome of the loop, whose backward pass is the one given."""
 
         @jax.custom_vjp
-        def run(inputs):
+        def run(inputs: LoopInputs):
             return self.run(inputs)[0]
 
-        def run_forward(inputs):
+        def run_forward(inputs: LoopInputs):
             outcome, checkpoints = self.run(inputs)
             return outcome, (inputs, outcome, checkpoints)
 
-        def run_backward(residual, cotangents):
-            return (backward(*residual, cotangents),)
+        def run_backward(residual: Any, cotangents: LoopOutcome):
+            inputs, outcome, checkpoints = residual
+            return (backward(inputs, outcome, checkpoints, cotangents),)
 
         run.defvjp(run_forward, run_backward)
         return run(inputs)
@@ -111,15 +112,17 @@ class AdaptiveLoop:
     def run(self, inputs: LoopInputs) -> tuple[LoopOutcome, Checkpoints | None]:
         """From the start to the end; with a record of the accepted states, if it keeps one."""
         start, max_steps, store = inputs.state, self.options.max_steps, self.store
-        carry = (jnp.zeros((), jnp.int32), self._begin(start), None if store is None else store.begin(start))
+        checkpoints = None if store is None else store.begin(start)
+        carry: Any = (jnp.zeros((), jnp.int32), self._begin(start), checkpoints)
 
-        def goes_on(carry):
+        def goes_on(carry: Any):
             tries, outcome, _ = carry
             running = self.batch.any(self.running(inputs, outcome.state))
             return running if max_steps is None else running & (tries < max_steps)
 
-        def turn(carry):
-            return self._turn(inputs, *carry)
+        def turn(carry: Any):
+            tries, outcome, checkpoints = carry
+            return self._turn(inputs, tries, outcome, checkpoints)
 
         if store is None or not store.segment:
             _, outcome, checkpoints = jax.lax.while_loop(goes_on, turn, carry)
@@ -127,15 +130,17 @@ class AdaptiveLoop:
             _, outcome, checkpoints = self._fill_and_thin(store, goes_on, turn, carry)
         return outcome._replace(saved=self.saving.finish(outcome.saved)), checkpoints
 
-    def _fill_and_thin(self, store: CheckpointStore, goes_on, turn, carry):
+    def _fill_and_thin(
+        self, store: CheckpointStore, goes_on: Callable[[Any], jax.Array], turn: Callable[[Any], Any], carry: Any
+    ) -> Any:
         """The loop, left whenever its record is full to double the stride: a copy of the rows in each turn would cost
         more than the turn."""
 
-        def has_room(carry):
+        def has_room(carry: Any):
             _, outcome, checkpoints = carry
             return store.has_room(checkpoints, outcome.counts)
 
-        def fill(carry):
+        def fill(carry: Any):
             tries, outcome, checkpoints = jax.lax.while_loop(lambda c: goes_on(c) & has_room(c), turn, carry)
             carry = (tries, outcome, checkpoints)
             full = goes_on(carry) & ~has_room(carry)
@@ -156,7 +161,8 @@ class AdaptiveLoop:
         if log is not None:
             row = jnp.where(accepted, counts.accepted - 1, log.ts.shape[-1])
             last = self.problem.stepper.last_heuristics(state.solver_state)
-            step = StepLog(*jax.lax.stop_gradient((state.t, old.tnext - old.t)), last)
+            still = jax.lax.stop_gradient
+            step = StepLog(still(state.t), still(old.tnext - old.t), last)
             log = jax.tree.map(lambda rows, x: self.batch.put(rows, row, x, rows_first=False), log, step)
         if checkpoints is not None:
             assert self.store is not None

@@ -21,6 +21,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from nde.loop.derivative_guards import backward_once, only_backward
+from nde.types import State
 
 
 class VmapLevel(NamedTuple):
@@ -88,7 +89,9 @@ def _abstract(*inputs, computation, structure, levels, avals, declared):
     return [ShapedArray(lead + a.shape, a.dtype) for a in avals], set(declared)
 
 
-def _batch(axis_data, inputs, dims, *, levels, **params):
+def _batch(
+    axis_data: Any, inputs: Sequence[jax.Array], dims: Sequence[int | None], *, levels: VmapLevels, **params: Any
+):
     inputs = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(inputs, dims, strict=True)]
     mask = tuple(d is not None for d in dims)
     level = VmapLevel(axis_data.size, mask, axis_data.name, axis_data.spmd_name)
@@ -156,7 +159,7 @@ class FlatBatch:
         for level in reversed(self.levels):
             function = _mapped(function, level, [0 if level.mask[i] else None for i in const_ids])
 
-        def lifted(consts, *trees):
+        def lifted(consts: Sequence[jax.Array], *trees):
             out = function(list(consts), *jax.tree.map(self.unflatten, trees))
             return jax.tree.map(lambda x: x.reshape(self.shape + x.shape[len(self.sizes) :]), out)
 
@@ -209,14 +212,14 @@ class FlatBatch:
     def where(self, condition: jax.Array, a: Any, b: Any) -> Any:
         """`jnp.where` an example, over trees."""
 
-        def choose(x, y):
+        def choose(x: jax.Array, y: State):
             return jnp.where(condition.reshape(condition.shape + (1,) * (x.ndim - condition.ndim)), x, y)
 
         return jax.tree.map(choose, a, b)
 
 
 def _mapped(function: Callable[..., Any], level: VmapLevel, in_axes: list[int | None]) -> Callable:
-    def mapped(consts, *trees):
+    def mapped(consts: Sequence[jax.Array], *trees):
         return jax.vmap(
             function,
             in_axes=(in_axes,) + (0,) * len(trees),
@@ -234,7 +237,7 @@ def _any(x: jax.Array) -> jax.Array:
 
 
 @_any.def_vmap
-def _any_vmap(axis_size, in_batched, x):
+def _any_vmap(axis_size, in_batched, x: jax.Array):
     del axis_size, in_batched
     return _any(x), False
 
@@ -245,6 +248,6 @@ def _max(x: jax.Array) -> jax.Array:
 
 
 @_max.def_vmap
-def _max_vmap(axis_size, in_batched, x):
+def _max_vmap(axis_size, in_batched, x: jax.Array):
     del axis_size, in_batched
     return _max(x), False

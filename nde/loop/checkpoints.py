@@ -60,7 +60,7 @@ class CheckpointStore:
     def double_stride(self, checkpoints: Checkpoints) -> Checkpoints:
         """The record without every second row."""
 
-        def move(i, rows):
+        def move(i: jax.Array, rows: list[jax.Array]):
             put, get = jax.lax.dynamic_update_index_in_dim, jax.lax.dynamic_index_in_dim
             return [put(x, get(x, 2 * i, keepdims=False), i, 0) for x in rows]  # one by one, in place
 
@@ -78,7 +78,7 @@ class CheckpointStore:
     def segment_from(self, checkpoints: Checkpoints, first: jax.Array) -> list[jax.Array]:
         """Rows of the record from `first` on: where these are too few, the last ones, but `first` first."""
 
-        def cut(rows):
+        def cut(rows: jax.Array):
             part = jax.lax.dynamic_slice_in_dim(rows, first, min(self.segment, len(rows)))
             return part.at[0].set(jax.lax.dynamic_index_in_dim(rows, first, keepdims=False))
 

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
-from jax.tree_util import PyTreeDef
 
 
 class ClosedFunction:
@@ -20,7 +19,7 @@ class ClosedFunction:
     `const_ids`: the places of these in the converter's list.
     """
 
-    def __init__(self, jaxpr: Jaxpr, const_ids: tuple[int, ...], arguments: PyTreeDef, result: PyTreeDef):
+    def __init__(self, jaxpr: Jaxpr, const_ids: tuple[int, ...], arguments: Any, result: Any):
         self.const_ids = const_ids
         self._jaxpr, self._arguments, self._result = jaxpr, arguments, result
 

@@ -49,7 +49,7 @@ def sorted_stops(controller: Any, state: PyTree[Any], dtype: jnp.dtype) -> jax.A
 def knot_times(tree: PyTree[Any]) -> list[jax.Array]:
     """The times of the values that the interpolated paths in a tree go through."""
 
-    def is_path(x):
+    def is_path(x: jax.Array):
         return isinstance(x, diffrax.AbstractGlobalInterpolation)
 
     return [x.ts for x in jax.tree.leaves(tree, is_leaf=is_path) if is_path(x)]

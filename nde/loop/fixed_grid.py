@@ -114,18 +114,18 @@ def _scan(body: Body, carry: Carry, xs: PyTree[jax.Array], num_checkpoints: int 
     stretches = -(-steps // width)
     missing = stretches * width - steps
 
-    def padded(x):
+    def padded(x: jax.Array):
         return jnp.concatenate([x, jnp.broadcast_to(x[-1], (missing,))]).reshape(stretches, width)
 
     more = jax.tree.map(padded, xs)
     is_real = jnp.arange(stretches * width).reshape(stretches, width) < steps
 
-    def masked(carry, xs):
+    def masked(carry: Any, xs):
         real, xs = xs
         new, out = body(carry, xs)
         return jax.tree.map(lambda a, b: jnp.where(real, a, b), new, carry), out
 
-    def stretch(carry, xs):
+    def stretch(carry: Any, xs):
         return jax.lax.scan(masked, carry, xs)
 
     carry, out = jax.lax.scan(jax.checkpoint(stretch, prevent_cse=False), carry, (is_real, more))
@@ -144,7 +144,7 @@ def _good(stepper: AbstractStepper, start: Carry, ends: tuple[Time, Time]) -> ja
     )
     consts = still(converter.consts)
 
-    def look(carry, ends):
+    def look(carry: Any, ends):
         state, good = carry
         state = step(consts, *ends, *state)
         good = good & ~any_nonfinite(state[0])
@@ -162,7 +162,7 @@ def _without_failed_steps(body: Body, start: Carry, ends: tuple[Time, Time], goo
     safe = jax.tree.map(lambda x: jnp.where(good[0] | (not is_inexact(x)), x, jnp.zeros_like(x)), still(start))
     first = still((ends[0][0], ends[1][0]))
 
-    def guarded(carry, xs):
+    def guarded(carry: Any, xs):
         good, number, ends = xs
         state, ends = jax.tree.map(lambda a, b: jnp.where(good, a, b), (carry, ends), (safe, first))
         new, out = body(state, (number, ends))
@@ -172,16 +172,16 @@ def _without_failed_steps(body: Body, start: Carry, ends: tuple[Time, Time], goo
     return guarded
 
 
-def _with_ends(state: LoopState, ys: State, dense: Dense, names: set[str]) -> Dense:
+def _with_ends(state: LoopState, ys: State, dense: Dense | None, names: set[str]) -> Dense:
     """The dense output of all steps; the ends' states, if it has them, stand only once in the scan's output."""
     before = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), state.y, ys)
-    return {name: x for name, x in {"y0": before, "y1": ys, **dense}.items() if name in names}
+    return {name: x for name, x in {"y0": before, "y1": ys, **(dense or {})}.items() if name in names}
 
 
 def _padded_dense(grid: jax.Array, infos: Dense | None, size: int) -> DenseOutput:
     """Dense output in the size that diffrax gives it."""
 
-    def padded(x, size):
+    def padded(x: jax.Array, size):
         rest = jnp.full((size - len(x), *x.shape[1:]), empty_value(x), x.dtype)
         return jnp.concatenate([x, rest])
 
@@ -199,9 +199,12 @@ def _controller_state(state: LoopState, solve: Solve, grid: jax.Array) -> PyTree
     """What the controller's state is after all steps."""
     controller = solve.stepsize_controller
 
+    order: Any = None  # which no controller of a known grid asks for
+
     def turn(controller_state, ends):
+        t0, t1 = ends
         *_, controller_state, result = controller.adapt_step_size(
-            *ends, state.y, state.y, None, None, None, controller_state
+            t0, t1, state.y, state.y, None, None, order, controller_state
         )
         del result
         return controller_state, None

@@ -88,7 +88,7 @@ class TracedProblem:
         self.saves = [self._convert_save(convert, sub, state) for sub in problem.subs]
         self.end_saves = [convert(lambda t, y, fn=sub.fn: fn(t, y, args), state.t, state.y) for sub in problem.subs]
         self.stops = self._convert_stops(convert, state)
-        self.adjoint_functions = None if trace is None else trace(convert)
+        self.adjoint_functions: Any = None if trace is None else trace(convert)
         self.consts, self.state = converter.consts, jax.eval_shape(lambda: state)
         self._opaque_true_id = converter.id_of(self._opaque_true)
         knots = knot_times((self.solve.terms, args))
@@ -101,7 +101,7 @@ class TracedProblem:
         return consts.with_value(self._opaque_true_id, opaque(true)[None])
 
     def _convert_save(self, convert: Convert, sub: diffrax.SubSaveAt, state: LoopState) -> ClosedFunction:
-        def save(t0, t1, dense, t):
+        def save(t0: Time, t1: Time, dense: Dense, t: Time):
             return sub.fn(t, self.problem.interpolate(t0, t1, dense, t), self.solve.args)
 
         dense = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.dense)
@@ -126,15 +126,10 @@ class TracedProblem:
         )
         # diffrax's controllers reject an infinite error; a NaN compares as nothing, and would be accepted.
         error = jax.tree.map(lambda x: jnp.where(jnp.isnan(x), jnp.inf, x), error)
-        keep, t, tnext, made_jump, controller_state, result = solve.stepsize_controller.adapt_step_size(
-            state.t,
-            state.tnext,
-            state.y,
-            y1,
-            solve.args,
-            error,
-            solve.solver.error_order(solve.terms),
-            state.controller_state,
+        order: Any = solve.solver.error_order(solve.terms)
+        adapt: Any = solve.stepsize_controller.adapt_step_size
+        keep, t, tnext, made_jump, controller_state, result = adapt(
+            state.t, state.tnext, state.y, y1, solve.args, error, order, state.controller_state
         )
         t = jnp.minimum(t, t1)
         is_stop = self._is_stop(tnext, controller_state) if state.made_jump is not None else None

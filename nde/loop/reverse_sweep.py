@@ -97,7 +97,7 @@ class ReverseSweep(abc.ABC):
         """A step that can be taken without harm, for the examples that have none to replay."""
         state = self.inputs.state
 
-        def finite(x):
+        def finite(x: jax.Array):
             return jnp.where(jnp.isfinite(x), x, 0) if is_inexact(x) else x
 
         y, solver_state = jax.tree.map(finite, (state.y, state.solver_state))

@@ -91,7 +91,7 @@ class SaveCotangents:
         closed = self.saving.problem.end_saves[k]
         ids, values = self.consts.active_in(closed)
 
-        def save(values, t, y):
+        def save(values: Sequence[jax.Array], t: Time, y: State):
             return partition_inexact(self.saving.at_end[k](self.consts.replaced(closed, ids, values), t, y))[0]
 
         _, pull = jax.vjp(save, values, step.t1, step.y1)
@@ -132,7 +132,7 @@ class SaveCotangents:
         closed: ClosedFunction = self.saving.problem.saves[k]
         ids, values = self.consts.active_in(closed)
 
-        def save(values, t0, t1, dense, t):
+        def save(values: Sequence[jax.Array], t0: Time, t1: Time, dense: Dense, t: Time):
             saved = self.saving.inside[k](self.consts.replaced(closed, ids, values), t0, t1, dense, t)
             return partition_inexact(saved)[0]
 
@@ -151,7 +151,8 @@ class SaveCotangents:
             t_ct = t_ct + self._rows(self.ct[k].ts, rows, due)
         assert outputs.times is not None
         ts = list(outputs.times.ts)
-        ts[k] = self.batch.add(ts[k], jnp.maximum(index, 0), t_ct)
+        sums: Any = ts[k]
+        ts[k] = self.batch.add(sums, jnp.maximum(index, 0), t_ct)
         return OutputCotangents(
             y=outputs.y,
             dense=jax.tree.map(jnp.add, outputs.dense, dense),
@@ -170,7 +171,7 @@ class SaveCotangents:
     def _rows(self, cotangents: Any, rows: jax.Array, due: jax.Array) -> Any:
         """Some rows an example of saved cotangents, zero where they are not due."""
 
-        def pick(x):
+        def pick(x: jax.Array):
             picked = self.batch.get(x, jnp.clip(rows, 0, x.shape[len(self.batch.shape)] - 1))
             return jnp.where(due.reshape(due.shape + (1,) * (picked.ndim - due.ndim)), picked, 0)
 

@@ -116,7 +116,7 @@ class Saving:
         assert saved.ts is not None
         row = jnp.where(due, saved.filled, saved.ts.shape[-1])
 
-        def put(buffer, x):
+        def put(buffer, x: jax.Array):
             return self.batch.put(buffer, row, x, rows_first=False)
 
         return SaveBuffer(
@@ -130,7 +130,7 @@ class Saving:
     def _cut(self, spec: SaveSpec, saved: SaveBuffer) -> SaveBuffer:
         real = self.batch.following(jnp.zeros_like(saved.filled), spec.size) < saved.filled[..., None]
 
-        def cut(rows):
+        def cut(rows: jax.Array):
             rows = jax.lax.slice_in_dim(rows, 0, spec.size, axis=len(self.batch.shape))
             mask = real.reshape(real.shape + (1,) * (rows.ndim - real.ndim))
             return jnp.where(mask, rows, empty_value(rows))
@@ -160,7 +160,7 @@ def save_on_grid(
         number = jnp.clip(jnp.searchsorted(grid, sub.ts, side="left") - 1, 0, steps - 1)
         reached = sub.ts <= grid[-1]
 
-        def at(t, i):
+        def at(t: Time, i: jax.Array):
             info = jax.tree.map(lambda x: x[i], infos)
             return sub.fn(t, solver.interpolation_cls(t0=grid[i], t1=grid[i + 1], **info).evaluate(t), args)
 
@@ -179,7 +179,7 @@ def save_on_grid(
 
 
 def _scattered(saved: SaveBuffer, row: jax.Array, ts: jax.Array, values: State, count: jax.Array | int) -> SaveBuffer:
-    def put(rows, x):
+    def put(rows: jax.Array, x: jax.Array):
         return rows.at[row].set(x, mode="drop", unique_indices=True)
 
     assert saved.ts is not None

@@ -94,7 +94,7 @@ class Numerics(eqx.Module):
         **Raises:** an error at run time if the solve fails, unless `throw` is false: then the penalty is infinite, and
         so are the states that the solve did not get to.
         """
-        where = (terms, self.solver, t0, t1, self._first_step(backward), y0, args)
+        where: Any = (terms, self.solver, t0, t1, self._first_step(backward), y0, args)
         options = {
             "saveat": saveat,
             "stepsize_controller": self.controller,

@@ -1,11 +1,15 @@
 """The stages of an explicit Runge–Kutta method, unrolled from its Butcher tableau."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
+
+from nde.types import Args, ScalarLike, State
 
 
 class EulerTableau(NamedTuple):
@@ -38,14 +42,14 @@ def _evaluate(function: Callable, *operands: Any) -> Any:
 
 def run_stages(
     tableau: Any,
-    terms: Any,
-    args: Any,
-    t0: Any,
-    t1: Any,
-    y: Any,
-    dx: Any,
-    first: Any = None,
-    evaluate: Callable = _evaluate,
+    terms: diffrax.AbstractTerm,
+    args: Args,
+    t0: ScalarLike,
+    t1: ScalarLike,
+    y: State,
+    dx: State,
+    first: PyTree[Any] = None,
+    evaluate: Callable[..., Any] = _evaluate,
 ) -> StageValues:
     r"""All stages $y_i = y_0 + \sum_{j<i} a_{ij} k_j$ of a step with the control $\Delta x$ held over them.
 
@@ -68,19 +72,19 @@ def run_stages(
     return StageValues(ks, f)
 
 
-def increment(tableau: Any, ks: list[Any]) -> Any:
+def increment(tableau: Any, ks: list[State]) -> State:
     """How far a step goes. Where its end is the last stage's place, it does not depend on that stage's field."""
     return combine(tableau.a_lower[-1], ks[:-1]) if tableau.ssal else combine(tableau.b_sol, ks)
 
 
-def stage_time(c, t0, t1, h):
+def stage_time(c: float, t0: ScalarLike, t1: ScalarLike, h: ScalarLike) -> Any:
     """The time of a stage, which is the step's end itself where it stands there."""
     if c == 0:
         return t0
     return t1 if c == 1 else t0 + c * h
 
 
-def combine(weights, ks):
+def combine(weights: Sequence[float] | np.ndarray, ks: Sequence[State]) -> State:
     """Σ w k over trees, without the terms whose weight is zero; zeros if there are none."""
     used = [(float(w), k) for w, k in zip(weights, ks, strict=True) if w != 0]
     if not used:
@@ -88,6 +92,6 @@ def combine(weights, ks):
     return jax.tree.map(lambda *parts: sum(w * x for (w, _), x in zip(used, parts, strict=True)), *[k for _, k in used])
 
 
-def add(y, increment):
+def add(y: State, increment: State) -> State:
     """The sum of two trees."""
     return jax.tree.map(jnp.add, y, increment)

@@ -2,13 +2,18 @@
 
 from typing import Any
 
+import diffrax
 import jax
+from jaxtyping import ArrayLike
 
 from nde.dtypes import as_floats
 from nde.solvers.traits import inverse_step_of
+from nde.types import Args, ScalarLike, SolverState, State, Terms
 
 
-def undo(solver: Any, terms: Any, ts: Any, y1: Any, solver_state: Any, args: Any = None) -> Any:
+def undo(
+    solver: diffrax.AbstractSolver, terms: Terms, ts: ArrayLike, y1: State, solver_state: SolverState, args: Args = None
+) -> tuple[State, SolverState]:
     r"""The start of a solve from its end, by the inverse of each of its steps: equal to it up to rounding errors.
 
     A solve from the data to the noise encodes an example, and this decodes it exactly, whatever the steps' errors; or
@@ -34,10 +39,10 @@ def undo(solver: Any, terms: Any, ts: Any, y1: Any, solver_state: Any, args: Any
     (ts,) = as_floats(ts)
     sub_functions = inverse_step.sub_functions(ts[0], ts[1], y1, solver_state)
 
-    def call(name, t0, t1, *arguments):
+    def call(name, t0: ScalarLike, t1: ScalarLike, *arguments):
         return sub_functions[name].function(t0, t1, *arguments), lambda _: ()  # no cotangent is asked for
 
-    def back(carry, times):
+    def back(carry: Any, times):
         reverse_state, _ = carry
         step = inverse_step.step_back(call, times[0], times[1], reverse_state, False)
         return (step.reverse_state, step.start), None

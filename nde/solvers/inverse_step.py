@@ -4,7 +4,7 @@ import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from nde.types import SolverState, State, Time
+from nde.types import ScalarLike, SolverState, State
 
 
 class SubFunction(NamedTuple):
@@ -22,7 +22,7 @@ class EvaluateWithVJP(Protocol):
     """
 
     def __call__(
-        self, name: str, t0: Time, t1: Time, *arguments: Any
+        self, name: str, t0: ScalarLike, t1: ScalarLike, *arguments: Any
     ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]: ...
 
 
@@ -53,15 +53,19 @@ class AbstractInverseStep(abc.ABC):
     """Whether a jump of the field between two steps, after which a method begins anew, can not be undone."""
 
     @abc.abstractmethod
-    def sub_functions(self, t0: Time, t1: Time, y: State, solver_state: SolverState) -> dict[str, SubFunction]:
+    def sub_functions(
+        self, t0: ScalarLike, t1: ScalarLike, y: State, solver_state: SolverState
+    ) -> dict[str, SubFunction]:
         """The functions that a step back evaluates, by name."""
 
     @abc.abstractmethod
-    def init_reverse(self, call: EvaluateWithVJP, t0: Time, t1: Time, y: State, solver_state: SolverState) -> Any:
+    def init_reverse(
+        self, call: EvaluateWithVJP, t0: ScalarLike, t1: ScalarLike, y: State, solver_state: SolverState
+    ) -> Any:
         """The reverse state at the end of a solve; `t0` and `t1` may be any times."""
 
     @abc.abstractmethod
     def step_back(
-        self, call: EvaluateWithVJP, t0: Time, t1: Time, reverse_state: Any, inside: bool
+        self, call: EvaluateWithVJP, t0: ScalarLike, t1: ScalarLike, reverse_state: Any, inside: bool
     ) -> InverseStepResult:
         """The step from `t0` to `t1` from the reverse state at `t1`; `inside`: whether its dense output is wanted."""

@@ -14,6 +14,7 @@ from nde.solvers.explicit import add, combine, increment, run_stages
 from nde.solvers.inverse_step import AbstractInverseStep, EvaluateWithVJP, InverseStepResult, SubFunction
 from nde.solvers.traits import SolverTraits, Stages, traits_of
 from nde.terms import brownian_terms, Interpretation, reads_state
+from nde.types import Args, ScalarLike, SolverState, State, Terms
 
 
 class Reversible(diffrax.AbstractWrappedSolver):
@@ -89,25 +90,34 @@ class Reversible(diffrax.AbstractWrappedSolver):
         evaluations = 2 * inner.tableau.num_stages - inner.tableau.ssal
         return SolverTraits(evaluations, noise=inner.noise, stages=stages, inverse=self.inverse_step)
 
-    def order(self, terms):
+    def order(self, terms: Terms):
         """The wrapped solver's order for ODEs."""
         return self.solver.order(terms)
 
-    def strong_order(self, terms):
+    def strong_order(self, terms: Terms):
         """The wrapped solver's strong order for SDEs."""
         return self.solver.strong_order(terms)
 
-    def error_order(self, terms):
+    def error_order(self, terms: Terms):
         """The order of the wrapped solver's estimate of its error."""
         return self.solver.error_order(terms)
 
-    def init(self, terms, t0, t1, y0, args):
+    def init(self, terms: Terms, t0: ScalarLike, t1: ScalarLike, y0: State, args: Args):
         """$z_0 = y_0$."""
         if Interpretation.ITO in traits_of(self.solver).interpretations:
             _refuse_state_dependent_noise(self.solver, terms, t0, y0, args)
         return y0
 
-    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+    def step(
+        self,
+        terms: Terms,
+        t0: ScalarLike,
+        t1: ScalarLike,
+        y0: State,
+        args: Args,
+        solver_state: SolverState,
+        made_jump: ScalarLike,
+    ):
         """One step; there is nothing that a jump could make stale."""
         del made_jump
         dx = terms.contr(t0, t1)
@@ -119,11 +129,13 @@ class Reversible(diffrax.AbstractWrappedSolver):
             error = None
         return y1, error, {"y0": y0, "y1": y1, "inner": inner}, z1, RESULTS.successful
 
-    def func(self, terms, t0, y0, args):
+    def func(self, terms: Terms, t0: ScalarLike, y0: State, args: Args):
         """The field."""
         return terms.vf(t0, y0, args)
 
-    def ahead(self, terms, args, t0, t1, z, dx) -> tuple[Any, Any, Any]:
+    def ahead(
+        self, terms: Terms, args: Args, t0: ScalarLike, t1: ScalarLike, z: State, dx: State
+    ) -> tuple[Any, Any, Any]:
         r"""$\Psi_h(t_0, z)$ with the control `dx`, the estimate of its error, and its dense output."""
         tableau: Any = traits_of(self.solver).tableau
         ks = run_stages(tableau, terms, args, t0, t1, z, dx).ks
@@ -133,17 +145,19 @@ class Reversible(diffrax.AbstractWrappedSolver):
             dense["k"] = jax.tree.map(lambda *k: jnp.stack(k), *ks)
         return psi, combine(tableau.b_error, ks), dense
 
-    def behind(self, terms, args, t1, t0, y, dx) -> Any:
+    def behind(self, terms: Terms, args: Args, t1: ScalarLike, t0: ScalarLike, y: State, dx: State) -> Any:
         r"""$\Psi_{-h}(t_1, y)$ with the control `dx` from `t1` back to `t0`."""
         tableau: Any = traits_of(self.solver).tableau
         return increment(tableau, run_stages(tableau, terms, args, t1, t0, y, dx).ks)
 
-    def inverse_step(self, terms, args) -> AbstractInverseStep:
+    def inverse_step(self, terms: Terms, args: Args) -> AbstractInverseStep:
         """How its steps are taken back."""
         return _ReversibleInverse(self, terms, args)
 
 
-def _refuse_state_dependent_noise(solver: Any, terms: Any, t: Any, y: Any, args: Any) -> None:
+def _refuse_state_dependent_noise(
+    solver: diffrax.AbstractSolver, terms: Terms, t: ScalarLike, y: State, args: Args
+) -> None:
     if any(reads_state(term, t, y, args) for term, _ in brownian_terms(terms)):
         name = type(solver).__name__
         raise ValueError(
@@ -157,15 +171,15 @@ def _refuse_state_dependent_noise(solver: Any, terms: Any, t: Any, y: Any, args:
 class _ReversibleInverse(AbstractInverseStep):
     """The tail is $(y_n, z_n)$."""
 
-    def __init__(self, solver: Reversible, terms, args):
+    def __init__(self, solver: Reversible, terms: Terms, args: Args):
         self.solver, self.terms, self.args = solver, terms, args
 
-    def sub_functions(self, t0, t1, y, solver_state):
+    def sub_functions(self, t0: ScalarLike, t1: ScalarLike, y: State, solver_state: SolverState):
         solver, terms, args = self.solver, self.terms, self.args
         dx = jax.eval_shape(terms.contr, t0, t1)
         dx = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dx)
 
-        def inside(t0, t1, z, dx):
+        def inside(t0: ScalarLike, t1: ScalarLike, z: State, dx: State):
             psi, _, dense = solver.ahead(terms, args, t0, t1, z, dx)
             return psi, dense
 
@@ -175,11 +189,13 @@ class _ReversibleInverse(AbstractInverseStep):
             "inside": SubFunction(inside, (t0, t1, solver_state, dx)),
         }
 
-    def init_reverse(self, call: EvaluateWithVJP, t0, t1, y, solver_state):
+    def init_reverse(self, call: EvaluateWithVJP, t0: ScalarLike, t1: ScalarLike, y: State, solver_state: SolverState):
         del call, t0, t1
         return y, solver_state
 
-    def step_back(self, call: EvaluateWithVJP, t0, t1, reverse_state, inside: bool) -> InverseStepResult:
+    def step_back(
+        self, call: EvaluateWithVJP, t0: ScalarLike, t1: ScalarLike, reverse_state: Any, inside: bool
+    ) -> InverseStepResult:
         y1, z1 = reverse_state
         coupling = self.solver.coupling
         dx, pull_dx = call("control", t0, t1)
@@ -192,7 +208,7 @@ class _ReversibleInverse(AbstractInverseStep):
         y0 = jax.tree.map(lambda y, z, p: (y - (1 - coupling) * z - p) / coupling, y1, z0, psi)
         dense = {"y0": y0, "y1": y1, "inner": inner} if inside else None
 
-        def pull(y1_ct, z1_ct, dense_ct):
+        def pull(y1_ct: State, z1_ct, dense_ct: Any):
             if inside:
                 y1_ct = add(y1_ct, dense_ct["y1"])
             t1_ct, t0_ct, more, dx_ct = pull_back(_negative(z1_ct))
@@ -213,7 +229,7 @@ class Shifted(eqx.Module):
 
     make: Callable = eqx.field(static=True)
 
-    def __call__(self, *, t0, t1, y0, y1, inner) -> "ShiftedInterpolation":
+    def __call__(self, *, t0: ScalarLike, t1: ScalarLike, y0: State, y1: State, inner) -> "ShiftedInterpolation":
         """The interpolation of one step."""
         return ShiftedInterpolation(t0, t1, y0, y1, self.make(t0=t0, t1=t1, **inner))
 
@@ -229,7 +245,7 @@ class ShiftedInterpolation(diffrax.AbstractLocalInterpolation):
     y1: Any
     inner: diffrax.AbstractLocalInterpolation
 
-    def evaluate(self, t0, t1=None, left=True):
+    def evaluate(self, t0: ScalarLike, t1: ScalarLike | None = None, left=True):
         """The state at `t0`, or the increment from `t0` to `t1`."""
         del left
         if t1 is not None:
@@ -238,7 +254,7 @@ class ShiftedInterpolation(diffrax.AbstractLocalInterpolation):
         s = jnp.where(span == 0, 0, t0 - self.t0) / jnp.where(span == 0, 1, span)
         at = self.inner.evaluate
 
-        def shift(p, y0, p0, y1, p1):
+        def shift(p, y0: State, p0, y1: State, p1):
             r = s.astype(p.dtype)  # times may have another dtype than the state
             return p + ((1 - r) * (y0 - p0) + r * (y1 - p1))
 
@@ -257,7 +273,7 @@ def amplification(solver: diffrax.AbstractSolver, coupling: float, z: Any) -> np
     tableau: Any = traits_of(solver).tableau
     z = np.asarray(z, complex)
 
-    def p(z):
+    def p(z: State):
         ks = [z]
         for row in tableau.a_lower:
             ks.append(z * (1 + combine(row, ks)))

@@ -1,10 +1,13 @@
 """The way back of `diffrax.ReversibleHeun`."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from nde.solvers.explicit import add
 from nde.solvers.inverse_step import AbstractInverseStep, EvaluateWithVJP, InverseStepResult, SubFunction
+from nde.types import Args, ScalarLike, SolverState, State, Terms
 
 
 class ReversibleHeunInverse(AbstractInverseStep):
@@ -36,10 +39,10 @@ class ReversibleHeunInverse(AbstractInverseStep):
 
     needs_no_jump = True
 
-    def __init__(self, terms, args):
+    def __init__(self, terms: Terms, args: Args):
         self.terms, self.args = terms, args
 
-    def sub_functions(self, t0, t1, y, solver_state):
+    def sub_functions(self, t0: ScalarLike, t1: ScalarLike, y: State, solver_state: SolverState):
         terms, args = self.terms, self.args
         dx = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(terms.contr, t0, t1))
         return {
@@ -48,11 +51,13 @@ class ReversibleHeunInverse(AbstractInverseStep):
             "product": SubFunction(lambda t0, t1, f, dx: terms.prod(f, dx), (t0, t1, solver_state[1], dx)),
         }
 
-    def init_reverse(self, call: EvaluateWithVJP, t0, t1, y, solver_state):
+    def init_reverse(self, call: EvaluateWithVJP, t0: ScalarLike, t1: ScalarLike, y: State, solver_state: SolverState):
         dx, _ = call("control", t0, t1)
         return y, solver_state[0], jax.tree.map(jnp.zeros_like, dx)
 
-    def step_back(self, call: EvaluateWithVJP, t0, t1, reverse_state, inside: bool) -> InverseStepResult:
+    def step_back(
+        self, call: EvaluateWithVJP, t0: ScalarLike, t1: ScalarLike, reverse_state: Any, inside: bool
+    ) -> InverseStepResult:
         half, yhat1, after = reverse_state
         f1, pull_f1 = call("field", t1, t1, yhat1)
         y1 = _less(half, 0.5, call("product", t0, t1, f1, after)[0])
@@ -65,7 +70,7 @@ class ReversibleHeunInverse(AbstractInverseStep):
         y0 = _less(half0, 0.5, product0)
         dense = {"y0": y0, "y1": y1} if inside else None
 
-        def pull(y1_ct, state_ct, dense_ct):
+        def pull(y1_ct: State, state_ct: SolverState, dense_ct: Any):
             yhat1_ct, f1_ct = state_ct
             if inside:
                 y1_ct = add(y1_ct, dense_ct["y1"])
@@ -82,5 +87,5 @@ class ReversibleHeunInverse(AbstractInverseStep):
         return InverseStepResult(y1, dense, (half0, yhat0, dx), pull, (y0, (yhat0, f0)))
 
 
-def _less(tree, factor, more):
+def _less(tree: State, factor, more):
     return jax.tree.map(lambda x, m: x - factor * m, tree, more)

@@ -12,6 +12,7 @@ from nde.solvers.inverse_step import AbstractInverseStep, EvaluateWithVJP, Inver
 from nde.solvers.reversible import Reversible
 from nde.solvers.traits import SolverTraits
 from nde.terms import scaled, SemilinearTerm, unwrap_time_direction
+from nde.types import Args, Dense, ScalarLike, SolverState, State, Terms
 
 
 class Rex(diffrax.AbstractWrappedSolver):
@@ -79,25 +80,34 @@ class Rex(diffrax.AbstractWrappedSolver):
         """Those of `nde.Reversible`, but for its dense output, which holds points."""
         return self.reversible.traits()._replace(stages=None, inverse=self.inverse_step)
 
-    def order(self, terms):
+    def order(self, terms: Terms):
         """The wrapped solver's order for ODEs."""
         return self.solver.order(terms)
 
-    def strong_order(self, terms):
+    def strong_order(self, terms: Terms):
         """The wrapped solver's strong order for SDEs."""
         return self.solver.strong_order(terms)
 
-    def error_order(self, terms):
+    def error_order(self, terms: Terms):
         """The order of the wrapped solver's estimate of its error."""
         return self.solver.error_order(terms)
 
-    def init(self, terms, t0, t1, y0, args):
+    def init(self, terms: Terms, t0: ScalarLike, t1: ScalarLike, y0: State, args: Args):
         """$z_0 = y_0$."""
         lawson = _Lawson(terms)
         start = lawson.into(t0, t0, y0)
         return self.reversible.init(lawson.term, lawson.clock(t0), lawson.clock(t1), start, args)
 
-    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+    def step(
+        self,
+        terms: Terms,
+        t0: ScalarLike,
+        t1: ScalarLike,
+        y0: State,
+        args: Args,
+        solver_state: SolverState,
+        made_jump: ScalarLike,
+    ):
         """One step; there is nothing that a jump could make stale."""
         lawson = _Lawson(terms)
         s0, s1, start = lawson.clock(t0), lawson.clock(t1), lawson.into(t0, t0, y0)
@@ -106,11 +116,11 @@ class Rex(diffrax.AbstractWrappedSolver):
         points = lawson.points(self.reversible, t0, t1, dense)
         return lawson.out_of(t1, t1, y1), error, {"points": points}, z1, result
 
-    def func(self, terms, t0, y0, args):
+    def func(self, terms: Terms, t0: ScalarLike, y0: State, args: Args):
         """The field."""
         return terms.vf(t0, y0, args)
 
-    def inverse_step(self, terms, args) -> AbstractInverseStep:
+    def inverse_step(self, terms: Terms, args: Args) -> AbstractInverseStep:
         """How its steps are taken back."""
         return _RexInverse(self, terms, args)
 
@@ -121,7 +131,7 @@ class _Lawson:
     A solve backward in time turns the sign of time, and says so by the `direction` of what it wraps the term in.
     """
 
-    def __init__(self, terms):
+    def __init__(self, terms: Terms):
         given, self.direction = unwrap_time_direction(terms)
         if not isinstance(given, SemilinearTerm):
             raise ValueError(
@@ -130,22 +140,22 @@ class _Lawson:
             )
         self.variables, self.term = given.variables, given.transformed()
 
-    def clock(self, t):
+    def clock(self, t: ScalarLike):
         return self.variables.clock(t * self.direction)
 
-    def into(self, t0, t1, x):
+    def into(self, t0: ScalarLike, t1: ScalarLike, x: jax.Array):
         del t1
         return scaled(1 / self.variables.scale(t0 * self.direction), x)
 
-    def out_of(self, t0, t1, y):
+    def out_of(self, t0: ScalarLike, t1: ScalarLike, y: State):
         del t1
         return scaled(self.variables.scale(t0 * self.direction), y)
 
-    def points(self, reversible, t0, t1, dense):
+    def points(self, reversible, t0: ScalarLike, t1: ScalarLike, dense: Dense):
         """The step's points, stacked, from the dense output in the new variables."""
         inner = reversible.interpolation_cls(t0=self.clock(t0), t1=self.clock(t1), **dense)
 
-        def at(t):
+        def at(t: ScalarLike):
             return self.out_of(t, t, inner.evaluate(self.clock(t)))
 
         return jax.vmap(at)(t0 + jnp.asarray(PLACES, jnp.result_type(t0)) * (t1 - t0))
@@ -154,11 +164,11 @@ class _Lawson:
 class _RexInverse(AbstractInverseStep):
     """That of `Reversible`, between the ways into its variables and out of them; the tail is $(x_n, z_n)$."""
 
-    def __init__(self, solver: Rex, terms, args):
+    def __init__(self, solver: Rex, terms: Terms, args: Args):
         self.reversible, self.lawson = solver.reversible, _Lawson(terms)
         self.inner = self.reversible.inverse_step(self.lawson.term, args)
 
-    def sub_functions(self, t0, t1, y, solver_state):
+    def sub_functions(self, t0: ScalarLike, t1: ScalarLike, y: State, solver_state: SolverState):
         lawson = self.lawson
         s0, s1 = lawson.clock(t0), lawson.clock(t1)
         inner = self.inner.sub_functions(s0, s1, solver_state, solver_state)
@@ -167,7 +177,7 @@ class _RexInverse(AbstractInverseStep):
         dense = {"y0": solver_state, "y1": solver_state, "inner": dense}
 
         def in_clock(piece):
-            def function(t0, t1, *arguments):
+            def function(t0: ScalarLike, t1: ScalarLike, *arguments):
                 return piece.function(lawson.clock(t0), lawson.clock(t1), *arguments)
 
             return SubFunction(function, (t0, t1, *piece.examples[2:]))
@@ -178,11 +188,13 @@ class _RexInverse(AbstractInverseStep):
             "points": SubFunction(lambda t0, t1, dense: lawson.points(self.reversible, t0, t1, dense), (t0, t1, dense)),
         }
 
-    def init_reverse(self, call: EvaluateWithVJP, t0, t1, y, solver_state):
+    def init_reverse(self, call: EvaluateWithVJP, t0: ScalarLike, t1: ScalarLike, y: State, solver_state: SolverState):
         del call, t0, t1
         return y, solver_state
 
-    def step_back(self, call: EvaluateWithVJP, t0, t1, reverse_state, inside: bool) -> InverseStepResult:
+    def step_back(
+        self, call: EvaluateWithVJP, t0: ScalarLike, t1: ScalarLike, reverse_state: Any, inside: bool
+    ) -> InverseStepResult:
         x1, z1 = reverse_state
         y1 = call("into", t1, t1, x1)[0]
         _, pull_out = call("out of", t1, t1, y1)
@@ -192,7 +204,7 @@ class _RexInverse(AbstractInverseStep):
         _, pull_in = call("into", t0, t0, x0)
         points, pull_points = call("points", t0, t1, step.dense) if inside else (None, None)
 
-        def pull(x1_ct, z1_ct, dense_ct):
+        def pull(x1_ct, z1_ct, dense_ct: Any):
             t0_ct, t1_ct, y_dense_ct = 0.0, 0.0, None
             if pull_points is not None:
                 t0_ct, t1_ct, y_dense_ct = pull_points(dense_ct["points"])
@@ -214,7 +226,7 @@ class PointsInterpolation(diffrax.AbstractLocalInterpolation):
     t1: Any
     points: Any
 
-    def evaluate(self, t0, t1=None, left=True):
+    def evaluate(self, t0: ScalarLike, t1: ScalarLike | None = None, left=True):
         """The state at `t0`, or the increment from `t0` to `t1`."""
         del left
         if t1 is not None:

@@ -9,6 +9,7 @@ from nde.solvers.explicit import EulerTableau
 from nde.solvers.inverse_step import AbstractInverseStep
 from nde.solvers.reversible_heun import ReversibleHeunInverse
 from nde.terms import Interpretation, NoiseKind
+from nde.types import Args, Terms
 
 ANY_NOISE = frozenset(NoiseKind)
 COMMUTATIVE_NOISE = ANY_NOISE - {NoiseKind.GENERAL}
@@ -113,7 +114,7 @@ def _inherited(solver: Any) -> frozenset[Interpretation]:
     return frozenset(name for name, kind in classes.items() if isinstance(solver, kind))
 
 
-def inverse_step_of(solver: Any, terms: Any, args: Any) -> AbstractInverseStep | None:
+def inverse_step_of(solver: diffrax.AbstractSolver, terms: Terms, args: Args) -> AbstractInverseStep | None:
     """How a solver's steps are taken back; `None` if they can't be."""
     inverse = traits_of(solver).inverse
     return None if inverse is None else inverse(terms, args)

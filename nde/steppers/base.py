@@ -94,21 +94,29 @@ class SolverStepper(AbstractStepper):
     def __init__(self, solver: diffrax.AbstractSolver, terms: Terms, args: Args):
         self.solver, self.terms, self.args = solver, terms, args
 
-    def init_state(self, t0, t1, y, solver_state, made_jump):
+    def init_state(self, t0: Time, t1: Time, y: State, solver_state: SolverState, made_jump: jax.Array | None):
         del t0, t1, y, made_jump
         return solver_state
 
-    def step(self, t0, t1, y, solver_state, made_jump, opaque_true=None):
+    def step(
+        self,
+        t0: Time,
+        t1: Time,
+        y: State,
+        solver_state: SolverState,
+        made_jump: jax.Array | None,
+        opaque_true: jax.Array | None = None,
+    ):
         del opaque_true
         jump = False if made_jump is None else made_jump
         y1, error, dense, state, result = self.solver.step(self.terms, t0, t1, y, self.args, solver_state, jump)
         return Step(y1, state, error, dense, result)
 
-    def final_state(self, solver_state, initial_solver_state, moved):
+    def final_state(self, solver_state: SolverState, initial_solver_state: SolverState, moved: jax.Array):
         del initial_solver_state, moved
         return solver_state
 
-    def can_fail(self, t0, t1, y, solver_state):
+    def can_fail(self, t0: Time, t1: Time, y: State, solver_state: SolverState):
         traced = []
 
         def probe():
@@ -117,7 +125,7 @@ class SolverStepper(AbstractStepper):
         jax.eval_shape(probe)
         return traced[0]
 
-    def count_evaluations(self, steps):
+    def count_evaluations(self, steps: jax.Array):
         known = traits_of(self.solver)
         return None if known.evaluations is None else steps * known.evaluations + known.first_evaluations
 

@@ -10,7 +10,7 @@ from diffrax import RESULTS
 from nde.solvers import add, combine, increment, run_stages
 from nde.steppers.base import AbstractStepper, Step
 from nde.steppers.fusion_barrier import fusion_barrier
-from nde.types import Args
+from nde.types import Args, SolverState, State, Time
 
 
 class ExplicitRKStepper(AbstractStepper):
@@ -34,7 +34,7 @@ class ExplicitRKStepper(AbstractStepper):
     ):
         self.tableau, self.term, self.args, self.fsal, self.is_fusible = tableau, term, args, fsal, is_fusible
 
-    def init_state(self, t0, t1, y, solver_state, made_jump):
+    def init_state(self, t0: Time, t1: Time, y: State, solver_state: SolverState, made_jump: jax.Array | None):
         del t1
         if not self.fsal:
             return solver_state
@@ -43,7 +43,15 @@ class ExplicitRKStepper(AbstractStepper):
         y = jax.tree.map(lambda x: jnp.where(jnp.isnan(x), 0, x), y)  # so that a masked NaN has no NaN for a gradient
         return jax.tree.map(lambda new, old: jnp.where(stale, new, old), self.term.vf(t0, y, self.args), f)
 
-    def step(self, t0, t1, y, solver_state, made_jump, opaque_true=None):
+    def step(
+        self,
+        t0: Time,
+        t1: Time,
+        y: State,
+        solver_state: SolverState,
+        made_jump: jax.Array | None,
+        opaque_true: jax.Array | None = None,
+    ):
         term, args, tableau = self.term, self.args, self.tableau
         opaque_true = opaque_true if self.is_fusible else None
         first = None
@@ -58,13 +66,13 @@ class ExplicitRKStepper(AbstractStepper):
         dense = {"y0": y, "y1": y1, "k": jax.tree.map(lambda *k: jnp.stack(k), *ks)}
         return Step(y1, last if self.fsal else solver_state, error, dense, RESULTS.successful)
 
-    def final_state(self, solver_state, initial_solver_state, moved):
+    def final_state(self, solver_state: SolverState, initial_solver_state: SolverState, moved: jax.Array):
         return (initial_solver_state[0] & ~moved, solver_state) if self.fsal else solver_state
 
-    def can_fail(self, t0, t1, y, solver_state):
+    def can_fail(self, t0: Time, t1: Time, y: State, solver_state: SolverState):
         del t0, t1, y, solver_state
         return False
 
-    def count_evaluations(self, steps):
+    def count_evaluations(self, steps: jax.Array):
         saved = int(self.fsal)
         return steps * (self.tableau.num_stages - saved) + saved

@@ -75,7 +75,7 @@ def check_heuristics(asked: str | Sequence[str] | HeuristicSpec | None) -> Heuri
 
     **Raises:** `ValueError` for one that is not known.
     """
-    asked = asked if isinstance(asked, HeuristicSpec) else HeuristicSpec(asked)
+    asked = asked if isinstance(asked, HeuristicSpec) else HeuristicSpec(asked or ())
     names = (asked.names,) if isinstance(asked.names, str) else tuple(asked.names or ())
     for name in names:
         if name not in (*QUANTITIES, STEPS):

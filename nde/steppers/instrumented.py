@@ -15,7 +15,7 @@ import optimistix
 from nde.solvers import combine, Stages, traits_of
 from nde.steppers.base import AbstractStepper, Step
 from nde.steppers.heuristics import HeuristicSpec, QUANTITIES, STEPS
-from nde.types import SolverState
+from nde.types import SolverState, State, Time
 
 
 class InstrumentedState(NamedTuple):
@@ -59,13 +59,21 @@ class InstrumentedStepper(AbstractStepper):
         self.needs_error = any("error" in name for name in names)
         self.name = type(solver).__name__
 
-    def init_state(self, t0, t1, y, solver_state, made_jump):
+    def init_state(self, t0: Time, t1: Time, y: State, solver_state: SolverState, made_jump: jax.Array | None):
         count = len(self.measures)
         last = jnp.zeros(count, _float_like(t0)) if self.steps else None
         inner = self.stepper.init_state(t0, t1, y, solver_state, made_jump)
         return InstrumentedState(inner, jnp.zeros((3, count), _float_like(t0)), last)
 
-    def step(self, t0, t1, y, solver_state, made_jump, opaque_true=None):
+    def step(
+        self,
+        t0: Time,
+        t1: Time,
+        y: State,
+        solver_state: SolverState,
+        made_jump: jax.Array | None,
+        opaque_true: jax.Array | None = None,
+    ):
         step = self.stepper.step(t0, t1, y, solver_state.inner, made_jump, opaque_true)
         values = self._values(step, t0, t1, y)
         state = InstrumentedState(
@@ -73,7 +81,7 @@ class InstrumentedStepper(AbstractStepper):
         )
         return step._replace(solver_state=state)
 
-    def _values(self, step: Step, t0, t1, y):
+    def _values(self, step: Step, t0: Time, t1: Time, y: State):
         if self.needs_error and step.error is None:
             raise ValueError(
                 f"nde.diffeqsolve with heuristics of the error needs a solver that estimates it, but got {self.name}: "
@@ -82,22 +90,22 @@ class InstrumentedStepper(AbstractStepper):
         values = [measure(step, y, t1 - t0) for measure in self.measures]
         return jnp.stack([jnp.asarray(v, _float_like(t0)) for v in values])
 
-    def final_state(self, solver_state, initial_solver_state, moved):
+    def final_state(self, solver_state: SolverState, initial_solver_state: SolverState, moved: jax.Array):
         return self.stepper.final_state(solver_state.inner, initial_solver_state, moved)
 
-    def can_fail(self, t0, t1, y, solver_state):
+    def can_fail(self, t0: Time, t1: Time, y: State, solver_state: SolverState):
         return self.stepper.can_fail(t0, t1, y, solver_state)
 
-    def count_evaluations(self, steps):
+    def count_evaluations(self, steps: jax.Array):
         return self.stepper.count_evaluations(steps)
 
-    def heuristic_totals(self, solver_state):
+    def heuristic_totals(self, solver_state: SolverState):
         return solver_state.totals
 
-    def last_heuristics(self, solver_state):
+    def last_heuristics(self, solver_state: SolverState):
         return solver_state.last
 
-    def add_to_last_heuristics(self, cotangent, more):
+    def add_to_last_heuristics(self, cotangent: Any, more):
         return cotangent._replace(last=cotangent.last + more)
 
 
@@ -114,7 +122,7 @@ def safe_norm(norm: Callable, tree: Any) -> jax.Array:
     return jnp.where(nothing, jnp.zeros_like(value), value)
 
 
-def _contributions(values, t0, t1):
+def _contributions(values, t0: Time, t1: Time):
     """What a step adds to the sums."""
     return jnp.stack([values, values * jnp.abs(t1 - t0)[..., None], values**2], axis=-2)
 
@@ -165,7 +173,7 @@ def _equal_abscissas(found: Stages) -> tuple[int, int, np.ndarray] | None:
     return i, j, rows[j] - rows[i]
 
 
-def _stiffness(norm: Callable, rows: tuple[int, int, np.ndarray], stages: Any, h) -> jax.Array:
+def _stiffness(norm: Callable, rows: tuple[int, int, np.ndarray], stages: Any, h: Time) -> jax.Array:
     i, j, weights = rows
     ks = [jax.tree.map(lambda x, n=n: x[n], stages) for n in range(len(weights))]
     moved = combine(weights, ks)

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from nde.solvers import add, combine, stage_time
 from nde.steppers.base import AbstractStepper, Step
-from nde.types import Args, State, Time
+from nde.types import Args, SolverState, State, Time
 
 AREAS = ("W", "H", "K")
 
@@ -43,11 +43,19 @@ class StochasticRKStepper(AbstractStepper):
         self.has_f = _not(self.tableau.ignore_stage_f, stages)
         self.has_g = _not(self.tableau.ignore_stage_g, stages)
 
-    def init_state(self, t0, t1, y, solver_state, made_jump):
+    def init_state(self, t0: Time, t1: Time, y: State, solver_state: SolverState, made_jump: jax.Array | None):
         del t0, t1, y, made_jump
         return solver_state
 
-    def step(self, t0, t1, y, solver_state, made_jump, opaque_true=None):
+    def step(
+        self,
+        t0: Time,
+        t1: Time,
+        y: State,
+        solver_state: SolverState,
+        made_jump: jax.Array | None,
+        opaque_true: jax.Array | None = None,
+    ):
         del made_jump, opaque_true
         tableau, drift, args = self.tableau, self.drift, self.args
         times = [stage_time(float(c), t0, t1, t1 - t0) for c in (0.0, *tableau.c)]
@@ -82,15 +90,15 @@ class StochasticRKStepper(AbstractStepper):
         """The diffusion times W, H and K."""
         return [_as(self.diffusion.prod(g, area), y) for area in areas]
 
-    def final_state(self, solver_state, initial_solver_state, moved):
+    def final_state(self, solver_state: SolverState, initial_solver_state: SolverState, moved: jax.Array):
         del initial_solver_state, moved
         return solver_state
 
-    def can_fail(self, t0, t1, y, solver_state):
+    def can_fail(self, t0: Time, t1: Time, y: State, solver_state: SolverState):
         del t0, t1, y, solver_state
         return False
 
-    def count_evaluations(self, steps):
+    def count_evaluations(self, steps: jax.Array):
         return steps * sum(self.has_f)
 
 
