@@ -30,7 +30,7 @@ def test_the_signature_has_every_keyword_of_diffrax():
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
-        ({"terms": lambda t, y, args: -y}, TypeError, r"got a function: wrap the function f\(t, y, args\) as nde.ODETerm"),
+        ({"terms": lambda t, y, args: -y}, TypeError, r"a function: wrap the function f\(t, y, args\) as nde.ODETerm"),
         ({"terms": eqx.nn.MLP(3, 3, 4, 1, key=jax.random.key(0))}, TypeError, r"got a MLP: wrap"),
         ({"terms": (TERM, lambda t, y, args: -y), "solver": nde.SemiImplicitEuler()}, TypeError, "got a function"),
         ({"terms": nde.ODETerm}, TypeError, r"terms is the class ODETerm; give an instance"),

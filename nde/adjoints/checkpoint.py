@@ -31,13 +31,14 @@ RECORD_BYTES = 36_000
 class CheckpointAdjoint(AbstractAdjoint):
     r"""The exact gradient of the discrete solve on the grid that it accepted, in bounded memory.
 
-    The forward loop records accepted places $(t_n, y_n)$ and the solver's state; the way back replays a step at a time,
+    The forward loop records accepted states $(t_n, y_n)$; the backward pass replays a step at a time
+    (discretise-then-optimise),
 
     $$\lambda_n = \lambda_{n+1}\,\partial_y \Phi(t_n, t_{n+1}, y_n, \theta), \qquad
     g \mathrel{+}= \lambda_{n+1}\,\partial_\theta \Phi,$$
 
-    with $\Phi$ the step. Rejected steps cost nothing on the way back. Over a batch, a parameter that its examples share
-    gets one gradient, summed in the loop, and not one an example.
+    with $\Phi$ the step. Rejected steps cost nothing on the backward pass. Over a batch, a parameter that its examples
+    share gets one gradient, summed in the loop, and not one an example.
 
     **Times.** Save times and event times carry gradients. Accepted times are constants, with these exceptions, where
     they are inputs:
@@ -53,8 +54,8 @@ class CheckpointAdjoint(AbstractAdjoint):
     returns them as its state or its fields hold them; without it they have gradient zero. So have, being what only
     chooses steps, the tolerances of a controller and the first step `dt0` of an adaptive one.
 
-    **Arguments:** `checkpoints`: how many places the record holds; `"all"` for all of `max_steps`; `None` for 256 to
-    512, by the size of a place, and for more where the grid is known beforehand and a state is small. A solve with more
+    **Arguments:** `checkpoints`: how many states the record holds; `"all"` for all of `max_steps`; `None` for 256 to
+    512, by the size of a state, and for more where the grid is known beforehand and a state is small. A solve with more
     accepted steps keeps every second, fourth … and recomputes the rest, which costs one forward solve more.
 
     **Limits:** reverse mode, once, and forward mode over it (`jax.hessian`); `max_steps=None` can not be

@@ -4,7 +4,7 @@ diffrax's own solvers are used as they are; explicit Runge-Kutta methods are unr
 
 **Reversible methods.** A step can be undone exactly, up to rounding, so that a gradient needs no states but the last
 (`nde.ReversibleAdjoint`). `nde.Reversible` makes one of any explicit method; `diffrax.ReversibleHeun` is one
-already, and gets its way back here; `nde.Rex` is one for semilinear equations, as those of diffusion models
+already, and gets its inverse step here; `nde.Rex` is one for semilinear equations, as those of diffusion models
 (`nde.diffusion_model_term`), whose linear part it solves exactly. The price is stability: see the limits of each.
 
 **What a solver can** beside what diffrax's interface says of it stands in `nde.solvers.SolverTraits`: its evaluations

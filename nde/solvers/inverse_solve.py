@@ -28,7 +28,7 @@ def undo(
 
     **Raises:** `ValueError` for a solver whose steps can't be taken back.
 
-    **Limits:** rounding errors grow on the way back as `nde.Reversible` says.
+    **Limits:** rounding errors grow backward as `nde.Reversible` says.
     """
     inverse_step = inverse_step_of(solver, terms, args)
     if inverse_step is None:

@@ -169,7 +169,7 @@ def _refuse_state_dependent_noise(
 
 
 class _ReversibleInverse(AbstractInverseStep):
-    """The tail is $(y_n, z_n)$."""
+    """The reverse state is $(y_n, z_n)$."""
 
     def __init__(self, solver: Reversible, terms: Terms, args: Args):
         self.solver, self.terms, self.args = solver, terms, args

@@ -1,4 +1,4 @@
-"""The way back of `diffrax.ReversibleHeun`."""
+"""The inverse step of `diffrax.ReversibleHeun`."""
 
 from typing import Any
 
@@ -23,11 +23,11 @@ class ReversibleHeunInverse(AbstractInverseStep):
     $$\hat y_n = 2 y_{n+1} - \hat y_{n+1} - f_{n+1} \Delta x_n, \qquad
     y_n = y_{n+1} - \tfrac12 (f_{n+1} + f_n)\,\Delta x_n.$$
 
-    The cotangent goes through $f_{n+1}$, which is evaluated at $\hat y_{n+1}$ on the way back over step $n$, and used
-    for the end of step $n$ and, at the same time, for the start of step $n + 1$: the tail is what is known before
-    it is, $(y_n + \tfrac12 f_n \Delta x_n,\ \hat y_n,\ \Delta x_n)$. A second evaluation, of $f_n$, is only made where
-    values at the start of the step enter a derivative: by the control (a path that is learned, times), and by what is
-    saved inside of a step through a function that is not linear. Elsewhere the compiler drops it.
+    The cotangent goes through $f_{n+1}$, which is evaluated at $\hat y_{n+1}$ on the backward pass over step $n$, and
+    used for the end of step $n$ and, at the same time, for the start of step $n + 1$: the reverse state is what is
+    known before it is, $(y_n + \tfrac12 f_n \Delta x_n,\ \hat y_n,\ \Delta x_n)$. A second evaluation, of $f_n$, is
+    only made where values at the start of the step enter a derivative: by the control (a path that is learned, times),
+    and by what is saved inside of a step through a function that is not linear. Elsewhere the compiler drops it.
 
     **Limits:** for $y' = \mu y$ a step has the eigenvalues $z \pm \sqrt{1 + z^2}$, $z = \mu h$, whose product is -1:
     the method is stable only for $z$ on the imaginary segment $[-i, i]$. It damps nothing: with a damped equation

@@ -162,7 +162,7 @@ class _Lawson:
 
 
 class _RexInverse(AbstractInverseStep):
-    """That of `Reversible`, between the ways into its variables and out of them; the tail is $(x_n, z_n)$."""
+    """That of `Reversible`, between the changes to its variables and back; the reverse state is $(x_n, z_n)$."""
 
     def __init__(self, solver: Rex, terms: Terms, args: Args):
         self.reversible, self.lawson = solver.reversible, _Lawson(terms)
@@ -176,13 +176,13 @@ class _RexInverse(AbstractInverseStep):
         dense = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dense)
         dense = {"y0": solver_state, "y1": solver_state, "inner": dense}
 
-        def in_clock(piece):
+        def in_clock(part):
             def function(t0: ScalarLike, t1: ScalarLike, *arguments):
-                return piece.function(lawson.clock(t0), lawson.clock(t1), *arguments)
+                return part.function(lawson.clock(t0), lawson.clock(t1), *arguments)
 
-            return SubFunction(function, (t0, t1, *piece.examples[2:]))
+            return SubFunction(function, (t0, t1, *part.examples[2:]))
 
-        return {name: in_clock(piece) for name, piece in inner.items()} | {
+        return {name: in_clock(part) for name, part in inner.items()} | {
             "into": SubFunction(lawson.into, (t0, t1, y)),
             "out of": SubFunction(lawson.out_of, (t0, t1, solver_state)),
             "points": SubFunction(lambda t0, t1, dense: lawson.points(self.reversible, t0, t1, dense), (t0, t1, dense)),
