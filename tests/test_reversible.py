@@ -57,7 +57,7 @@ SAVES = {
 }
 
 
-def solve(w, y0, solver, terms=ode, controller=EVEN, saveat=SAVES["ts"], adjoint=None, t0=0.0, t1=2.0, dt0=0.1):
+def solve(w, y0, solver, terms=ode, controller=EVEN, saveat=SAVES["ts"], adjoint=None, t0=0.0, t1=2.0, dt0=0.1):  # noqa: PLR0913  (a table of cases)
     return nde.diffeqsolve(
         terms(w), solver, t0, t1, dt0, y0, w, saveat=saveat, stepsize_controller=controller, max_steps=64,
         adjoint=adjoint or nde.ReversibleAdjoint(),

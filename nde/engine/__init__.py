@@ -22,13 +22,13 @@ buckets.py          batches whose examples need very different numbers of steps
 5. When all levels of `vmap` are known the primitive is lowered, or differentiated. `loop.AdaptiveLoop` then runs a
    `while_loop` over the flat batch: `advance` tries a step of every example that still runs, and what was accepted goes
    into the `SaveBuffer`s and, if the solve is differentiated, into the `Checkpoints`. A rejected step leaves nothing.
-6. **The backward pass.** `adjoint.run_loop` is handed the loop as a value (`loop.Loop`, a handful of methods) and gives
-   it a backward pass by `loop.with_vjp`. That of `CheckpointAdjoint` and `ReversibleAdjoint` is a `loop.ReverseSweep`:
-   from the last accepted step to the first, cotangents of the rows saved in it (`save_cotangents`), the VJP of the step,
+6. **The backward pass.** `adjoint.run_loop` is handed the loop as a value (`loop.Loop`, a few methods) and gives it a
+   backward pass by `loop.with_vjp`. That of `CheckpointAdjoint` and `ReversibleAdjoint` is a `loop.ReverseSweep`:
+   from the last accepted step to the first, cotangents of rows saved in it (`save_cotangents`), the VJP of the step,
    one sum for each parameter over the whole batch, and the cotangents of the step's ends to what these depend on
    (`accepted_times`). `ContinuousAdjoint` solves the costate's equation instead: optimise-then-discretise.
-7. The `loop.LoopOutcome` goes back to `EngineLoop`: events are located inside the last step, the ends are saved, a failure
-   becomes a result, and all of it diffrax's state again, of which its entry makes the `Solution`.
+7. The `loop.LoopOutcome` goes back to `EngineLoop`: events are located inside the last step, the ends are saved, a
+   failure becomes a result, and all of it diffrax's state again, of which its entry makes the `Solution`.
 
 To add an adjoint: a class of `adjoints.AbstractAdjoint`, whose docstring says what is called when.
 """

@@ -16,7 +16,7 @@ from nde.steppers import check_heuristics, HeuristicSpec, STEPS
 from nde.types import ScalarLike
 
 
-def diffeqsolve(
+def diffeqsolve(  # noqa: PLR0913  (its keywords are the interface)
     terms: PyTree[diffrax.AbstractTerm],
     solver: diffrax.AbstractSolver,
     t0: ScalarLike,

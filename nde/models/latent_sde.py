@@ -101,7 +101,7 @@ class LatentSDE(AbstractSolvingModel):
     numerics: Numerics
     num_steps: int = eqx.field(static=True)
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (its keywords are the interface)
         self,
         channels: int,
         state_size: int,

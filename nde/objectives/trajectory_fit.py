@@ -145,7 +145,7 @@ class TrajectoryFit(eqx.Module):
         if self.continuity <= 0 or self.continuity_end <= 0 or self.residual_weight < 0:
             raise ValueError(f"TrajectoryFit needs positive weights of continuity and residual, but got {self}.")
 
-    def __call__(
+    def __call__(  # noqa: PLR0913  (its keywords are the interface)
         self,
         model: TrajectoryModel,
         times: Float[ArrayLike, " rows"],

@@ -75,7 +75,7 @@ class Callback(Protocol):
         ...
 
 
-def fit(
+def fit(  # noqa: PLR0913  (its keywords are the interface)
     update: Update,
     state: TrainState,
     data: PyTree,
