@@ -78,6 +78,7 @@ class AdjointEquationSweep:
         """The cotangents of the inputs."""
         carry = self._begin()
 
+        # One loop for jumps and steps: what was saved at the time reached is met before each step.
         def goes_on(carry: Any):
             going = self.batch.any(self._running(carry))
             return going if self.limit is None else going & (carry.tries < self.limit)
@@ -225,6 +226,7 @@ class AdjointEquationSweep:
         lost = self._running(carry) | ~jnp.isfinite(self.scale)
         any_lost = jnp.any(lost)
         costate = self._unscaled(carry.back.costate)
+        # A backward pass that ran out of steps has no gradient: NaN, and never a number that looks like one.
         y_ct = jax.tree.map(lambda x: jnp.where(_fit(lost, x), jnp.nan, x), costate)
         nothing: Any = jax.tree.map(lambda _: None, self.inputs)
         sums = {i: jnp.where(any_lost, jnp.nan, x) for i, x in carry.consts.items() if is_inexact(x)}

@@ -109,6 +109,7 @@ class _CheckpointSweep(ReverseSweep):
 
     def run(self):
         sweep, longest = self.begin(), self.batch.max(self.steps)
+        # Where the record holds every step the segments would only be copies.
         if self.store.segment:
             sweep = self._in_segments(sweep, longest)
         else:
@@ -180,6 +181,7 @@ class _CheckpointSweep(ReverseSweep):
         floats, combine = partition_inexact(state.solver_state)
         closed, t0 = self.problem.step, state.t
         ids, values = self.consts.active_in(closed)
+        # A truth that hangs on the loop's own values, for XLA moves what does not out of the loop, and folds it.
         opaque = self.problem.with_opaque_true(self.consts, self.batch.any(active))
 
         def step(values: Sequence[jax.Array], t0: Time, t1: Time, y: State, floats: State):
@@ -187,6 +189,7 @@ class _CheckpointSweep(ReverseSweep):
             out = self.loop.step(consts, t0, t1, y, combine(floats), state.made_jump)
             return out[0], partition_inexact(out[1])[0], out[2] if self.needs_dense else None
 
+        # Times that are not differentiated are left out of the VJP: XLA does not drop what their cotangents cost.
         if self.times_active:
             (y1, _, dense), pull = jax.vjp(step, values, t0, t1, state.y, floats)
         else:

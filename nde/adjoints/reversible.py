@@ -150,6 +150,8 @@ class _ReversibleSweep(ReverseSweep):
             begin, before = self._times(i)
             t0, t1 = self.batch.where(active, (begin, sweep.end), (start.t, start.tnext))
             evaluate = _Evaluations(self)
+            # Examples that are done, or that nobody asks for, take a short step from the start: see
+            # `ReverseSweep.safe_start`.
             at_end = self.batch.where(active, reverse_state, safe)
             found = method.step_back(evaluate, t0, t1, at_end, self.needs_dense)
             step = ReverseStep(i, active, t0, t1, found.y1, found.dense, before)

@@ -74,6 +74,7 @@ class EngineLoop(diffrax.AbstractAdjoint):
         if self.times is not None:
             solve = self.times.restore(solve)
             start = self.times.restart(start, solve, passed_solver_state, passed_controller_state)
+        # A state passed in has its own count.
         if not passed_controller_state:
             start = _count_in_state(solve, start)
         stepper = self._stepper(solve, start)
@@ -126,6 +127,7 @@ class EngineLoop(diffrax.AbstractAdjoint):
         """
         state, counts = outcome.state, outcome.counts
         saved, result = self._with_ends(problem, outcome, start)
+        # Failures of the whole solve, which no step sees.
         result = _final_result(problem, state, result)
         log = outcome.step_log
         if throw:

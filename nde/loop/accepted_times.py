@@ -90,6 +90,7 @@ class AcceptedTimes:
         first, last = number == 0, self.at_end & (number == self.steps) & (number > 0)
         if self.grid_moves:
             return self._add_on_grid(times, number, t, cotangent, last)
+        # Times between the ends are constants, as in diffrax, unless the controller was told one of them.
         inner = jnp.where(first | last, 0, cotangent)
         times = times._replace(
             t0=times.t0 + jnp.where(first, cotangent, 0), t1=times.t1 + jnp.where(last, cotangent, 0)
@@ -97,6 +98,7 @@ class AcceptedTimes:
         if self.stops is None or times.stops is None:
             return times
         index = jnp.sum(self.stops < t[..., None], axis=-1, dtype=jnp.int32)
+        # Which stop a time leads to: the first that is not before it.
         last = jnp.minimum(index, self.stops.shape[-1] - 1)
         stop, before = self.batch.get(self.stops, last), self.batch.get(self.stops, jnp.maximum(index - 1, 0))
         before = jnp.where(index > 0, jnp.maximum(before, self.inputs.state.t), self.inputs.state.t)
@@ -112,6 +114,7 @@ class AcceptedTimes:
         bounded, apart = jnp.isfinite(t1), t1 > t0
         share = jnp.where(apart & bounded, (t - t0) / jnp.where(apart & bounded, t1 - t0, 1), 0)
         to_t1 = jnp.where(last, 1, jnp.where(number == 1, 0, share))
+        # With an infinite end every step is `dt0` long, and the n-th time moves n times as far as the first.
         to_tnext = jnp.where(last | (bounded & (number != 1)), 0, number).astype(t.dtype)
         times = times._replace(t0=times.t0 + (1 - to_t1 - to_tnext) * cotangent, t1=times.t1 + to_t1 * cotangent)
         return times if times.tnext is None else times._replace(tnext=times.tnext + to_tnext * cotangent)

@@ -115,6 +115,8 @@ class AdaptiveLoop:
         checkpoints = None if store is None else store.begin(start)
         carry: Any = (jnp.zeros((), jnp.int32), self._begin(start), checkpoints)
 
+        # One trip count for the whole batch, and a body without a select: `FlatBatch.any` reduces over every `vmap`,
+        # those outside of the primitive too, so that the predicate stays a scalar and the loop a loop.
         def goes_on(carry: Any):
             tries, outcome, _ = carry
             running = self.batch.any(self.running(inputs, outcome.state))
@@ -150,6 +152,7 @@ class AdaptiveLoop:
 
     def _turn(self, inputs: LoopInputs, tries: jax.Array, outcome: LoopOutcome, checkpoints: Checkpoints | None):
         old = outcome.state
+        # Examples that have ended are carried along unchanged: `advance` selects their old state, leaf by leaf.
         active = self.running(inputs, old)
         state, dense, accepted = self.advance(inputs, old)
         tried, done = (x.astype(jnp.int32) for x in (active, accepted))
@@ -162,6 +165,7 @@ class AdaptiveLoop:
             row = jnp.where(accepted, counts.accepted - 1, log.ts.shape[-1])
             last = self.problem.stepper.last_heuristics(state.solver_state)
             still = jax.lax.stop_gradient
+            # Accepted times are constants of the gradient; only the heuristics are differentiated.
             step = StepLog(still(state.t), still(old.tnext - old.t), last)
             log = jax.tree.map(lambda rows, x: self.batch.put(rows, row, x, rows_first=False), log, step)
         if checkpoints is not None:
@@ -175,6 +179,7 @@ class AdaptiveLoop:
         zero = jnp.zeros(shape, jnp.int32)
         dense = log = None
         if self.options.dense:
+            # diffrax's own dense output has `max_steps` rows; nothing else here has a buffer of that size.
             assert size is not None
             ts = jnp.full((*shape, size + 1), jnp.inf, state.t.dtype)
             infos = jax.tree.map(lambda x: self.saving.empty(size, x), self.problem.dense)

@@ -112,6 +112,7 @@ def _jvp(primals, tangents, *, computation, structure, levels, avals, declared):
         return jax.tree.leaves(computation.run_differentiable(levels, structure.unflatten(inputs), wanted))
 
     backward = only_backward([tangents[i] for i in perturbed], primals)
+    # The `custom_vjp` of the whole batch is differentiated in place, when all levels inside this derivative are known.
     outputs, moved = jax.jvp(differentiable, [primals[i] for i in perturbed], backward)
     outputs = [backward_once(x) if jnp.issubdtype(x.dtype, jnp.inexact) else x for x in outputs]
     moved = [
@@ -171,9 +172,11 @@ class FlatBatch:
         `rows` is `(rows, batch, …)` if `rows_first`, else `(batch, rows, …)`; `index` is `(batch,)`.
         """
         if not self.levels:
+            # One example: a slice updated in place. `scatter` is a loop of its own in XLA on a CPU.
             last = jnp.minimum(index, rows.shape[0] - 1)
             old = jax.lax.dynamic_index_in_dim(rows, last, keepdims=False)
             return jax.lax.dynamic_update_index_in_dim(rows, jnp.where(index < rows.shape[0], row, old), last, 0)
+        # Unique indices: every example has rows of its own, and the scatter need not be serial.
         number = jnp.arange(self.shape[0], dtype=index.dtype)
         where = (index, number) if rows_first else (number, index)
         return rows.at[where].set(row, mode="drop", unique_indices=True)

@@ -34,9 +34,12 @@ class CheckpointStore:
         max_steps: int | None,
     ):
         self.batch, self._recorded = batch, recorded
+        # Packed: each array that a loop writes to costs a loop over the batch in every turn.
         self._packing = Packing(recorded(example))
         self.num_rows, self.segment = num_rows, 0
         if max_steps is not None and max_steps > num_rows:
+            # A power of two, as strides are, so that a segment starts at a row of the record whatever the stride. At
+            # least 64, for each starts two loops.
             self.segment = max(64, 2 ** math.ceil(math.log2(max_steps / num_rows)))
             self.num_rows = max(1, num_rows // self.segment) * self.segment
 
@@ -54,6 +57,7 @@ class CheckpointStore:
     ) -> Checkpoints:
         """The record with an accepted state, where it is one of every `stride`."""
         due = accepted & (counts.accepted % checkpoints.stride == 0)
+        # An index past the end writes nothing: cheaper than a select between two records.
         index = jnp.where(due, counts.accepted // checkpoints.stride, self.num_rows)
         return checkpoints._replace(rows=self.put(checkpoints.rows, index, state))
 
@@ -78,6 +82,7 @@ class CheckpointStore:
     def segment_from(self, checkpoints: Checkpoints, first: jax.Array) -> list[jax.Array]:
         """Rows of the record from `first` on: where these are too few, the last ones, but `first` first."""
 
+        # A copy, so that the replay writes into a few rows of its own and never into the record, which XLA would copy.
         def cut(rows: jax.Array):
             part = jax.lax.dynamic_slice_in_dim(rows, first, min(self.segment, len(rows)))
             return part.at[0].set(jax.lax.dynamic_index_in_dim(rows, first, keepdims=False))

@@ -25,6 +25,8 @@ class ClosedFunction:
 
     def __call__(self, consts: Sequence[jax.Array], *arguments: Any) -> Any:
         flat = self._arguments.flatten_up_to(arguments)
+        # Evaluated anew at each call, and so traced into whatever calls it: it is a function of its consts, and closes
+        # over nothing that a `vmap` or a `grad` could miss.
         out = jaxpr_as_fun(ClosedJaxpr(self._jaxpr, list(consts)))(*flat)
         return self._result.unflatten([jnp.asarray(x) for x in out])  # a constant comes as a Python number
 
@@ -55,6 +57,7 @@ class ClosureConverter:
     def _id(self, const: Any) -> int:
         if id(const) not in self._ids:
             array = jnp.asarray(const)
+            # By identity: two fields that share a weight share its cotangent's sum, too.
             self._kept.append(const)  # an id is only one's own while its object lives
             self._ids[id(const)] = self._ids[id(array)] = len(self.consts)
             self.consts.append(array)

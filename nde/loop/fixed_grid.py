@@ -63,6 +63,7 @@ def scan_grid(
         number, (t0, t1) = xs
         step = stepper.step(t0, t1, carry[0], carry[1], None, opaque(number >= 0))
         dense_names.update(step.dense)
+        # The ends of a step are those of its neighbours too: kept once, see `_with_ends`.
         dense = {k: v for k, v in step.dense.items() if k not in ("y0", "y1")} if inside else None
         kept = (step.y, dense) if along else None
         last = stepper.last_heuristics(step.solver_state) if options.step_log else None
@@ -71,6 +72,7 @@ def scan_grid(
     start, ends = (state.y, state.solver_state), (grid[:-1], grid[1:])
     turn, xs, good = body, (jnp.arange(taken), ends), None
     if options.guard:
+        # Counted beforehand, without a gradient: what fails must not be in the scan that is differentiated.
         good = _good(stepper, start, ends)
         turn, xs = _without_failed_steps(body, start, ends, good), (good, *xs)
     (y, solver_state), (kept, quantities) = _scan(turn, start, xs, options.num_checkpoints)
@@ -110,6 +112,7 @@ def _scan(body: Body, carry: Carry, xs: PyTree[jax.Array], num_checkpoints: int 
     body = jax.checkpoint(body, prevent_cse=False, policy=jax.checkpoint_policies.save_only_these_names(NOISE))
     if num_checkpoints is None or steps <= num_checkpoints:
         return jax.lax.scan(body, carry, xs)
+    # Stretches of the square root: as many states are kept between them as within one, and each step is taken twice.
     width = math.isqrt(steps)
     stretches = -(-steps // width)
     missing = stretches * width - steps
@@ -118,6 +121,7 @@ def _scan(body: Body, carry: Carry, xs: PyTree[jax.Array], num_checkpoints: int 
         return jnp.concatenate([x, jnp.broadcast_to(x[-1], (missing,))]).reshape(stretches, width)
 
     more = jax.tree.map(padded, xs)
+    # The last stretch is filled with its last step, whose results are thrown away: a scan has one length.
     is_real = jnp.arange(stretches * width).reshape(stretches, width) < steps
 
     def masked(carry: Any, xs):

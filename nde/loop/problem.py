@@ -79,9 +79,11 @@ class TracedProblem:
         self.problem, self.stepper, self.solve = problem, problem.stepper, problem.solve
         converter = ClosureConverter()
         convert, args = converter.closure_convert, self.solve.args
+        # What a fusion barrier branches on, see `nde.steppers.fusion_barrier`.
         self._opaque_true = jnp.ones(1, bool)  # an array, not a number, or it would be no input
         start = (state.t, state.tnext, state.y, state.solver_state, state.made_jump)
         self.step = convert(self._step, *start)
+        # `advance` calls the traced step, so that the field is traced once for both.
         self._step_consts = self.step.consts_of(converter.consts)
         self.dense: Dense = jax.eval_shape(lambda: self.step(self._step_consts, *start))[2]
         self.advance = convert(self._advance, self.solve.t1, self.solve.t1, state)
@@ -154,6 +156,7 @@ class TracedProblem:
             assert solve.event is not None
             new = look_for_events(solve.event, solve, state, new, dense)
         active = self.problem.running(state, t1)
+        # Selected here, for one example, and so by one fused kernel with the rest of `advance`.
         new = jax.tree.map(lambda a, b: jnp.where(active, a, b), _cast_like(new, state), state)
         return StepOutcome(new, dense, active & keep)
 

@@ -100,6 +100,8 @@ class ReverseSweep(abc.ABC):
         def finite(x: jax.Array):
             return jnp.where(jnp.isfinite(x), x, 0) if is_inexact(x) else x
 
+        # Examples that are not active are stepped too, since a batch steps as one: from here, where nothing is
+        # infinite, so that zero cotangents times finite derivatives are zero.
         y, solver_state = jax.tree.map(finite, (state.y, state.solver_state))
         # The first step that was tried may have been far too long: a hundredth of it hardly moves.
         short = state.t + 0.01 * (state.tnext - state.t)
@@ -128,6 +130,7 @@ class ReverseSweep(abc.ABC):
     def pull(self, sweep: SweepState, step: ReverseStep, pull_step: PullStep) -> SweepState:
         """Back through a step: cotangents of what was saved in and at the end of it, and then its VJP."""
         active, zero = step.active, jnp.zeros_like(step.t0)
+        # An event's state is that of the last step: its cotangents join there.
         is_last = active & (step.number + 1 == self.steps)
         solver_state = self._with_step_log(masked(self.batch, active, sweep.solver_state), step)
         dense = self._dense_cotangent(step, is_last)
@@ -135,6 +138,7 @@ class ReverseSweep(abc.ABC):
             masked(self.batch, active, sweep.y), dense, zero, zero, sweep.consts, sweep.times, sweep.cursors
         )
         outputs = self.save_cotangents.add(step, outputs)
+        # Saved rows first: they add to the cotangents of the step's end and inside, which its VJP then pulls through.
         found = pull_step(outputs.y, solver_state, outputs.dense)
         times = outputs.times
         if times is not None:
@@ -145,6 +149,8 @@ class ReverseSweep(abc.ABC):
             solver_state=self.batch.where(active, found.solver_state, sweep.solver_state),
             consts=add_by_id(outputs.consts, list(found.consts), list(found.consts.values())),
             times=times,
+            # The next step back ends where this one's predecessor ended, not where this one begins: they differ at a
+            # jump.
             end=jnp.where(active, step.before, sweep.end),
             cursors=outputs.cursors,
         )

@@ -87,6 +87,7 @@ class SaveCotangents:
         due = step.active & ((step.number + 1) % self.saving.specs[k].every == 0)
         cursor = outputs.cursors[k]
         row = jnp.maximum(cursor.filled - due.astype(jnp.int32), 0)
+        # The loop's buffers are read back to front: the cursor counts the rows that are still to be met.
         y_ct = self._row(partition_inexact(self.ct[k].ys)[0], row, due)
         closed = self.saving.problem.end_saves[k]
         ids, values = self.consts.active_in(closed)
@@ -109,6 +110,8 @@ class SaveCotangents:
         def add_chunk(outputs):
             return self._add_chunk(k, step, outputs)
 
+        # As in the forward loop: in a batch a step has few save times or none, and which is not known when it is
+        # traced.
         def any_due(outputs):
             return self.batch.any(self._chunk(k, step, outputs.cursors[k])[2])
 
@@ -128,6 +131,7 @@ class SaveCotangents:
         count = jnp.sum(due, axis=-1, dtype=jnp.int32)
         cursors = _set(outputs.cursors, k, SaveCursor(cursor.ts_index - count, cursor.filled - count))
         y_ct = self._rows(partition_inexact(self.ct[k].ys)[0], rows, due)
+        # Evaluated at the step's end where none is due, and its cotangent is zero there.
         t = jnp.where(due, t, step.t1[..., None])
         closed: ClosedFunction = self.saving.problem.saves[k]
         ids, values = self.consts.active_in(closed)
@@ -137,6 +141,7 @@ class SaveCotangents:
             return partition_inexact(saved)[0]
 
         if not self.times_active:
+            # Without times among the inputs the interpolation is linear in `dense`: a smaller VJP to trace and compile.
             _, pull = jax.vjp(lambda v, d: save(v, step.t0, step.t1, d, t), values, step.dense)
             consts, dense = pull(y_ct)
             return outputs._replace(

@@ -45,6 +45,7 @@ class Saving:
         zero = jnp.zeros(shape, jnp.int32)
 
         def rows(spec: SaveSpec) -> SaveBuffer:
+            # The last chunk may write past the rows that count.
             size = spec.size + self.chunk
             ts = jnp.full((*shape, size), jnp.inf, t.dtype) if spec.every else None
             return SaveBuffer(zero, zero + spec.skip, ts, jax.tree.map(functools.partial(self.empty, size), spec.ys))
@@ -103,6 +104,8 @@ class Saving:
             index = self.batch.following(saved.ts_index, chunk)
             t = self.batch.get(ts, jnp.minimum(index, size - 1))
             due = accepted[..., None] & (index < size) & (t <= until[..., None])
+            # A time that is not due is evaluated at the step's end, where the interpolation is sure to be finite: what
+            # a select throws away must not be NaN, or its derivative is.
             ys = self.inside[k](consts, old.t, old.tnext, dense, jnp.where(due, t, old.tnext[..., None]))
             rows, times = jax.tree.map(lambda b, x: self.batch.put_block(b, saved.filled, x), saved.ys, ys), saved.ts
             if times is not None:
@@ -157,6 +160,7 @@ def save_on_grid(
     saved = SaveBuffer(jnp.int32(0), jnp.int32(spec.skip), jnp.full(spec.size, jnp.inf, grid.dtype), rows)
     every = sub.steps
     if sub.ts is not None:
+        # All save times at once, since every step's inside is there: no loop within the scan.
         number = jnp.clip(jnp.searchsorted(grid, sub.ts, side="left") - 1, 0, steps - 1)
         reached = sub.ts <= grid[-1]
 
@@ -240,6 +244,7 @@ def save_ends(saved: SaveBuffer, sub: diffrax.SubSaveAt, ends: SolveEnds) -> Sav
         written = ends.accepted % sub.steps == 0
     else:
         written = jnp.asarray(False)
+    # An event moves the end of its last step to where it was located: the row of that end is written here.
     due = (sub.t1 | written) if ends.located else (sub.t1 & ~written)
     if sub.t1 or (ends.located and sub.steps):
         assert saved.ts is not None

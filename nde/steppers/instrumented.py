@@ -74,6 +74,7 @@ class InstrumentedStepper(AbstractStepper):
         made_jump: jax.Array | None,
         opaque_true: jax.Array | None = None,
     ):
+        # The sums ride in the state, so that a replay of the step is a replay of its heuristics.
         step = self.stepper.step(t0, t1, y, solver_state.inner, made_jump, opaque_true)
         values = self._values(step, t0, t1, y)
         state = InstrumentedState(
