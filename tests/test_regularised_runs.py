@@ -133,6 +133,13 @@ def test_what_a_kind_can_not_serve_is_refused(name, overrides, message):
         load_config(CONFIGS / f"{name}.toml", [f"regularise.{x}" for x in overrides])
 
 
+@pytest.mark.parametrize("adjoint", ["reversible", "continuous"])
+def test_the_estimates_of_the_steps_need_the_checkpoint_adjoint(adjoint):
+    message = re.escape(f"can not have 'error' with solver.adjoint = '{adjoint}'; it serves local_error")
+    with pytest.raises(ConfigError, match=message):
+        load_config(CONFIGS / "neural_ode_spiral.toml", [f"solver.adjoint={adjoint}", "regularise.penalties.error=1"])
+
+
 def test_several_starts_have_no_regulariser():
     overrides = ["objective.shooting=multiple", "observe.start=learned", "data.test_after=3.0"]
     with pytest.raises(ConfigError, match=r"\[regularise\] needs objective.shooting = 'single', but it is 'multiple'"):

@@ -10,6 +10,7 @@ from nde.config.models import MODELS, models_of, ModelSection
 from nde.config.numerics import SolverConfig
 from nde.config.regularise import RegulariseConfig
 from nde.config.sections import Section, TrainConfig
+from nde.regularise import STEP_ESTIMATES
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class RunConfig(Section):
             served = section.penalties(self.solver)
             if served is not None:
                 why = f"a model '{section.name}' and this solver"
+                adjoint = section.merged_solver(self.solver).adjoint
+                if adjoint in ("reversible", "continuous"):
+                    served = [name for name in served if name not in STEP_ESTIMATES]
+                    why = f"solver.adjoint = '{adjoint}'"
                 self.regularise.check(served, why, moves_end=section.moves_end)
         return self
 

@@ -52,5 +52,8 @@ PENALTIES: dict[str, Callable[[int], AbstractRegulariser]] = {
 """By the name that a config gives, from the order of a Taylor derivative. To add a regulariser: its class, and its row
 here."""
 
+STEP_ESTIMATES = ("error", "error_squares", "stiffness")
+"""Those made of the solver's own estimates at its steps, which `nde.CheckpointAdjoint` alone differentiates."""
+
 FIXED_STEPS = ("kinetic", "jacobian")
 """Those that any solver and any field serves. (Taylor derivatives ask for a field without a search in a path.)"""
