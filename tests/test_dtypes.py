@@ -138,3 +138,55 @@ def test_constant_steps_are_the_same_to_the_last_bit_in_a_scan_and_in_a_loop(dty
 
     times = [jnp.asarray(x, dtype) for x in (start, 3.7, 0.28)]
     np.testing.assert_array_equal(ts(*times), jax.jit(ts)(*times))  # only out of jit is their number known
+
+
+@pytest.mark.filterwarnings("ignore:Complex dtype")  # diffrax's own
+@pytest.mark.parametrize(
+    ("dtype", "name"), [(jnp.float16, "checkpoint"), (jnp.bfloat16, "reversible"), (jnp.complex64, "continuous")]
+)
+def test_times_state_and_gradient_stay_in_a_dtype_that_is_not_the_default(dtype, name):
+    adjoint, solver = ADJOINTS[name]
+    times = jnp.finfo(dtype).dtype
+
+    def total(w):
+        options = {"times": times, "saveat": SaveAt(ts=jnp.array([0.25, 0.75], times), t1=True)}
+        controller = nde.PIDController(rtol=1e-2, atol=1e-2)
+        solution = solved(adjoint, solver, w, stepsize_controller=controller, **options)
+        return jnp.sum(solution.ys * solution.ys.conj()).real, solution
+
+    w = jnp.asarray([0.5, 1.0], dtype) * (1 + 1j if dtype == jnp.complex64 else 1)
+    (_, solution), found = jax.jit(jax.value_and_grad(total, has_aux=True))(w)
+    ts = np.array([[0.25], [0.75], [1.0]])
+    exact = np.exp(-ts * np.array([0.5, 1.0]))
+    near = {"rtol": 0.03, "atol": 0.03}
+    assert (solution.ys.dtype, solution.ts.dtype, found.dtype) == (dtype, times, dtype)
+    np.testing.assert_allclose(np.abs(solution.ys.astype(complex)), exact, **near)
+    np.testing.assert_allclose(found.astype(complex), np.sum(-2 * ts * exact**2, axis=0), **near)
+
+
+TIMES = {
+    "whole numbers": (0, 2, 1),
+    "NumPy's numbers": (np.float64(0), np.float32(1), np.float32(0.125)),
+    "a whole array": (jnp.int32(0), 1, 0.125),
+    "backward": (1, np.array(0.0), -0.125),
+    "half precision": (np.float16(0), np.float16(1), np.float16(0.125)),
+    "two precisions": (0, jnp.float16(1), jnp.float32(0.125)),
+}
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_a_solution_has_the_dtypes_that_it_has_in_diffrax(name):
+    t0, t1, dt0 = TIMES[name]
+    term = ODETerm(lambda t, y, w: -y * (w * t).astype(y.dtype))
+
+    def dtypes(solve, y0, controller):
+        def values():
+            saveat = SaveAt(subs=[SubSaveAt(t0=True, steps=2), SubSaveAt(ts=np.array([0, 1]))])
+            solution = solve(term, Tsit5(), t0, t1, dt0, y0, 1.0, stepsize_controller=controller, saveat=saveat)
+            stats = {k: v for k, v in solution.stats.items() if k != "num_field_evaluations"}
+            return solution.ts, solution.ys, stats
+
+        return jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(values))
+
+    for case in [(jnp.ones(2, jnp.float16), PID), (1, PID), (jnp.float32(1), ConstantStepSize())]:
+        assert dtypes(nde.diffeqsolve, *case) == dtypes(diffrax.diffeqsolve, *case)
