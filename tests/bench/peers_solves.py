@@ -51,6 +51,7 @@ class Solves(NamedTuple):
 def installed(name: str) -> ModuleType:
     """A package of the `bench` extra."""
     os.environ.setdefault("GRADSOLVE_X64", "0")  # else its import turns float64 on for all
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # else torch's threads spin while the next package is timed
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # gradsolve asks for float64 and gets float32
@@ -175,7 +176,7 @@ def by_torchdiffeq(row: Row | Grid, field: Callable | None = None) -> Solves:
     torch, torchdiffeq = installed("torch"), installed("torchdiffeq")
     if isinstance(row, Grid):
         raise LeftOut("no SDEs" if row.diffusion is not None else "no Tsit5, and no fixed steps of its fifth order")
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(1 if row.y0.ndim == 1 else os.cpu_count() or 1)
     leaves = jax.tree.leaves(row.parameters)
     weights = [torch.tensor(np.asarray(x), requires_grad=True) for x in leaves]
     y0, ts = torch.tensor(np.asarray(row.y0)), torch.tensor(np.asarray(row.ts))

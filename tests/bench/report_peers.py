@@ -84,7 +84,7 @@ def _one_kernel(rows: dict[str, Any]) -> str:
     ]
     return f"""
 
-On a CPU, XLA makes one kernel of a loop whose turn reads and writes less than 1 KiB; the turns of any other loop are
+On a CPU, XLA makes one kernel of a loop whose iteration reads and writes less than 1 KiB; those of any other loop are
 made of many small calls, and for a small state these are most of the time. With
 `XLA_FLAGS={found["machine"]["XLA_FLAGS"]}` (load {_loads(found["rows"])}) nde is faster than without by:
 
@@ -102,7 +102,7 @@ def _loads(rows: dict[str, Any]) -> str:
 
 
 def _duration(ms: float) -> str:
-    return f"{1e3 * ms:.0f} µs" if ms < 1 else f"{ms:.3g} ms"
+    return f"{1e3 * ms:.0f} µs" if ms < 1 else f"{ms:.3g} ms" if ms < 1000 else f"{ms / 1e3:.2f} s"
 
 
 def _reasons(rows: dict[str, Any]) -> str:
