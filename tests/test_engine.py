@@ -10,8 +10,10 @@ import optimistix
 import pytest
 from chex import assert_trees_all_close
 from diffrax import SaveAt
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 import nde
+from nde.loop.vectors_first import vectors_first
 
 PID = diffrax.PIDController(rtol=1e-5, atol=1e-5)
 TS = jnp.linspace(0.0, 3.0, 7)
@@ -178,3 +180,20 @@ def test_a_grid_that_does_not_meet_the_ends_is_an_error(ts):
     # Nothing else than the check depends on the first step that it hangs on.
     with pytest.raises(RuntimeError, match="t1==ts"):
         solve(nde.diffeqsolve, 0.9, dt0=None, stepsize_controller=diffrax.StepTo(jnp.array(ts)))
+
+
+def test_a_batch_of_matrix_vector_products_is_not_transposed():
+    @jax.jit
+    def network(matrix, y):
+        return y + jax.lax.cond(y[0] > 0, jnp.tanh, jnp.sin, jnp.dot(matrix, jnp.abs(matrix @ y), precision="highest"))
+
+    def traced(function):
+        return jax.make_jaxpr(jax.vmap(function, (None, 0)))(matrix, ys)
+
+    matrix, ys = jr.normal(jr.key(0), (3, 3)), jr.normal(jr.key(1), (5, 3))
+    closed = jax.make_jaxpr(network)(matrix, ys[0])
+    exchanged = jaxpr_as_fun(ClosedJaxpr(vectors_first(closed.jaxpr), closed.consts))
+    assert "transpose" in str(traced(network))
+    assert "transpose" not in str(traced(exchanged))
+    found = jax.vmap(exchanged, (None, 0))(matrix, ys)[0]
+    assert_trees_all_close(found, jax.vmap(network, (None, 0))(matrix, ys), rtol=1e-12)

@@ -1,7 +1,8 @@
 """The loops that take a solve's steps, and the reverse sweep that takes them back. They know steppers, and no solver.
 
 state.py            what loops carry, record and return
-problem.py          a solve as functions of one example; closure_convert.py makes inputs of what these close over
+problem.py          a solve as functions of one example; closure_convert.py makes inputs of what these close over;
+                    vectors_first.py: in a batch their products are not transposed
 adaptive_loop.py    the adaptive loop over a whole batch
 fixed_grid.py       a `scan` over a grid that is known
 saving.py           what `SaveAt` asks for; save_cotangents.py: its reverse

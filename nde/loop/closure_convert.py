@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
+from nde.loop.vectors_first import vectors_first
+
 
 class ClosedFunction:
     """A traced function: `closed(consts, *arguments)`, where `consts` are the arrays that it closed over.
@@ -48,7 +50,7 @@ class ClosureConverter:
         flat, arguments = jax.tree.flatten(examples)
         closed, shape = jax.make_jaxpr(lambda *x: function(*arguments.unflatten(x)), return_shape=True)(*flat)
         const_ids = tuple(self._id(c) for c in closed.consts)
-        return ClosedFunction(closed.jaxpr, const_ids, arguments, jax.tree.structure(shape))
+        return ClosedFunction(vectors_first(closed.jaxpr), const_ids, arguments, jax.tree.structure(shape))
 
     def id_of(self, const: Any) -> int | None:
         """The place of what a traced function closes over in `consts`, `None` if none does."""
