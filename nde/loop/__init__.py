@@ -4,7 +4,7 @@ state.py            what loops carry, record and return
 problem.py          a solve as functions of one example; closure_convert.py makes inputs of what these close over;
                     vectors_first.py: in a batch their products are not transposed
 adaptive_loop.py    the adaptive loop over a whole batch
-fixed_grid.py       a `scan` over a grid that is known
+fixed_grid.py       a `scan` over a grid that is known; times_alone.py: what of its steps is computed before it
 saving.py           what `SaveAt` asks for; save_cotangents.py: its reverse
 events.py           events, looked for and located
 checkpoints.py      the bounded record of accepted states; packing.py keeps it to few arrays

@@ -9,7 +9,7 @@ fusion_barrier.py  what keeps XLA from fusing the stages of a step
 """
 
 from nde.steppers.base import AbstractStepper as AbstractStepper, any_nonfinite as any_nonfinite, Step as Step
-from nde.steppers.fusion_barrier import opaque as opaque
+from nde.steppers.fusion_barrier import COSTLY as COSTLY, opaque as opaque
 from nde.steppers.heuristics import (
     check_heuristics as check_heuristics,
     Heuristics as Heuristics,

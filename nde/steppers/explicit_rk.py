@@ -9,7 +9,7 @@ from diffrax import RESULTS
 
 from nde.solvers import add, combine, increment, run_stages
 from nde.steppers.base import AbstractStepper, Step
-from nde.steppers.fusion_barrier import fusion_barrier
+from nde.steppers.fusion_barrier import fusion_barrier, opaque_where_large
 from nde.types import Args, SolverState, State, Time
 
 
@@ -26,13 +26,18 @@ class ExplicitRKStepper(AbstractStepper):
     sees the zeros of the tableau and fuses each stage's sum into its field.
 
     **Arguments:** `tableau`: a `diffrax.ButcherTableau`; `term`, `args`: those of the solve; `fsal`: whether the last
-    stage is carried; `is_fusible`: whether the field is so cheap that the stages need a fusion barrier between them.
+    stage is carried; `operations`: of the field, `None` where no fusion barrier is to stand between the stages.
     """
 
     def __init__(
-        self, tableau: diffrax.ButcherTableau, term: diffrax.AbstractTerm, args: Args, fsal: bool, is_fusible: bool
+        self,
+        tableau: diffrax.ButcherTableau,
+        term: diffrax.AbstractTerm,
+        args: Args,
+        fsal: bool,
+        operations: float | None,
     ):
-        self.tableau, self.term, self.args, self.fsal, self.is_fusible = tableau, term, args, fsal, is_fusible
+        self.tableau, self.term, self.args, self.fsal, self.operations = tableau, term, args, fsal, operations
 
     def init_state(self, t0: Time, t1: Time, y: State, solver_state: SolverState, made_jump: jax.Array | None):
         del t1
@@ -53,7 +58,10 @@ class ExplicitRKStepper(AbstractStepper):
         opaque_true: jax.Array | None = None,
     ):
         term, args, tableau = self.term, self.args, self.tableau
-        opaque_true = opaque_true if self.is_fusible else None
+        if self.operations is None:
+            opaque_true = None
+        elif opaque_true is not None:
+            opaque_true = opaque_where_large(opaque_true, y, self.operations)
         first = None
         if self.fsal:
             first = solver_state

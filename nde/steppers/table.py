@@ -7,7 +7,7 @@ import equinox as eqx
 
 from nde.steppers.base import AbstractStepper, SolverStepper
 from nde.steppers.explicit_rk import ExplicitRKStepper
-from nde.steppers.fusion_barrier import is_fusible
+from nde.steppers.fusion_barrier import count_operations
 from nde.steppers.stochastic_rk import StochasticRKStepper
 from nde.types import Args, State, Terms, Time
 
@@ -24,8 +24,10 @@ def make_stepper(
     if isinstance(solver, diffrax.AbstractERK) and isinstance(terms, diffrax.AbstractTerm):
         tableau: Any = solver.tableau
         fsal = tableau.fsal and not terms.is_vf_expensive(t0, t1, y0, args)
-        fusible = is_fusible(lambda t, y: eqx.filter(terms.vf(t, y, args), eqx.is_array), t0, y0)  # may be an operator
-        return ExplicitRKStepper(tableau, terms, args, fsal, fusible)
+        operations = count_operations(
+            lambda t, y: eqx.filter(terms.vf(t, y, args), eqx.is_array), t0, y0
+        )  # may be an operator
+        return ExplicitRKStepper(tableau, terms, args, fsal, operations)
     if isinstance(solver, diffrax.AbstractSRK):
         return StochasticRKStepper(solver, terms, args)
     return SolverStepper(solver, terms, args)
