@@ -192,3 +192,10 @@ def test_a_solution_has_the_dtypes_that_it_has_in_diffrax(name):
 
     for case in [(jnp.ones(2, jnp.float16), PID), (1, PID), (jnp.float32(1), ConstantStepSize())]:
         assert dtypes(nde.diffeqsolve, *case) == dtypes(diffrax.diffeqsolve, *case)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32])
+def test_a_progress_meter_takes_times_that_are_not_in_the_default_precision(dtype):
+    options = {"times": dtype, "progress_meter": diffrax.TextProgressMeter(), "stepsize_controller": PID}
+    ys = jax.eval_shape(lambda: solved(nde.CheckpointAdjoint(), Tsit5(), jnp.ones(2, dtype), **options).ys)
+    assert ys.dtype == dtype

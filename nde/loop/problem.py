@@ -204,7 +204,9 @@ def _next_result(
 
 def _progress(t0: Time, t: Time, t1: Time) -> jax.Array:
     """How much of the way from `t0` to `t1` is done."""
-    return jnp.where(t1 == t0, 0, t - t0) / jnp.where(t1 == t0, 1, t1 - t0)
+    progress = jnp.where(t1 == t0, 0, t - t0) / jnp.where(t1 == t0, 1, t1 - t0)
+    # A meter's own state begins as a number, and is in the default float whatever the times are.
+    return progress.astype(jnp.result_type(float))
 
 
 def _cast_like(new: LoopState, old: LoopState) -> LoopState:
