@@ -180,6 +180,13 @@ def test_a_record_that_is_thinned_often():
     assert_trees_all_close(gradient, exact, rtol=1e-6)
 
 
+def test_the_record_of_a_batch_is_bounded():
+    rows = nde.CheckpointAdjoint().num_checkpoints
+    assert rows(40, 4096, batch_size=1) == 512
+    assert 256 > rows(40, 4096, batch_size=1000) == 2**23 // 40_000 + 1  # an even number
+    assert rows(520, 4096, batch_size=1000) == 66  # the longest stretch to replay, of 64 steps, needs as many
+
+
 def test_an_event_time_and_what_it_depends_on():
     # y = y0 exp(-w t) meets 0.3 at t = log(y0 / 0.3) / w.
     def event_time(w, y0, level):

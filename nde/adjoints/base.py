@@ -35,11 +35,13 @@ class AbstractAdjoint(diffrax.AbstractAdjoint):
         return state
 
     @abc.abstractmethod
-    def num_checkpoints(self, state_bytes: int, max_steps: int | None, default_max: int = 512) -> int | None:
+    def num_checkpoints(
+        self, state_bytes: int, max_steps: int | None, default_max: int = 512, batch_size: int | None = None
+    ) -> int | None:
         """How many states the loop's record shall hold, for states of so many bytes; `None` for no record.
 
         `default_max`: the most of them, where the user asks for no number: each costs time in the loop even where none
-        is written to it.
+        is written to it. `batch_size`: how many examples have such a record each, where that is known.
         """
 
     @abc.abstractmethod

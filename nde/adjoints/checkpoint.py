@@ -1,7 +1,8 @@
 """The default adjoint: replay one accepted step at a time, and pull the gradient back through it."""
 
+import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -26,6 +27,10 @@ from nde.types import Dense, SolverState, State, Time
 
 RECORD_BYTES = 36_000
 """Of one example's record, from which the number of its rows follows where the user gives none."""
+
+BATCH_RECORD_BYTES = 8 * 2**20
+"""Of a whole batch's record, likewise. A record is written once whole before the first step, at some 0.3 ms a MiB; a
+state of 64 in a batch of 256, 26 steps: with 256 rows, 34 MiB, that was a quarter of the gradient."""
 
 
 class CheckpointAdjoint(AbstractAdjoint):
@@ -55,7 +60,8 @@ class CheckpointAdjoint(AbstractAdjoint):
     chooses steps, the tolerances of a controller and the first step `dt0` of an adaptive one.
 
     **Arguments:** `checkpoints`: how many states the record holds; `"all"` for all of `max_steps`; `None` for 256 to
-    512, by the size of a state, and for more where the grid is known beforehand and a state is small. A solve with more
+    512, by the size of a state, and for more where the grid is known beforehand and a state is small; for fewer, but
+    not than the square root of `max_steps`, where the record of a batch would be larger than 8 MiB. A solve with more
     accepted steps keeps every second, fourth … and recomputes the rest, which costs one forward solve more.
 
     **Limits:** reverse mode, once, and forward mode over it (`jax.hessian`); `max_steps=None` can not be
@@ -76,10 +82,15 @@ class CheckpointAdjoint(AbstractAdjoint):
                 f'CheckpointAdjoint: checkpoints must be an integer of at least 2, "all" or None, not {number!r}.'
             )
 
-    def num_checkpoints(self, state_bytes: int, max_steps: int | None, default_max: int = 512) -> int | None:
+    def num_checkpoints(
+        self, state_bytes: int, max_steps: int | None, default_max: int = 512, batch_size: int | None = None
+    ) -> int | None:
         if max_steps is None:
             return None
         rows = max(256, min(default_max, RECORD_BYTES // max(state_bytes, 1)))
+        if batch_size is not None:
+            # With fewer rows than the square root of the steps the longest segment needs more than they save.
+            rows = min(rows, max(BATCH_RECORD_BYTES // max(batch_size * state_bytes, 1), math.isqrt(max_steps) + 2))
         if self.checkpoints == "all":
             rows = max_steps
         elif self.checkpoints is not None:
@@ -96,6 +107,19 @@ class CheckpointAdjoint(AbstractAdjoint):
         return loop.with_vjp(inputs, lambda *given: _CheckpointSweep(loop, perturbed, *given).run())
 
 
+class _Segment(NamedTuple):
+    """Steps whose states stand one after another in some rows.
+
+    `first`: the number of the first step; `longest`: of steps of the example that has most; `steps`: of each example's;
+    `begins`: the row of the first state.
+    """
+
+    first: jax.Array
+    longest: jax.Array
+    steps: jax.Array
+    begins: jax.Array
+
+
 class _CheckpointSweep(ReverseSweep):
     """A backward pass whose steps are replayed from the recorded states."""
 
@@ -108,36 +132,39 @@ class _CheckpointSweep(ReverseSweep):
         self.store = loop.store
 
     def run(self):
-        sweep, longest = self.begin(), self.batch.max(self.steps)
-        # Where the record holds every step the segments would only be copies.
+        sweep, longest, rows = self.begin(), self.batch.max(self.steps), self.checkpoints.rows
+        # Where the record holds every step there is nothing to replay: without that loop there is less to compile.
         if self.store.segment:
-            sweep = self._in_segments(sweep, longest)
+            sweep = self._in_segments(sweep, rows, longest)
         else:
-            sweep = self._through(sweep, self.checkpoints.rows, jnp.int32(0), longest, self.steps)
+            sweep = self._through(sweep, rows, _Segment(jnp.int32(0), longest, self.steps, jnp.int32(0)))
         return self.finish(sweep)
 
-    def _in_segments(self, sweep: SweepState, longest: jax.Array) -> SweepState:
-        """Back through one segment of the record after another.
-
-        Where the stride is 1 a segment is so many of its rows; else it is what lies between two of them.
-        """
+    def _in_segments(self, sweep: SweepState, rows: list[jax.Array], longest: jax.Array) -> SweepState:
+        """Back through the whole record at once, or, where its stride is above 1, from checkpoint to checkpoint."""
         stride, whole = self.checkpoints.stride, self.checkpoints.stride == 1
-        width = jnp.where(whole, self.store.segment, stride)
+        width = jnp.where(whole, self.store.num_rows, stride)
+        begins = jnp.where(whole, 0, self.store.num_rows)
 
         def segment(carry: Any):
-            number, sweep = carry
+            number, rows, sweep = carry
             number = number - 1
             first = number * width
             steps = jnp.clip(self.steps - first, 0, width)
-            rows = self.store.segment_from(self.checkpoints, jnp.where(whole, first, number))
-            rows, steps = jax.lax.cond(whole, lambda rows, steps: (rows, steps), self._replay_segment, rows, steps)
-            return number, self._through(sweep, rows, first, jnp.minimum(width, longest - first), steps)
+            rows, replayed = self._replay_segment(rows, number, jnp.where(whole, 0, steps))
+            steps = jnp.where(whole, steps, replayed)
+            segment = _Segment(first, jnp.minimum(width, longest - first), steps, begins)
+            return number, rows, self._through(sweep, rows, segment)
 
-        return jax.lax.while_loop(lambda c: c[0] > 0, segment, (-(-longest // width), sweep))[1]
+        return jax.lax.while_loop(lambda c: c[0] > 0, segment, (-(-longest // width), rows, sweep))[2]
 
-    def _replay_segment(self, rows: list[jax.Array], steps: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-        """Fill a segment with the states of `steps` accepted steps from its first on; say how many there are."""
-        state: LoopState = self.store.get(rows, jnp.int32(0))
+    def _replay_segment(
+        self, rows: list[jax.Array], number: jax.Array, steps: jax.Array
+    ) -> tuple[list[jax.Array], jax.Array]:
+        """Fill the segment with the states of `steps` accepted steps from a checkpoint on; say how many there are."""
+        rows = self.store.copy_to_segment(rows, number)
+        # Read from the copy: had the row itself readers after that write, XLA would copy the whole record for them.
+        state: LoopState = self.store.get(rows, jnp.int32(self.store.num_rows))
 
         def going(carry: Any):
             _, state, have = carry
@@ -148,26 +175,25 @@ class _CheckpointSweep(ReverseSweep):
             new = self.loop.advance(self.inputs, state)
             go = going(carry)
             accepted = new.accepted & go
-            state, have = self.batch.where(go, new.state, state), have + accepted.astype(jnp.int32)
-            return self.store.put(rows, jnp.where(accepted, have - 1, self.store.segment), state), state, have
+            state = self.batch.where(go, new.state, state)
+            rows = self.store.put(rows, self.store.num_rows + have, state, accepted)
+            return rows, state, have + accepted.astype(jnp.int32)
 
         start = (rows, state, jnp.minimum(steps, 1))
         rows, _, have = jax.lax.while_loop(lambda c: self.batch.any(going(c)), turn, start)
         return rows, have
 
-    def _through(
-        self, sweep: SweepState, rows: list[jax.Array], first: jax.Array, count: jax.Array, steps: jax.Array
-    ) -> SweepState:
-        """Back through `count` steps, whose states stand in `rows` and whose numbers begin at `first`."""
+    def _through(self, sweep: SweepState, rows: list[jax.Array], segment: "_Segment") -> SweepState:
+        """Back through the steps of a segment."""
 
         def back(carry: Any):
             i, sweep = carry
             i = i - 1
-            active = (i < steps) & self.has_cotangent
-            state = self.batch.where(active, self.store.get(rows, i), self.safe_start)
-            return i, self._step(sweep, state, first + i, active)
+            active = (i < segment.steps) & self.has_cotangent
+            state = self.batch.where(active, self.store.get(rows, segment.begins + i), self.safe_start)
+            return i, self._step(sweep, state, segment.first + i, active)
 
-        return jax.lax.while_loop(lambda c: c[0] > 0, back, (count, sweep))[1]
+        return jax.lax.while_loop(lambda c: c[0] > 0, back, (segment.longest, sweep))[1]
 
     def _step(self, sweep: SweepState, state: LoopState, number: jax.Array, active: jax.Array) -> SweepState:
         """Back through a step, from a `state` to the sweep's end, for the active examples."""

@@ -68,8 +68,10 @@ class ContinuousAdjoint(AbstractAdjoint):
                 f"{type(self.controller).__name__}."
             )
 
-    def num_checkpoints(self, state_bytes: int, max_steps: int | None, default_max: int = 512) -> int | None:
-        del state_bytes, max_steps, default_max
+    def num_checkpoints(
+        self, state_bytes: int, max_steps: int | None, default_max: int = 512, batch_size: int | None = None
+    ) -> int | None:
+        del state_bytes, max_steps, default_max, batch_size
 
     def prepare(self, problem: Problem, state: LoopState):
         return lambda convert: AdjointEquation(convert, self, problem, state)

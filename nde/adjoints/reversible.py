@@ -84,8 +84,10 @@ class ReversibleAdjoint(AbstractAdjoint):
     def recorded(self, state: LoopState) -> Any:
         return state.t if state.reached is None else (state.t, state.reached)
 
-    def num_checkpoints(self, state_bytes: int, max_steps: int | None, default_max: int = 512) -> int | None:
-        del state_bytes, default_max
+    def num_checkpoints(
+        self, state_bytes: int, max_steps: int | None, default_max: int = 512, batch_size: int | None = None
+    ) -> int | None:
+        del state_bytes, default_max, batch_size
         return max_steps
 
     def run_loop(self, loop: Loop, inputs: LoopInputs, perturbed: LoopInputs) -> LoopOutcome:

@@ -1,5 +1,7 @@
 """The adaptive loop and its adjoint over a whole batch, whatever levels of `vmap` there are around the solve."""
 
+import math
+
 import jax
 
 from nde.adjoints import AbstractAdjoint
@@ -20,20 +22,17 @@ def run_batched(
     problem: TracedProblem,
     adjoint: AbstractAdjoint,
     options: LoopOptions,
-    num_checkpoints: int | None,
     inputs: LoopInputs,
 ) -> LoopOutcome:
     """The outcome of the loop, one example as its caller sees it, differentiated as the adjoint says."""
-    return bind_batched(_BatchedLoop(problem, adjoint, options, num_checkpoints), inputs)
+    return bind_batched(_BatchedLoop(problem, adjoint, options), inputs)
 
 
 class _BatchedLoop:
     """What `nde.loop.bind_batched` runs."""
 
-    def __init__(
-        self, problem: TracedProblem, adjoint: AbstractAdjoint, options: LoopOptions, num_checkpoints: int | None
-    ):
-        self.problem, self.adjoint, self.options, self.num_checkpoints = problem, adjoint, options, num_checkpoints
+    def __init__(self, problem: TracedProblem, adjoint: AbstractAdjoint, options: LoopOptions):
+        self.problem, self.adjoint, self.options = problem, adjoint, options
 
     def run(self, levels: VmapLevels, inputs: LoopInputs) -> LoopOutcome:
         loop = AdaptiveLoop(self.problem, levels, self.options)
@@ -41,7 +40,10 @@ class _BatchedLoop:
 
     def run_differentiable(self, levels: VmapLevels, inputs: LoopInputs, perturbed: LoopInputs) -> LoopOutcome:
         _refuse_moving_knots(self.problem, perturbed)
-        loop = AdaptiveLoop(self.problem, levels, self.options, self.num_checkpoints, self.adjoint.recorded)
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.problem.state))
+        batch_size = math.prod(level.size for level in levels)
+        checkpoints = self.adjoint.num_checkpoints(size, self.options.max_steps, batch_size=batch_size)
+        loop = AdaptiveLoop(self.problem, levels, self.options, checkpoints, self.adjoint.recorded)
         return _unflattened(loop.batch, self.adjoint.run_loop(loop, _flattened(loop.batch, inputs), perturbed))
 
 

@@ -113,10 +113,9 @@ class EngineLoop(diffrax.AbstractAdjoint):
     ) -> LoopOutcome:
         solve = problem.solve
         traced = TracedProblem(problem, state, trace)
-        checkpoints = self.adjoint.num_checkpoints(_bytes(state), solve.max_steps)
         options = LoopOptions(solve.max_steps, specs, solve.saveat.dense, STEPS in self.spec.names)
         inputs = LoopInputs(traced.consts, state, solve.t1, [sub.ts for sub in problem.subs])
-        return run_batched(traced, self.adjoint, options, checkpoints, inputs)
+        return run_batched(traced, self.adjoint, options, inputs)
 
     def _finish(
         self, problem: Problem, outcome: LoopOutcome, start: EntryState, solver_state: SolverState, throw: bool

@@ -111,7 +111,10 @@ class LoopOutcome(NamedTuple):
 
 
 class Checkpoints(NamedTuple):
-    """Every `stride`-th accepted state, beginning with the first: packed `rows`, `(rows, batch, width)`."""
+    """Every `stride`-th accepted state, beginning with the first: packed `rows`, `(rows, batch, width)`.
+
+    The last of the rows are room for a backward pass to replay steps into, see `nde.loop.CheckpointStore`.
+    """
 
     rows: list[jax.Array]
     stride: jax.Array
