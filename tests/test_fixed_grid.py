@@ -66,8 +66,7 @@ def scans(function, *args):
     return found
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize("batch", [1, 400], ids=["small", "large"])  # without barriers and with them
+@pytest.mark.parametrize(("batch", "dtype"), [(1, jnp.float64), (400, jnp.float32)])  # without barriers and with them
 def test_values_and_gradients_are_those_of_a_scan_by_hand_in_either_order_of_grad_and_vmap(batch, dtype):
     ys, p = jnp.linspace(0.1, 2.0, batch, dtype=dtype), jnp.asarray(1.3, dtype)
 

@@ -1,8 +1,9 @@
 """The fixed grid: a `scan`, where the number of steps is known when the solve is traced.
 
-Its carry is the state and the solver's state, and nothing else; its body is checkpointed, so that the backward pass
-keeps one state a step and recomputes the stages. There is no rule of differentiation of ours in it: every
-transformation of JAX works, and works again on its result.
+Its carry is the state and the solver's state, and nothing else; what steps compute from their times alone is computed
+before it. Its body is checkpointed, so that the backward pass keeps one state a step and recomputes the stages, but for
+small values that take long. There is no rule of differentiation of ours in it: every transformation of JAX works, and
+works again on its result.
 """
 
 import math

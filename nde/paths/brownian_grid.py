@@ -28,7 +28,8 @@ class BrownianGrid(diffrax.AbstractBrownianPath):
     r"""Brownian motion known on `num_steps` equal steps from `t0` to `t1`: $W_{n+1} - W_n \sim \mathcal N(0, h I)$.
 
     Increment $n$ is a function of the key and $n$, drawn when it is asked for: the same path in any order and in every
-    pass, forward or backward, and no memory but that of one increment.
+    pass, forward or backward, and no memory but that of one increment. (A solve on a grid draws all increments of a
+    small path beforehand, in one kernel.)
 
     ```python
     >>> import jax, nde
