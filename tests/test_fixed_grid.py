@@ -132,6 +132,7 @@ def test_a_failed_example_beside_another_leaves_no_nan_in_the_gradient_of_the_no
 def test_a_control_is_differentiated_before_the_scan_by_its_coefficients():
     ts = jnp.linspace(0.0, 1.0, STEPS + 1)
 
+    @jax.jit
     def solve(xs):
         path = diffrax.CubicInterpolation(ts, diffrax.backward_hermite_coefficients(ts, xs))
         term = diffrax.ControlTerm(lambda t, y, args: jnp.stack([jnp.cos(y), y], axis=-1), path).to_ode()

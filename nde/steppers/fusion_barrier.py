@@ -47,10 +47,10 @@ A branch takes a CPU about a microsecond, and more where other work shares the c
 is little if the stages are small. Gradient of 64 steps of Tsit5, a state of one number, in microseconds with and
 without barriers: y' = p y (one operation) 77 and 14 alone, 264 and 144 in a batch of 128, 429 and 330 in one of 512;
 the logistic equation (3) 93 and 17, 290 and 248, 469 and 689; y' = p sin y (31) 84 and 26 alone, 362 and 558 in a batch
-of 32. A forward solve reads its stages but once or twice: the logistic equation in a batch of 1024 takes it 166 and 88,
-y' = p sin y 1080 and 1320. One trajectory gains most: XLA makes one function of a loop whose body reads and writes less
-than 1 KB, and branches take the body past that. Where a field moves entries about (Lotka-Volterra, stacked) each reader of an entry walks
-the chain anew, and barriers pay for one trajectory: 93 and 123.
+of 32. One trajectory gains most: XLA makes one function of a loop whose body reads and writes less than 1 KB, and
+branches take the body past that. A forward solve reads its stages but once or twice: the logistic equation in a batch
+of 1024 takes it 166 and 88, y' = p sin y 1080 and 1320. Where a field moves entries about (Lotka-Volterra, stacked)
+each reader of an entry walks the chain anew, and barriers pay for one trajectory: 93 and 123.
 """
 
 
