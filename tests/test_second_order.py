@@ -59,7 +59,7 @@ def test_other_adjoints_refuse_the_same(adjoint):
         TWICE["grad of grad"](solve)
 
 
-@pytest.mark.parametrize("adjoint", [nde.CheckpointAdjoint(2), nde.ReversibleAdjoint()])
+@pytest.mark.parametrize("adjoint", [nde.CheckpointAdjoint(2), nde.ReversibleAdjoint(), nde.ContinuousAdjoint()])
 def test_hessian_is_forward_over_reverse(adjoint):
     solve = ended(adjoint, solver=REVERSIBLE if isinstance(adjoint, nde.ReversibleAdjoint) else None)
     exact = 2 * 1.5**3 / (1 + 1.5 * A) ** 3
