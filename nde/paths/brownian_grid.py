@@ -141,15 +141,32 @@ def _evaluate(path: BrownianGrid, times: Float[Array, "2"]) -> Any:
     place, known = path._place(jnp, times)
     point = place.astype(jnp.int32)
     first, count = jnp.min(point), jnp.abs(point[1] - point[0])
-    # Mostly it is one step: that one stands outside of the loop.
-    steps = lax.while_loop(
-        lambda carry: carry[0] < count,
-        lambda carry: (carry[0] + 1, _join(carry[1], _step(path, first, carry[0], count))),
-        (jnp.ones_like(count), _step(path, first, jnp.zeros_like(count), count)),
-    )[1]
+    most = _largest(count)
+
+    def add(carry: tuple[Int[Array, ""], _Steps]):
+        i, steps = carry
+        joined = _join(steps, _step(path, first, i, count))
+        return i + 1, jax.tree.map(lambda new, old: jnp.where(i < count, new, old), joined, steps)
+
+    # Mostly it is one step: that one stands outside of the loop, which XLA drops where it knows the times, because
+    # what it compares is one number, over all queries.
+    one = _step(path, first, jnp.zeros_like(count), count)
+    steps = lax.while_loop(lambda carry: carry[0] < most, add, (jnp.ones_like(most), one))[1]
     h = jnp.asarray((path.t1 - path.t0) / path.num_steps, float)
     dt = (point[1] - point[0]).astype(h.dtype) * h
     return _output(path, jnp.where(jnp.all(known), dt, jnp.nan), steps)
+
+
+@jax.custom_batching.custom_vmap
+def _largest(count: Int[Array, "..."]) -> Int[Array, ""]:
+    """The largest of all, over every `vmap` outside too."""
+    return jnp.max(count)
+
+
+@_largest.def_vmap
+def _largest_vmap(axis_size, in_batched, count):
+    del axis_size, in_batched
+    return _largest(count), False
 
 
 def _step(path: BrownianGrid, first: Int[Array, ""], i: Int[Array, ""], count: Int[Array, ""]) -> _Steps:
