@@ -20,7 +20,8 @@ from nde.loop.checkpoints import CheckpointStore as CheckpointStore
 from nde.loop.closure_convert import add_by_id as add_by_id, ClosedFunction as ClosedFunction, Consts as Consts
 from nde.loop.events import locate_event as locate_event
 from nde.loop.fixed_grid import GridOptions as GridOptions, scan_grid as scan_grid
-from nde.loop.interface import Loop as Loop
+from nde.loop.interface import Backward as Backward, Loop as Loop
+from nde.loop.packing import Packing as Packing
 from nde.loop.problem import (
     Convert as Convert,
     Problem as Problem,
@@ -34,10 +35,17 @@ from nde.loop.reverse_sweep import (
     StepCotangents as StepCotangents,
     SweepState as SweepState,
 )
-from nde.loop.save_cotangents import masked as masked, ReverseStep as ReverseStep
+from nde.loop.save_cotangents import (
+    masked as masked,
+    OutputCotangents as OutputCotangents,
+    ReverseStep as ReverseStep,
+    SaveCotangents as SaveCotangents,
+    SaveCursor as SaveCursor,
+)
 from nde.loop.saving import (
     cut_after as cut_after,
     save_ends as save_ends,
+    Saving as Saving,
     SolveEnds as SolveEnds,
     with_times as with_times,
 )

@@ -79,6 +79,16 @@ class CheckpointStore:
         """What was recorded in a row, the same one for all examples."""
         return self._packing.unpack([jax.lax.dynamic_index_in_dim(x, index, keepdims=False) for x in rows])
 
+    def get_many(self, rows: list[jax.Array], first: jax.Array, count: int) -> Any:
+        """What was recorded in `count` rows from `first` on; past the last row anything."""
+
+        def cut(x: jax.Array):
+            part = jax.lax.dynamic_slice_in_dim(x, first, count)
+            missing = first - jnp.minimum(first, len(x) - count)  # a slice that would go past the end begins earlier
+            return jnp.roll(part, -missing, axis=0) if count > self.segment > 0 else part
+
+        return self._packing.unpack([cut(x) for x in rows])
+
     def copy_to_segment(self, rows: list[jax.Array], index: jax.Array) -> list[jax.Array]:
         """The rows, with one of the record copied to the first of the segment."""
         put, get = jax.lax.dynamic_update_index_in_dim, jax.lax.dynamic_index_in_dim

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, jaxprs_in_params
 
 from nde.loop.vectors_first import vectors_first
 
@@ -32,9 +32,20 @@ class ClosedFunction:
         out = jaxpr_as_fun(ClosedJaxpr(self._jaxpr, list(consts)))(*flat)
         return self._result.unflatten([jnp.asarray(x) for x in out])  # a constant comes as a Python number
 
+    @property
+    def calls_host(self) -> bool:
+        """Whether it has effects or callbacks, which not every transformation may repeat or reorder."""
+        return bool(self._jaxpr.effects) or _has_callback(self._jaxpr)
+
     def consts_of(self, consts: Sequence[jax.Array]) -> list[jax.Array]:
         """Of all that a converter has found, what this function closes over."""
         return [consts[i] for i in self.const_ids]
+
+
+def _has_callback(jaxpr: Jaxpr) -> bool:
+    return any(
+        "callback" in eqn.primitive.name or any(map(_has_callback, jaxprs_in_params(eqn.params))) for eqn in jaxpr.eqns
+    )
 
 
 class ClosureConverter:

@@ -24,12 +24,13 @@ class Saving:
     a turn of that loop costs more than what is evaluated in it; for a batch one at a time, since each turn evaluates it
     for every example. Rows of a chunk past those that count are overwritten, or cut off at the end.
 
-    **Arguments:** `problem`; `specs`: what each sub saves; `batch`.
+    **Arguments:** `problem`; `specs`: what each sub saves; `batch`; `chunk`: how many save times are evaluated at once,
+    `None` for the above.
     """
 
-    def __init__(self, problem: TracedProblem, specs: Sequence[SaveSpec], batch: FlatBatch):
+    def __init__(self, problem: TracedProblem, specs: Sequence[SaveSpec], batch: FlatBatch, chunk: int | None = None):
         self.problem, self.specs, self.batch = problem, specs, batch
-        self.chunk = 1 if batch.levels else 4
+        self.chunk = chunk or (1 if batch.levels else 4)
         self.inside = [batch.vmapped(self._chunked(save), save.const_ids) for save in problem.saves]
         self.at_end = [batch.vmapped(save, save.const_ids) for save in problem.end_saves]
 

@@ -68,6 +68,18 @@ class AbstractStepper(abc.ABC):
     def can_fail(self, t0: Time, t1: Time, y: State, solver_state: SolverState) -> bool:
         """Whether a step's result may be other than a success."""
 
+    @property
+    def is_fusible(self) -> bool:
+        """Whether the field is known to have only such operations as XLA fuses: no matrix products, no loops."""
+        return False
+
+    def recomputed_state(self, t: Time, y: State, solver_state: SolverState) -> SolverState:
+        """The stepper's state at the start of a step, as far as time and state alone determine it; else `None`, leaf by
+        leaf.
+        """
+        del t, y
+        return jax.tree.map(lambda _: None, solver_state)
+
     def count_evaluations(self, steps: jax.Array) -> jax.Array | None:
         """Evaluations of the field (of an SDE, the drift) in so many steps; `None` where the method does not fix it."""
         del steps

@@ -74,6 +74,13 @@ class ExplicitRKStepper(AbstractStepper):
         dense = {"y0": y, "y1": y1, "k": jax.tree.map(lambda *k: jnp.stack(k), *ks)}
         return Step(y1, last if self.fsal else solver_state, error, dense, RESULTS.successful)
 
+    @property
+    def is_fusible(self) -> bool:
+        return self.operations is not None
+
+    def recomputed_state(self, t: Time, y: State, solver_state: SolverState):
+        return self.term.vf(t, y, self.args) if self.fsal else super().recomputed_state(t, y, solver_state)
+
     def final_state(self, solver_state: SolverState, initial_solver_state: SolverState, moved: jax.Array):
         return (initial_solver_state[0] & ~moved, solver_state) if self.fsal else solver_state
 

@@ -91,6 +91,13 @@ class InstrumentedStepper(AbstractStepper):
         values = [measure(step, y, t1 - t0) for measure in self.measures]
         return jnp.stack([jnp.asarray(v, _float_like(t0)) for v in values])
 
+    @property
+    def is_fusible(self) -> bool:
+        return self.stepper.is_fusible
+
+    def recomputed_state(self, t: Time, y: State, solver_state: SolverState) -> Any:
+        return InstrumentedState(self.stepper.recomputed_state(t, y, solver_state.inner), None, None)  # pyright: ignore
+
     def final_state(self, solver_state: SolverState, initial_solver_state: SolverState, moved: jax.Array):
         return self.stepper.final_state(solver_state.inner, initial_solver_state, moved)
 
