@@ -15,8 +15,12 @@ RECORD_BYTES = 36_000
 """Of one example's record, from which the number of its rows follows where the user gives none."""
 
 BATCH_RECORD_BYTES = 8 * 2**20
-"""Of a whole batch's record, likewise. A record is written once whole before the first step, at some 0.3 ms a MiB; a
-state of 64 in a batch of 256, 26 steps: with 256 rows, 34 MiB, that was a quarter of the gradient."""
+"""Of a whole batch's record of large states, beyond which it has fewer rows than `LEAST_ROWS`. All rows are written
+before the first step: for a state of 64 in a batch of 256 and 26 steps, 256 rows, 34 MiB, took a quarter of the
+gradient's time. Small states keep their rows in any batch: a record of 27 MiB (states of 4, batch 1024, 490 steps of a
+network) is nothing beside the steps, and to replay them from a shorter one took 1.4 times the whole gradient."""
+
+LEAST_ROWS = 256
 
 
 class CheckpointAdjoint(AbstractAdjoint):
@@ -47,8 +51,8 @@ class CheckpointAdjoint(AbstractAdjoint):
 
     **Arguments:** `checkpoints`: how many states the record holds; `"all"` for all of `max_steps`; `None` for 256 to
     512, by the size of a state, and for more where the grid is known beforehand and a state is small; for fewer, but
-    not than the square root of `max_steps`, where the record of a batch would be larger than 8 MiB. A solve with more
-    accepted steps keeps every second, fourth … and recomputes the rest, which costs one forward solve more.
+    not than twice the square root of `max_steps`, where a batch's record of large states would exceed 8 MiB. A solve
+    with more accepted steps keeps every second, fourth … and recomputes the rest, which costs one forward solve more.
 
     `parallel`: whether the backward pass linearises a block of steps side by side, so that only small products are left
     to go back step by step; the gradient is the same to rounding. `None`: where that is faster by measurements on a
@@ -86,10 +90,13 @@ class CheckpointAdjoint(AbstractAdjoint):
     ) -> int | None:
         if max_steps is None:
             return None
-        rows = max(256, min(default_max, RECORD_BYTES // max(state_bytes, 1)))
+        least = LEAST_ROWS
         if batch_size is not None:
-            # With fewer rows than the square root of the steps the longest segment needs more than they save.
-            rows = min(rows, max(BATCH_RECORD_BYTES // max(batch_size * state_bytes, 1), math.isqrt(max_steps) + 2))
+            # At twice the square root of the steps the longest segment adds a quarter to the rows; with fewer it would
+            # soon need more than they save.
+            bounded = BATCH_RECORD_BYTES // max(batch_size * state_bytes, 1)
+            least = min(least, max(bounded, 2 * math.isqrt(max_steps) + 2))
+        rows = max(least, min(default_max, RECORD_BYTES // max(state_bytes, 1)))
         if self.checkpoints == "all":
             rows = max_steps
         elif self.checkpoints is not None:
