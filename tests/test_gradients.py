@@ -183,6 +183,7 @@ def test_a_record_that_is_thinned_often():
 def test_the_record_of_a_batch_of_large_states_is_bounded():
     rows = nde.CheckpointAdjoint().num_checkpoints
     assert rows(40, 4096, batch_size=1) == rows(40, 4096, batch_size=1000) == 512
+    assert rows(40, 4096, batch_size=1000, cheap_steps=True) == 210  # of 8 MiB; a network's steps are dear to replay
     assert rows(520, 4096, batch_size=10) == 256
     assert rows(520, 4096, batch_size=1000) == 130  # of 64² steps, from one to the next of which there are 32
 

@@ -36,12 +36,18 @@ class AbstractAdjoint(diffrax.AbstractAdjoint):
 
     @abc.abstractmethod
     def num_checkpoints(
-        self, state_bytes: int, max_steps: int | None, default_max: int = 512, batch_size: int | None = None
+        self,
+        state_bytes: int,
+        max_steps: int | None,
+        default_max: int = 512,
+        batch_size: int | None = None,
+        cheap_steps: bool = False,
     ) -> int | None:
         """How many states the loop's record shall hold, for states of so many bytes; `None` for no record.
 
         `default_max`: the most of them, where the user asks for no number: each costs time in the loop even where none
-        is written to it. `batch_size`: how many examples have such a record each, where that is known.
+        is written to it. `batch_size`: how many examples have such a record each, where that is known;
+        `cheap_steps`: whether a step has no matrix products, so that to take one again costs little.
         """
 
     @abc.abstractmethod

@@ -69,9 +69,14 @@ class ContinuousAdjoint(AbstractAdjoint):
             )
 
     def num_checkpoints(
-        self, state_bytes: int, max_steps: int | None, default_max: int = 512, batch_size: int | None = None
+        self,
+        state_bytes: int,
+        max_steps: int | None,
+        default_max: int = 512,
+        batch_size: int | None = None,
+        cheap_steps: bool = False,
     ) -> int | None:
-        del state_bytes, max_steps, default_max, batch_size
+        del state_bytes, max_steps, default_max, batch_size, cheap_steps
 
     def prepare(self, problem: Problem, state: LoopState):
         return lambda convert: AdjointEquation(convert, self, problem, state)

@@ -85,9 +85,14 @@ class ReversibleAdjoint(AbstractAdjoint):
         return state.t if state.reached is None else (state.t, state.reached)
 
     def num_checkpoints(
-        self, state_bytes: int, max_steps: int | None, default_max: int = 512, batch_size: int | None = None
+        self,
+        state_bytes: int,
+        max_steps: int | None,
+        default_max: int = 512,
+        batch_size: int | None = None,
+        cheap_steps: bool = False,
     ) -> int | None:
-        del state_bytes, default_max, batch_size
+        del state_bytes, default_max, batch_size, cheap_steps
         return max_steps
 
     def run_loop(self, loop: Loop, inputs: LoopInputs, perturbed: LoopInputs) -> LoopOutcome:

@@ -42,7 +42,10 @@ class _BatchedLoop:
         _refuse_moving_knots(self.problem, perturbed)
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.problem.state))
         batch_size = math.prod(level.size for level in levels)
-        checkpoints = self.adjoint.num_checkpoints(size, self.options.max_steps, batch_size=batch_size)
+        cheap = self.problem.stepper.is_fusible
+        checkpoints = self.adjoint.num_checkpoints(
+            size, self.options.max_steps, batch_size=batch_size, cheap_steps=cheap
+        )
         loop = AdaptiveLoop(self.problem, levels, self.options, checkpoints, self.adjoint.recorded)
         return _unflattened(loop.batch, self.adjoint.run_loop(loop, _flattened(loop.batch, inputs), perturbed))
 
