@@ -18,9 +18,11 @@ BATCH_RECORD_BYTES = 8 * 2**20
 """Of a whole batch's record of large states, beyond which it has fewer rows than `LEAST_ROWS`. All rows are written
 before the first step: for a state of 64 in a batch of 256 and 26 steps, 256 rows, 34 MiB, took a quarter of the
 gradient's time. Small states keep their rows in any batch: a record of 27 MiB (states of 4, batch 1024, 490 steps of a
-network) is nothing beside the steps, and to replay them from a shorter one took 1.4 times the whole gradient. Steps without
-matrix products are replayed for little: these are bounded whatever their state (Lotka-Volterra, batch 1000: 12 MiB of
-temporary memory for 23, in the same time)."""
+network) is nothing beside the steps, and to replay them from a shorter one took 1.4 times the whole gradient. Steps
+without matrix products are replayed for little, and bounded whatever their state: Lotka-Volterra in a batch of 1000
+takes 12 MiB of temporary memory for 23, in the same time.
+"""
+
 LEAST_ROWS = 256
 
 
