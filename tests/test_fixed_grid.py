@@ -200,3 +200,10 @@ def test_operations_are_counted_and_products_need_no_barrier():
     assert count_operations(lambda y: eqx.filter_jit(jnp.sin)(y) + y, y) == 93
     assert count_operations(lambda y: jnp.stack([y[1], y[0]]), y) == np.inf
     assert count_operations(lambda y: matrix @ y, y) is None
+
+
+def test_what_does_not_depend_on_the_state_does_not_count_against_fusion():
+    y, p = jnp.ones(3), jnp.array([1.1, 2.0])
+    by_numbers = count_operations(lambda y: 1.1 * y * (1 - y / 2.0), y)
+    assert count_operations(lambda y: p[0] * y * (1 - y / p[1]), y) == by_numbers < 100
+    assert count_operations(lambda y: p[0] * y[::-1], y) == np.inf

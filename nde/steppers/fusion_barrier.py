@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Jaxpr, jaxprs_in_params, Primitive
+from jax.extend.core import Jaxpr, jaxprs_in_params, Literal, Primitive
 from jax.interpreters import ad, batching, mlir
 
 from nde.types import State
@@ -57,17 +57,29 @@ each reader of an entry walks the chain anew, and barriers pay for one trajector
 def count_operations(function: Callable[..., Any], *examples: Any) -> float | None:
     """The elementwise operations of a function, infinitely many where it moves entries from place to place.
 
-    `None` if it has any that XLA never computes again for a reader, and needs no barrier for.
+    `None` if it has any that XLA never computes again for a reader, and needs no barrier for. What does not depend on
+    the arguments, say a parameter taken from an array of them, is computed once, and does not count.
     """
-    return _count(jax.make_jaxpr(function)(*examples).jaxpr)
+    jaxpr = jax.make_jaxpr(function)(*examples).jaxpr
+    return _count(jaxpr, [True] * len(jaxpr.invars))
 
 
-def _count(jaxpr: Jaxpr) -> float | None:
+def _count(jaxpr: Jaxpr, depends: list[bool]) -> float | None:
+    """The operations of a function; `depends`: which of its inputs depend on the arguments of the whole."""
+    reached = {x for x, yes in zip(jaxpr.invars, depends, strict=True) if yes}
     total = 0.0
     for eqn in jaxpr.eqns:
-        name = eqn.primitive.name
-        inner = [_count(each) for each in jaxprs_in_params(eqn.params)]
-        if name in _NEVER_RECOMPUTED or None in inner:
+        name, inputs = eqn.primitive.name, [not isinstance(x, Literal) and x in reached for x in eqn.invars]
+        if name in _NEVER_RECOMPUTED:
+            return None
+        if not any(inputs):
+            continue
+        reached.update(eqn.outvars)
+        inner = [
+            _count(each, inputs if len(each.invars) == len(inputs) else [True] * len(each.invars))
+            for each in jaxprs_in_params(eqn.params)
+        ]
+        if None in inner:
             return None
         size = max((math.prod(getattr(x.aval, "shape", ())) for x in eqn.outvars), default=0)
         own = math.inf if name in _MOVES else size * _COSTS.get(name, 1)
