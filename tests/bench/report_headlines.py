@@ -26,7 +26,7 @@ def _solves() -> list[list[str]]:
         ],
         [
             "adaptive ODE, 21 steps, a state of 64, batch 256",
-            f"gradient {times(wide['gradient_ratio'])} as fast, forward {times(wide['forward_ratio'])}: **slower**",
+            f"gradient {times(wide['gradient_ratio'])} as fast, forward {times(wide['forward_ratio'])}",
             "diffrax",
         ],
         [
