@@ -78,14 +78,12 @@ def missing_parts() -> list[str]:
             found += [f"diffrax.{name} has a new field {field}" for field in have if field not in fields]
     source = inspect.getsource(diffrax.diffeqsolve)
     found += [f"diffrax.diffeqsolve hands no {name} to an adjoint's loop" for name in _LOOP if f"{name}=" not in source]
-    _, state = diffrax.ConstantStepSize().init(diffrax.ODETerm(lambda t, y, args: y), 0.0, 1.0, 0.0, 0.1, None, _f, 1)
+    _, state = diffrax.ConstantStepSize().init(
+        diffrax.ODETerm(lambda t, y, args: y), 0.0, 1.0, 0.0, 0.1, None, lambda *_: 0.0, 1
+    )
     if len(state) != len(ConstantState._fields):
         found.append(f"diffrax.ConstantStepSize keeps {len(state)} things, not {len(ConstantState._fields)}")
     return found
-
-
-def _f(*_: Any) -> Any:
-    return 0.0
 
 
 EntryState: TypeAlias = _integrate.State

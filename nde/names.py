@@ -106,10 +106,12 @@ from nde.solvers import Reversible as Reversible, Rex as Rex
 from nde.steppers import (
     Heuristics as Heuristics,
     HeuristicSpec as HeuristicSpec,
-    HeuristicSpec as Measure,  # noqa: F401  (its name until now)
 )
 from nde.terms import (
     diffusion_model_term as diffusion_model_term,
     to_ito as to_ito,
     to_stratonovich as to_stratonovich,
 )
+
+Measure = HeuristicSpec
+"""Its name until now."""

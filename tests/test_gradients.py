@@ -15,6 +15,7 @@ from chex import assert_trees_all_close
 from diffrax import ODETerm, PIDController, SaveAt, StepTo, Tsit5
 
 import nde
+from nde.adjoints import RecordSize
 
 PID = PIDController(rtol=1e-4, atol=1e-4)
 TS = jnp.array([0.0, 0.4, 1.1, 2.0])
@@ -181,7 +182,9 @@ def test_a_record_that_is_thinned_often():
 
 
 def test_the_record_of_a_batch_of_large_states_is_bounded():
-    rows = nde.CheckpointAdjoint().num_checkpoints
+    def rows(*size, **more):
+        return nde.CheckpointAdjoint().num_checkpoints(RecordSize(*size, **more))
+
     assert rows(40, 4096, batch_size=1) == rows(40, 4096, batch_size=1000) == 512
     assert rows(40, 4096, batch_size=1000, cheap_steps=True) == 210  # of 8 MiB; a network's steps are dear to replay
     assert rows(520, 4096, batch_size=10) == 256

@@ -2,11 +2,28 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax
 
 from nde.loop import Convert, Loop, LoopInputs, LoopOutcome, LoopState, Problem
+
+
+class RecordSize(NamedTuple):
+    """What the number of recorded states may follow from.
+
+    - `state_bytes`: of one state of one example; `max_steps`: of the solve, `None` for no bound.
+    - `default_max`: the most states, where the user asks for no number: each costs time in the loop even where none is
+      written to it.
+    - `batch_size`: how many examples have such a record each, where that is known.
+    - `cheap_steps`: whether a step has no matrix products, so that to take one again costs little.
+    """
+
+    state_bytes: int
+    max_steps: int | None
+    default_max: int = 512
+    batch_size: int | None = None
+    cheap_steps: bool = False
 
 
 class AbstractAdjoint(diffrax.AbstractAdjoint):
@@ -35,20 +52,8 @@ class AbstractAdjoint(diffrax.AbstractAdjoint):
         return state
 
     @abc.abstractmethod
-    def num_checkpoints(
-        self,
-        state_bytes: int,
-        max_steps: int | None,
-        default_max: int = 512,
-        batch_size: int | None = None,
-        cheap_steps: bool = False,
-    ) -> int | None:
-        """How many states the loop's record shall hold, for states of so many bytes; `None` for no record.
-
-        `default_max`: the most of them, where the user asks for no number: each costs time in the loop even where none
-        is written to it. `batch_size`: how many examples have such a record each, where that is known;
-        `cheap_steps`: whether a step has no matrix products, so that to take one again costs little.
-        """
+    def num_checkpoints(self, size: RecordSize) -> int | None:
+        """How many states the loop's record shall hold; `None` for no record."""
 
     @abc.abstractmethod
     def run_loop(self, loop: Loop, inputs: LoopInputs, perturbed: LoopInputs) -> LoopOutcome:

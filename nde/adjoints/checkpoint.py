@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 
-from nde.adjoints.base import AbstractAdjoint
+from nde.adjoints.base import AbstractAdjoint, RecordSize
 from nde.adjoints.linear_steps import trace_restart
 from nde.adjoints.time_parallel_choice import chosen_backward
 from nde.loop import Convert, Loop, LoopInputs, LoopOutcome, LoopState, Problem
@@ -88,28 +88,23 @@ class CheckpointAdjoint(AbstractAdjoint):
         may_be_parallel = problem.stepper.is_fusible if self.parallel is None else self.parallel
         return trace_restart(problem, state) if may_be_parallel else None
 
-    def num_checkpoints(
-        self,
-        state_bytes: int,
-        max_steps: int | None,
-        default_max: int = 512,
-        batch_size: int | None = None,
-        cheap_steps: bool = False,
-    ) -> int | None:
-        if max_steps is None:
+    def num_checkpoints(self, size: RecordSize) -> int | None:
+        if size.max_steps is None:
             return None
-        least, most = LEAST_ROWS, default_max
-        if batch_size is not None:
+        least, most = LEAST_ROWS, size.default_max
+        if size.batch_size is not None:
             # At twice the square root of the steps the longest segment adds a quarter to the rows; with fewer it would
             # soon need more than they save.
-            bounded = max(BATCH_RECORD_BYTES // max(batch_size * state_bytes, 1), 2 * math.isqrt(max_steps) + 2)
-            least, most = min(least, bounded), min(most, bounded) if cheap_steps else most
-        rows = max(least, min(most, RECORD_BYTES // max(state_bytes, 1)))
+            bounded = max(
+                BATCH_RECORD_BYTES // max(size.batch_size * size.state_bytes, 1), 2 * math.isqrt(size.max_steps) + 2
+            )
+            least, most = min(least, bounded), min(most, bounded) if size.cheap_steps else most
+        rows = max(least, min(most, RECORD_BYTES // max(size.state_bytes, 1)))
         if self.checkpoints == "all":
-            rows = max_steps
+            rows = size.max_steps
         elif self.checkpoints is not None:
             rows = self.checkpoints
-        rows = max(2, min(rows, max_steps))
+        rows = max(2, min(rows, size.max_steps))
         return rows + rows % 2
 
     def run_loop(self, loop: Loop, inputs: LoopInputs, perturbed: LoopInputs) -> LoopOutcome:

@@ -129,7 +129,7 @@ class CheckpointSweep(ReverseSweep):
             out = self.loop.step(consts, t0, t1, y, combine(floats), state.made_jump)
             return out[0], partition_inexact(out[1])[0], out[2] if self.needs_dense else None
 
-        # Times that are not differentiated are left out of the VJP: XLA does not drop what their cotangents cost.
+        # Times that are not differentiated are left out of the VJP: less to trace and to compile.
         if self.times_active:
             (y1, _, dense), pull = jax.vjp(step, values, t0, t1, state.y, floats)
         else:

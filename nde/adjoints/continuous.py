@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from nde.adjoints.adjoint_equation import adjoint_terms, AdjointStep
 from nde.adjoints.adjoint_equation_sweep import AdjointEquationSweep
-from nde.adjoints.base import AbstractAdjoint
+from nde.adjoints.base import AbstractAdjoint, RecordSize
 from nde.loop import Convert, has_active_stops, Loop, LoopInputs, LoopOutcome, LoopState, Problem
 from nde.solvers import traits_of
 from nde.steppers import make_stepper
@@ -68,15 +68,8 @@ class ContinuousAdjoint(AbstractAdjoint):
                 f"{type(self.controller).__name__}."
             )
 
-    def num_checkpoints(
-        self,
-        state_bytes: int,
-        max_steps: int | None,
-        default_max: int = 512,
-        batch_size: int | None = None,
-        cheap_steps: bool = False,
-    ) -> int | None:
-        del state_bytes, max_steps, default_max, batch_size, cheap_steps
+    def num_checkpoints(self, size: RecordSize) -> int | None:
+        del size
 
     def prepare(self, problem: Problem, state: LoopState):
         return lambda convert: AdjointEquation(convert, self, problem, state)

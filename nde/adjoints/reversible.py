@@ -7,7 +7,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 
-from nde.adjoints.base import AbstractAdjoint
+from nde.adjoints.base import AbstractAdjoint, RecordSize
 from nde.diffrax_internals import grid_state_at
 from nde.loop import (
     add_by_id,
@@ -84,16 +84,8 @@ class ReversibleAdjoint(AbstractAdjoint):
     def recorded(self, state: LoopState) -> Any:
         return state.t if state.reached is None else (state.t, state.reached)
 
-    def num_checkpoints(
-        self,
-        state_bytes: int,
-        max_steps: int | None,
-        default_max: int = 512,
-        batch_size: int | None = None,
-        cheap_steps: bool = False,
-    ) -> int | None:
-        del state_bytes, default_max, batch_size, cheap_steps
-        return max_steps
+    def num_checkpoints(self, size: RecordSize) -> int | None:
+        return size.max_steps
 
     def run_loop(self, loop: Loop, inputs: LoopInputs, perturbed: LoopInputs) -> LoopOutcome:
         if loop.problem.stepper.heuristic_totals(inputs.state.solver_state) is not None:

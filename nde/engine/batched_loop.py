@@ -4,10 +4,11 @@ import math
 
 import jax
 
-from nde.adjoints import AbstractAdjoint
+from nde.adjoints import AbstractAdjoint, RecordSize
 from nde.loop import (
     AdaptiveLoop,
     bind_batched,
+    count_bytes,
     FlatBatch,
     has_active_stops,
     LoopInputs,
@@ -40,12 +41,12 @@ class _BatchedLoop:
 
     def run_differentiable(self, levels: VmapLevels, inputs: LoopInputs, perturbed: LoopInputs) -> LoopOutcome:
         _refuse_moving_knots(self.problem, perturbed)
-        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self.problem.state))
         batch_size = math.prod(level.size for level in levels)
         cheap = self.problem.stepper.is_fusible
-        checkpoints = self.adjoint.num_checkpoints(
-            size, self.options.max_steps, batch_size=batch_size, cheap_steps=cheap
+        size = RecordSize(
+            count_bytes(self.problem.state), self.options.max_steps, batch_size=batch_size, cheap_steps=cheap
         )
+        checkpoints = self.adjoint.num_checkpoints(size)
         loop = AdaptiveLoop(self.problem, levels, self.options, checkpoints, self.adjoint.recorded)
         return _unflattened(loop.batch, self.adjoint.run_loop(loop, _flattened(loop.batch, inputs), perturbed))
 

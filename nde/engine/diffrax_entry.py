@@ -15,13 +15,14 @@ import optimistix
 from diffrax import is_okay, RESULTS
 from jaxtyping import PyTree
 
-from nde.adjoints import AbstractAdjoint
+from nde.adjoints import AbstractAdjoint, RecordSize
 from nde.diffrax_internals import ConstantState, EntryState, replace_state, save_states, SavedRows
 from nde.engine.batched_loop import run_batched
 from nde.engine.fixed import whole_steps
 from nde.engine.unchecked_times import UncheckedTimes
 from nde.loop import (
     Convert,
+    count_bytes,
     cut_after,
     EventState,
     GridOptions,
@@ -103,8 +104,8 @@ class EngineLoop(diffrax.AbstractAdjoint):
 
     def _scan(self, problem: Problem, state: LoopState, specs: list[SaveSpec], guard: bool) -> LoopOutcome:
         assert self.steps is not None
-        size = _bytes((state.y, state.solver_state))
-        checkpoints = self.adjoint.num_checkpoints(size, problem.solve.max_steps, self.steps)
+        size = RecordSize(count_bytes((state.y, state.solver_state)), problem.solve.max_steps, self.steps)
+        checkpoints = self.adjoint.num_checkpoints(size)
         options = GridOptions(self.steps, specs, checkpoints, guard, STEPS in self.spec.names)
         return scan_grid(problem.stepper, state, problem.solve, problem.subs, options)
 
@@ -242,10 +243,6 @@ def _saved_rows(old: Any, new: SaveBuffer) -> SavedRows:
     """The rows of a sub for diffrax. Those that hold nothing have its own infinity as their time, whose sign turns."""
     assert new.ts is not None
     return SavedRows(new.ts_index, jnp.where(jnp.isinf(new.ts), old.ts, new.ts), new.ys, new.filled)
-
-
-def _bytes(tree: PyTree[jax.Array]) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _final_result(problem: Problem, state: LoopState, result: RESULTS) -> RESULTS:

@@ -36,7 +36,7 @@ def diffeqsolve(  # noqa: PLR0913  (its keywords are the interface)
     controller_state: PyTree[ArrayLike] | None = None,
     made_jump: ScalarLike | None = None,
     heuristics: str | Sequence[str] | HeuristicSpec = (),
-    **deprecated: Any,
+    discrete_terminating_event: Any = None,
 ) -> diffrax.Solution:
     r"""Solve $dy = f(t, y)\,dx(t)$ from `t0` to `t1`: `diffrax.diffeqsolve` 0.7.2, with a loop and a gradient of ours.
 
@@ -116,7 +116,7 @@ def diffeqsolve(  # noqa: PLR0913  (its keywords are the interface)
         "solver_state": solver_state,
         "controller_state": controller_state,
         "made_jump": made_jump,
-        **deprecated,
+        "discrete_terminating_event": discrete_terminating_event,
     }
     call = Call(terms, solver, t0, t1, dt0, y0, args)
     times = check_call(call, options | {"adjoint": adjoint})

@@ -28,7 +28,11 @@ from nde.loop.problem import (
     Solve as Solve,
     TracedProblem as TracedProblem,
 )
-from nde.loop.pytrees import is_inexact as is_inexact, partition_inexact as partition_inexact
+from nde.loop.pytrees import (
+    count_bytes as count_bytes,
+    is_inexact as is_inexact,
+    partition_inexact as partition_inexact,
+)
 from nde.loop.reverse_sweep import (
     PullStep as PullStep,
     ReverseSweep as ReverseSweep,

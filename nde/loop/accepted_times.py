@@ -99,12 +99,12 @@ class AcceptedTimes:
             return times
         index = jnp.sum(self.stops < t[..., None], axis=-1, dtype=jnp.int32)
         # Which stop a time leads to: the first that is not before it.
-        last = jnp.minimum(index, self.stops.shape[-1] - 1)
-        stop, before = self.batch.get(self.stops, last), self.batch.get(self.stops, jnp.maximum(index - 1, 0))
+        row = jnp.minimum(index, self.stops.shape[-1] - 1)
+        stop, before = self.batch.get(self.stops, row), self.batch.get(self.stops, jnp.maximum(index - 1, 0))
         before = jnp.where(index > 0, jnp.maximum(before, self.inputs.state.t), self.inputs.state.t)
         share = jnp.where(stop > before, (t - before) / jnp.where(stop > before, stop - before, 1), 1)
         inner = jnp.where((stop >= t) & (stop <= self.reached), share * inner, 0)
-        return times._replace(stops=self.batch.add(times.stops, last[..., None], inner[..., None]))
+        return times._replace(stops=self.batch.add(times.stops, row[..., None], inner[..., None]))
 
     def _add_on_grid(
         self, times: TimeCotangents, number: jax.Array, t: Time, cotangent: Time, last: jax.Array

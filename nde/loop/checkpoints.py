@@ -71,7 +71,7 @@ class CheckpointStore:
     def put(self, rows: list[jax.Array], index: jax.Array, state: LoopState, where: jax.Array) -> list[jax.Array]:
         """Write one state an example into rows, for those for which `where` is true."""
         packed = self._packing.pack(self._recorded(state))
-        # An index past the end writes nothing: cheaper than a select between two records.
+        # An index past the end writes nothing: no select between two records.
         index = jnp.where(where, index, self.num_rows + self.segment)
         return [self.batch.put(b, index, x, rows_first=True) for b, x in zip(rows, packed, strict=True)]
 

@@ -9,6 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 
+def count_bytes(tree: PyTree[jax.Array | jax.ShapeDtypeStruct]) -> int:
+    """The bytes of all arrays in a tree."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
 def is_inexact(x: jax.Array | jax.ShapeDtypeStruct) -> bool:
     """Whether it has numbers that a derivative is taken in: floating ones, real or complex."""
     return jnp.issubdtype(x.dtype, jnp.inexact)

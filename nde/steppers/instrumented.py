@@ -26,7 +26,7 @@ class InstrumentedState(NamedTuple):
     """
 
     inner: SolverState
-    totals: jax.Array
+    totals: jax.Array | None
     last: jax.Array | None
 
 
@@ -96,7 +96,7 @@ class InstrumentedStepper(AbstractStepper):
         return self.stepper.is_fusible
 
     def recomputed_state(self, t: Time, y: State, solver_state: SolverState) -> Any:
-        return InstrumentedState(self.stepper.recomputed_state(t, y, solver_state.inner), None, None)  # pyright: ignore
+        return InstrumentedState(self.stepper.recomputed_state(t, y, solver_state.inner), None, None)
 
     def final_state(self, solver_state: SolverState, initial_solver_state: SolverState, moved: jax.Array):
         return self.stepper.final_state(solver_state.inner, initial_solver_state, moved)
