@@ -255,14 +255,6 @@ def test_gru_reads_last_values_masks_and_gaps_and_nothing_else():
     np.testing.assert_array_equal(model(ts, hidden, mask), model(ts, values, mask))
 
 
-def test_gru_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match="gap_scale > 0, but got 0"):
-        GRUDeltaT(2, 3, 4, gap_scale=0.0, key=jax.random.key(0))
-    model = GRUDeltaT(2, 3, 4, key=jax.random.key(0))
-    with pytest.raises(ValueError, match=r"\(rows, 2\), but got ts of shape \(3,\), values of shape \(3, 1\)"):
-        model(np.arange(3.0), np.zeros((3, 1)), np.ones((3, 1), bool))
-
-
 def test_scaled_field_is_the_field_of_the_scaled_path():
     matrix = jnp.arange(6.0).reshape(2, 3)
     field = PathScaledField(lambda t, y, args: matrix, [1.0, 0.5, 0.0])

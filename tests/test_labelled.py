@@ -12,6 +12,8 @@ from nde.data import (
     DENSITIES,
     LabelledPanel,
     load_basic_motions,
+    load_japanese_vowels,
+    load_pickup_gesture,
     Panel,
     read_labelled_panel,
     remove_at_random,
@@ -51,13 +53,33 @@ def test_motions_come_from_aeon(monkeypatch):
     assert data.panel.times[0, -1] == pytest.approx(9.9)
 
 
-def test_without_aeon_one_line_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize(
+    ("load_set", "loader", "step"),
+    [(load_japanese_vowels, "load_japanese_vowels", 6.4), (load_pickup_gesture, "load_pickup_gesture_wiimoteZ", 1.0)],
+)
+def test_series_of_unequal_lengths_come_from_aeon(load_set, loader, step, monkeypatch):
+    channels = 12 if step == 6.4 else 1
+
+    def load(split):
+        return [np.full((channels, rows), float(rows)) for rows in (3, 2)], np.array(["10", "2"])
+
+    monkeypatch.setattr(importlib, "import_module", lambda name: SimpleNamespace(**{loader: load}))
+    data = load_set()
+    assert data.classes == ("2", "10") and data.labels.tolist() == [1, 0, 1, 0]
+    assert data.panel.ids == ("train 1", "train 2", "test 1", "test 2") and len(data.panel.channels) == channels
+    np.testing.assert_allclose(data.panel.times[:2], [[0, step, 2 * step], [0, step, step]])
+    np.testing.assert_array_equal(data.panel.values[1, :, 0], [2, 2, 0])
+    np.testing.assert_array_equal(data.panel.mask[1, :, 0], [True, True, False])
+
+
+@pytest.mark.parametrize("load_set", [load_basic_motions, load_japanese_vowels, load_pickup_gesture])
+def test_without_aeon_one_line_says_what_to_install(load_set, monkeypatch):
     def missing(name):
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(TableError, match=r"pip install 'aeon>=1\.0'"):
-        load_basic_motions()
+    with pytest.raises(TableError, match=r"comes with the package aeon; .*pip install 'aeon>=1\.0'"):
+        load_set()
 
 
 def test_removal_is_per_value_seeded_and_leaves_the_rest():
@@ -145,7 +167,7 @@ def test_bad_labels_are_refused_in_one_line(text, label, message, tmp_path):
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_data_set_loads_in_its_shape(name):
     dataset = DATASETS[name]
-    if name == "basic_motions":
+    if name in ("basic_motions", "japanese_vowels", "pickup_gesture"):
         pytest.importorskip("aeon")
     data = dataset.load(seed=1) if dataset.made else dataset.load()
     kinds = {"series": Panel, "labelled": LabelledPanel, "points": np.ndarray}

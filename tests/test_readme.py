@@ -139,6 +139,7 @@ def test_what_to_take_can_be_taken():
             known = {"known": "pendulum"} if "known" in MODELS[name].model_fields else {}
             data = {"density": {}}.get(task, {"path": "x.csv", "id": "i", "time": "t"})
             data |= {"label": "l"} if task == "classify" else {}
+            penalised = codes(penalties) if MODELS[name].default_solver else ()
             for solver_name in [None, *(each for each in codes(solver) if each in SOLVERS)]:
                 config = {
                     "task": task,
@@ -146,7 +147,7 @@ def test_what_to_take_can_be_taken():
                     **({"observe": {"start": "first_row"}} if task == "dynamics" else {}),
                     "model": [{"name": name, **known}],
                     "solver": {} if solver_name is None else {"name": solver_name},
-                    "regularise": {"penalties": dict.fromkeys(codes(penalties), 1.0)} if name != "gru" else {},
+                    "regularise": {"penalties": dict.fromkeys(penalised, 1.0)},
                 }
                 load_config(config)
         for name in codes(adjoint):

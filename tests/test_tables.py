@@ -78,6 +78,8 @@ def test_dates_come_back_as_dates_and_move_ahead_by_days(tmp_path):
     _, text = panel.keys(np.array([0]), np.array([2]), as_text=True)
     assert text.to_list() == ["2024-03-01"]
     assert not panel.mask[0, 2].any() and panel.lengths.tolist() == [3, 2]
+    with pytest.raises(ValueError, match="two of the steps 0.6, 1.4 days are one time to the resolution"):
+        read_panel(path, WIDE).asked_ahead([0.6, 1.4])
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ PUBLIC = {
     "ObservedODE": lambda: nde.ObservedODE(
         nde.NeuralODE(nde.MLPField(2, 4, 1, key=KEY)), None, nde.GaussianLikelihood(1), (0,)
     ),
+    "GRUD": lambda: nde.models.GRUD(2, 4, 3, mean=[1, 2], key=KEY),
     "GRUDeltaT": lambda: nde.models.GRUDeltaT(2, 4, 3, key=KEY),
     "BackwardEncoder": lambda: nde.models.BackwardEncoder(2, 4, key=KEY),
     "ELBO": lambda: nde.ELBO(samples=2),

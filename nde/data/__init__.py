@@ -1,12 +1,13 @@
 """Tables in, batches out.
 
-A table of irregular observations becomes a `nde.data.Panel`: every series padded to one number of rows, with a mask of
-what was observed. `nde.data.split_series` divides it by series, a `nde.data.Normaliser` fitted on the training part
-brings the channels to one scale, and `nde.data.index_batches` says which series make up which batch. A
-`nde.data.LabelledPanel` is one whose series belong to classes. `nde.data.DATASETS` is the table of the data sets that a
-config can name.
+A table of irregular observations, or arrays (`nde.data.panel_of_arrays`), become a `nde.data.Panel`: every series
+padded to one number of rows, with a mask of what was observed. `nde.data.split_series` divides it by series, a
+`nde.data.Normaliser` fitted on the training part brings the channels to one scale, and `nde.data.index_batches` says
+which series make up which batch. A `nde.data.LabelledPanel` is one whose series belong to classes. `nde.data.DATASETS`
+is the table of the data sets that a config can name.
 """
 
+from nde.data.arrays import panel_of_arrays as panel_of_arrays
 from nde.data.batches import index_batches as index_batches
 from nde.data.datasets import (
     Dataset as Dataset,
@@ -14,8 +15,10 @@ from nde.data.datasets import (
     DENSITIES as DENSITIES,
     Density as Density,
     load_basic_motions as load_basic_motions,
+    load_japanese_vowels as load_japanese_vowels,
     load_lynx_hare as load_lynx_hare,
     load_pbc as load_pbc,
+    load_pickup_gesture as load_pickup_gesture,
     lynx_hare_path as lynx_hare_path,
     make_pendulum as make_pendulum,
     make_spirals as make_spirals,

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 
 from nde.data.cells import read_names
 from nde.data.files import read_table
-from nde.data.layout import TableFormat
+from nde.data.layout import TableError, TableFormat
 from nde.data.panel import Panel
 from nde.data.split import Split
 from nde.data.table import panel_of
@@ -23,12 +23,28 @@ class LabelledPanel:
     - `labels`: `(series,)`; the number of each series' class in `classes`.
     - `classes`: the names of the classes, sorted.
     - `tested`: `(series,)`; true where a series belongs to a published test part; nowhere where there is none.
+
+    **Raises:** `TableError` where the four do not fit each other.
     """
 
     panel: Panel
     labels: Int[np.ndarray, " series"]
     classes: tuple[str, ...]
     tested: Bool[np.ndarray, " series"]
+
+    def __post_init__(self):
+        if not len(self.panel) == len(self.labels) == len(self.tested):
+            raise TableError(
+                f"a panel of {len(self.panel)} series needs as many labels, and as many flags of what is tested, but "
+                f"there are {len(self.labels)} and {len(self.tested)}."
+            )
+        outside = (self.labels < 0) | (self.labels >= len(self.classes))
+        if outside.any():
+            where = int(outside.argmax())
+            raise TableError(
+                f"series '{self.panel.ids[where]}': its label is {self.labels[where]}, but must be in 0 … "
+                f"{len(self.classes) - 1}, the numbers of the {len(self.classes)} classes."
+            )
 
     def __len__(self) -> int:
         return len(self.labels)

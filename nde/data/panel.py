@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
+from nde.data.checks import check_series
 from nde.data.times import TimeColumn
 
 
@@ -41,7 +42,12 @@ class Panel:
     - `notes`: what reading left out and what is odd about the channels, a sentence each.
     - `table`: the rows of the table that it was read from, a `TableRows`; `None` for a panel that was made otherwise.
 
-    A panel is indexed by series: `panel[[3, 1]]` holds two of them.
+    A panel is indexed by series: `panel[[3, 1]]` holds two of them. One of arrays of your own is made by
+    `nde.data.panel_of_arrays`.
+
+    **Raises:** `TableError`, which names the series, the row and the channel, for arrays that do not fit each other,
+    times that repeat, go back or are not finite, a value that is marked as observed and is not finite, and rows past
+    a series' end that are not as said.
     """
 
     ids: tuple[str, ...]
@@ -55,6 +61,9 @@ class Panel:
     time_unit: str = "time"
     notes: tuple[str, ...] = ()
     table: TableRows | None = None
+
+    def __post_init__(self):
+        check_series(self.times, self.values, self.mask, self.lengths, ids=self.ids, channels=self.channels)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -109,7 +118,8 @@ class Panel:
         **Arguments:** `steps`: positive, in the unit of the table's times. A time that results is of the table's type:
         dates move by whole days, timestamps to their resolution, and the row stands at the time as rounded.
 
-        **Raises:** `ValueError` for a step that is less than the resolution of the table's dates.
+        **Raises:** `ValueError` for a step that is less than the resolution of the table's dates, or two that it does
+        not tell apart.
         """
         if not len(steps):
             return self

@@ -68,15 +68,21 @@ class TimeColumn:
         They are of the same type: dates move by whole days, timestamps to their own resolution. Only a column of
         integers becomes one of floats where a step is not whole, if that keeps every digit.
 
-        **Raises:** `ValueError` for a step that is less than the resolution of dates.
+        **Raises:** `ValueError` for a step that is less than the resolution of dates, or two that are one time in it.
         """
         moves = np.asarray(steps, np.float64) * self.per_unit
         if self.unit is not None:
-            if (np.rint(moves) < 1).any():
+            whole = np.rint(moves)
+            if (whole < 1).any():
                 raise ValueError(
                     f"a step of {min(steps):g} {self.unit} is less than what its times, {self.cells.dtype}, tell apart"
                 )
-            added = (self.ticks[rows][:, None] + np.rint(moves).astype(np.int64)).ravel()
+            if len(set(whole)) < len(whole):
+                raise ValueError(
+                    f"two of the steps {', '.join(f'{step:g}' for step in steps)} {self.unit} are one time to the "
+                    f"resolution of its times, {self.cells.dtype}; ask for one of them"
+                )
+            added = (self.ticks[rows][:, None] + whole.astype(np.int64)).ravel()
             cells = pl.concat([self.cells, pl.Series(added).cast(self.cells.dtype).alias(self.cells.name)])
             return replace(self, cells=cells, text=self._texts(cells, rows, len(moves)))
         return replace(self, cells=self._more_numbers(rows, moves))

@@ -5,7 +5,7 @@ The plain ones take any field, any diffrax solver, controller and adjoint: `Neur
 `ContinuousNormalizingFlow`. All act on one series, or one point, and are
 batched by `jax.vmap`. `ObservedODE` is an ODE with what is
 seen of it. `LatentSDE` is a generative model of panels of irregular series.
-`GRUDeltaT` is the recurrent network that a neural CDE is compared with.
+`GRUDeltaT` and `GRUD` are the recurrent networks that a neural CDE is compared with.
 
 **A line search must be able to try a bad point.** L-BFGS does, and by default a solve that fails is an error; with
 `throw=False` such a point has an infinite loss, from which the search turns back:
@@ -34,6 +34,7 @@ inf
 """
 
 from nde.models.encoder import BackwardEncoder as BackwardEncoder, Context as Context
+from nde.models.gru_d import GRUD as GRUD
 from nde.models.gru_delta_t import GRUDeltaT as GRUDeltaT
 from nde.models.latent_sde import LatentPath as LatentPath, LatentSDE as LatentSDE
 from nde.models.neural_cde import NeuralCDE as NeuralCDE, series_path as series_path

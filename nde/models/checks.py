@@ -4,7 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from nde.dtypes import as_floats, float_dtype, promote_state
 
@@ -30,6 +30,30 @@ def check_times_and_state(model: str, ts: Any, y0: PyTree[Any], parameters: PyTr
     ts = check_times(model, ts, parameters)
     dtype = float_dtype(ts, y0)
     return ts.astype(dtype), promote_state(y0, dtype)
+
+
+def check_series(
+    model: str, ts: Any, values: Any, mask: Any = None, *, channels: int, like: PyTree[Any] = None
+) -> tuple[Float[Array, " rows"], Float[Array, "rows channels"], Bool[Array, "rows channels"]]:
+    """Times and values of one series in one floating type, and which values were observed: NaN is missing.
+
+    **Raises:** `ValueError`, naming `model` and the shapes, where they do not fit each other or the channels; an error
+    at run time if the times do not increase, but for padding: rows without observations that repeat the last time.
+    """
+    ts, values = as_floats(ts, values, like=like)
+    mask = jnp.ones(values.shape, bool) if mask is None else jnp.asarray(mask, bool)
+    if values.shape != (*ts.shape, channels) or ts.ndim != 1 or mask.shape != values.shape:
+        raise ValueError(
+            f"{model} needs ts of shape (rows,), values and mask of shape (rows, {channels}), but got ts of shape "
+            f"{ts.shape}, values of shape {values.shape} and mask of shape {mask.shape}."
+        )
+    observed = mask & ~jnp.isnan(values)
+    if ts.size < 2:
+        return ts, values, observed
+    ts = refuse(ts, ~(ts[1:] >= ts[:-1]), f"{model} needs times ts that increase, but a row lies before another.")
+    again = (ts[1:] == ts[:-1]) & ((ts[1:] != ts[-1]) | jnp.any(observed[1:], axis=1))
+    only_padding = "increase strictly, but for rows without observations that repeat the last time."
+    return refuse(ts, again, f"{model} needs times ts that {only_padding}"), values, observed
 
 
 def refuse(ts: Array, bad: ArrayLike, message: str) -> Array:

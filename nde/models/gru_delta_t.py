@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from nde.dtypes import as_floats
+from nde.models.checks import check_series
+from nde.models.recurrent import read_rows
 
 
 class GRUDeltaT(eqx.Module):
@@ -21,12 +22,15 @@ class GRUDeltaT(eqx.Module):
     **Arguments of the constructor:** `channels`: of the series; `hidden_size`: of the GRU; `out_size`: of the output;
     `gap_scale`: what the times are divided by before the network sees them, so that a usual gap is of order one; `key`.
 
-    **Call:** `model(ts, values, mask)` with `ts` of shape `(rows,)`, sorted, values and mask of shape
-    `(rows, channels)`; what the mask hides is never read. Returns the output after the last row, `(out_size,)`. `args`
-    and `key` are accepted, so that it is called as `nde.models.NeuralCDE` is, and not used.
+    **Call:** `model(ts, values, mask)` with `ts` of shape `(rows,)`, increasing, values and mask of shape
+    `(rows, channels)`; what the mask hides is never read, and NaN is missing. Returns the output after the last row,
+    `(out_size,)`. `args` and `key` are accepted, so that it is called as `nde.models.NeuralCDE` is, and not used.
+    `model.states(ts, values, mask)` returns the hidden state after each row, `(rows, hidden_size)`: that of row $i$ has
+    read the rows up to $i$ alone.
 
     **Raises:** `ValueError` if `ts`, `values` and `mask` do not fit each other or the channels, or if `gap_scale` is
-    not positive.
+    not positive; an error at run time if the times do not increase, or if a row that repeats a time holds an
+    observation.
 
     **Source:** Che, Purushotham, Cho, Sontag, Liu, *Recurrent Neural Networks for Multivariate Time Series with Missing
     Values*, Scientific Reports 2018, arXiv 1606.01865, equation 2 and "GRU-simple" with forward filling; as "GRU-Δt"
@@ -51,29 +55,26 @@ class GRUDeltaT(eqx.Module):
         self,
         ts: ArrayLike,
         values: ArrayLike,
-        mask: ArrayLike,
+        mask: ArrayLike | None = None,
         args: None = None,
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, " out"]:
-        (ts, values), mask = as_floats(ts, values, like=(self.cell, self.readout)), jnp.asarray(mask, bool)
-        if values.shape != (*ts.shape, self.channels) or ts.ndim != 1 or mask.shape != values.shape:
-            raise ValueError(
-                f"GRUDeltaT needs ts of shape (rows,), values and mask of shape (rows, {self.channels}), but got ts of "
-                f"shape {ts.shape}, values of shape {values.shape} and mask of shape {mask.shape}."
-            )
-        waits = jnp.diff(ts, prepend=ts[:1]) / self.gap_scale
+        return self.readout(self._read(ts, values, mask)[0])
 
-        def read(state, row):
-            hidden, last, gaps = state
-            wait, value, observed = row
-            gaps = gaps + wait
-            last = jnp.where(observed, value, last)
-            new = self.cell(jnp.concatenate([last, observed.astype(last.dtype), gaps]), hidden)
-            hidden = jnp.where(jnp.any(observed), new, hidden)
-            return (hidden, last, jnp.where(observed, 0.0, gaps)), None
+    @eqx.filter_jit
+    def states(
+        self, ts: ArrayLike, values: ArrayLike, mask: ArrayLike | None = None
+    ) -> Float[Array, "rows hidden_size"]:
+        """The hidden state after each row; arguments and errors are those of the call."""
+        return self._read(ts, values, mask)[1]
 
-        nothing = jnp.zeros(self.channels, values.dtype)
-        start = (jnp.zeros(self.cell.hidden_size, values.dtype), nothing, nothing)
-        (hidden, _, _), _ = jax.lax.scan(read, start, (waits, values, mask))
-        return self.readout(hidden)
+    def _read(self, ts: ArrayLike, values: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Array]:
+        like = (self.cell, self.readout)
+        ts, values, observed = check_series("GRUDeltaT", ts, values, mask, channels=self.channels, like=like)
+
+        def update(hidden: Array, last: Array, seen: Array, gaps: Array) -> Array:
+            return self.cell(jnp.concatenate([last, seen.astype(last.dtype), gaps]), hidden)
+
+        start = jnp.zeros(self.cell.hidden_size, values.dtype), jnp.zeros(self.channels, values.dtype)
+        return read_rows(update, *start, ts, values, observed, gap_scale=self.gap_scale)

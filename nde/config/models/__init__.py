@@ -7,6 +7,7 @@ from nde.config.models.base import (
 )
 from nde.config.models.flow import FlowModel
 from nde.config.models.gru import GRUModel
+from nde.config.models.gru_d import GRUDModel
 from nde.config.models.latent_sde import LatentSDEModel as LatentSDEModel
 from nde.config.models.neural_cde import NeuralCDEModel
 from nde.config.models.observed_ode import (
@@ -20,6 +21,7 @@ MODELS: dict[str, type[ModelSection]] = {
     "latent_sde": LatentSDEModel,
     "neural_cde": NeuralCDEModel,
     "gru": GRUModel,
+    "gru_d": GRUDModel,
     "known": KnownModel,
     "hybrid": HybridModel,
     "neural_ode": NeuralODEModel,

@@ -6,6 +6,7 @@ suits can then be given it by name.
 
 from nde.data.datasets.base import Dataset as Dataset
 from nde.data.datasets.basic_motions import BASIC_MOTIONS, load_basic_motions as load_basic_motions
+from nde.data.datasets.japanese_vowels import JAPANESE_VOWELS, load_japanese_vowels as load_japanese_vowels
 from nde.data.datasets.lynx_hare import (
     load_lynx_hare as load_lynx_hare,
     LYNX_HARE,
@@ -19,6 +20,7 @@ from nde.data.datasets.pbc import (
     PBC_LOG as PBC_LOG,
     pbc_path as pbc_path,
 )
+from nde.data.datasets.pickup_gesture import load_pickup_gesture as load_pickup_gesture, PICKUP_GESTURE
 from nde.data.datasets.plane import DENSITIES as DENSITIES, Density as Density, PLANE, sample_density as sample_density
 from nde.data.datasets.simulated import (
     make_pendulum as make_pendulum,
@@ -32,6 +34,8 @@ DATASETS: dict[str, Dataset] = {
     "pbc": PBC,
     "lynx_hare": LYNX_HARE,
     "basic_motions": BASIC_MOTIONS,
+    "japanese_vowels": JAPANESE_VOWELS,
+    "pickup_gesture": PICKUP_GESTURE,
     "ornstein_uhlenbeck": ORNSTEIN_UHLENBECK,
     "spirals": SPIRALS,
     "pendulum": PENDULUM,
