@@ -14,6 +14,7 @@ from nde.data import (
     load_basic_motions,
     load_japanese_vowels,
     load_pickup_gesture,
+    make_labelled_spirals,
     Panel,
     read_labelled_panel,
     remove_at_random,
@@ -184,6 +185,26 @@ def test_ornstein_uhlenbeck_paths_have_their_law():
     # the noise of an observation has no part in the covariance of two
     covariance = (x[:, 1:] * x[:, :-1]).mean()
     assert covariance == pytest.approx(np.exp(-0.5 * gaps).mean(), rel=0.03)
+
+
+def test_labelled_spirals_turn_as_their_labels_say_and_neither_coordinate_tells():
+    data = make_labelled_spirals(series=400, noise=0.0, seed=3)
+    panel = data.panel
+    assert data.classes == ("anticlockwise", "clockwise") and not data.tested.any()
+    np.testing.assert_array_equal(np.bincount(data.labels), [200, 200])
+    assert (panel.lengths.min(), panel.lengths.max()) == (8, 20) and 5 < panel.times.max() < 6
+    x, y = panel.values[..., 0], panel.values[..., 1]
+    close = (np.diff(panel.times) < 0.6) & panel.mask[:, 1:, 0]
+    turn = np.where(close, x[:, :-1] * y[:, 1:] - x[:, 1:] * y[:, :-1], 0.0).sum(1)  # twice the area swept
+    assert np.mean((turn < 0) == (data.labels == 1)) > 0.97
+    # the law of each coordinate, and of two rows of it, is that of the other class
+    swept = np.where(close, x[:, :-1] * x[:, 1:], 0.0).sum(1)
+    means = [swept[data.labels == k].mean() for k in (0, 1)]
+    assert abs(means[0] - means[1]) < 4 * swept.std() / 200**0.5
+    again = make_labelled_spirals(series=400, noise=0.0, seed=3).panel
+    np.testing.assert_array_equal(again.values, panel.values)
+    with pytest.raises(ValueError, match="two series or more .* but series=1"):
+        make_labelled_spirals(series=1)
 
 
 def test_split_refuses_what_leaves_a_part_empty():

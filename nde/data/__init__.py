@@ -20,6 +20,7 @@ from nde.data.datasets import (
     load_pbc as load_pbc,
     load_pickup_gesture as load_pickup_gesture,
     lynx_hare_path as lynx_hare_path,
+    make_labelled_spirals as make_labelled_spirals,
     make_pendulum as make_pendulum,
     make_spirals as make_spirals,
     PBC_LABS as PBC_LABS,

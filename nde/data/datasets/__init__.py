@@ -7,6 +7,7 @@ suits can then be given it by name.
 from nde.data.datasets.base import Dataset as Dataset
 from nde.data.datasets.basic_motions import BASIC_MOTIONS, load_basic_motions as load_basic_motions
 from nde.data.datasets.japanese_vowels import JAPANESE_VOWELS, load_japanese_vowels as load_japanese_vowels
+from nde.data.datasets.labelled_spirals import LABELLED_SPIRALS, make_labelled_spirals as make_labelled_spirals
 from nde.data.datasets.lynx_hare import (
     load_lynx_hare as load_lynx_hare,
     LYNX_HARE,
@@ -36,6 +37,7 @@ DATASETS: dict[str, Dataset] = {
     "basic_motions": BASIC_MOTIONS,
     "japanese_vowels": JAPANESE_VOWELS,
     "pickup_gesture": PICKUP_GESTURE,
+    "labelled_spirals": LABELLED_SPIRALS,
     "ornstein_uhlenbeck": ORNSTEIN_UHLENBECK,
     "spirals": SPIRALS,
     "pendulum": PENDULUM,
