@@ -81,10 +81,12 @@ def test_no_face_hides_a_module_behind_a_function_of_its_name():
     assert hidden == []
 
 
-@pytest.mark.parametrize(("folder", "known"), [("train", set()), ("fields", {"terms", "dtypes"}), ("paths", set())])
+@pytest.mark.parametrize(
+    ("folder", "known"), [("train", set()), ("fields", {"terms", "dtypes"}), ("paths", {"dtypes"})]
+)
 def test_a_folder_knows_only_what_it_needs(folder, known):
-    """Training knows no differential equations, a field no solver, a path nothing. (That the layers of solvers know no
-    network follows from their order above; the face of `nde.fields` has names that have moved to them.)
+    """Training knows no differential equations, a field no solver, a path only numbers. (That the layers of solvers
+    know no network follows from their order above; the face of `nde.fields` has names that have moved to them.)
     """
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"

@@ -37,7 +37,7 @@ from nde.models.encoder import BackwardEncoder as BackwardEncoder, Context as Co
 from nde.models.gru_d import GRUD as GRUD
 from nde.models.gru_delta_t import GRUDeltaT as GRUDeltaT
 from nde.models.latent_sde import LatentPath as LatentPath, LatentSDE as LatentSDE
-from nde.models.neural_cde import NeuralCDE as NeuralCDE, series_path as series_path
+from nde.models.neural_cde import NeuralCDE as NeuralCDE
 from nde.models.neural_ode import NeuralODE as NeuralODE
 from nde.models.neural_sde import NeuralSDE as NeuralSDE
 from nde.models.normalising_flow import (
@@ -46,3 +46,4 @@ from nde.models.normalising_flow import (
 )
 from nde.models.numerics import AbstractSolvingModel as AbstractSolvingModel, Numerics as Numerics, Solved as Solved
 from nde.models.observed_ode import observed_states as observed_states, ObservedODE as ObservedODE
+from nde.paths import series_path as series_path

@@ -11,12 +11,14 @@ from nde.config.models.base import fixed_numerics, ModelSection, SeriesFacts
 from nde.config.numerics import SolverConfig
 from nde.fields import CDEField, PathScaledField
 from nde.models import NeuralCDE
+from nde.paths import Interpolation
 
 
 class NeuralCDEModel(ModelSection):
     """A `nde.models.NeuralCDE` of `state_size` states, whose field's hidden layers have `width` and `depth`.
 
     Over the longest series the clock and each count of observations run to about one, and the values stay as they are.
+    `interpolation` is what the path does between two observations: `nde.paths.series_path` has the four.
     Its steps are fixed: `solver.dt0` is a hundredth of the longest series, if left out.
     """
 
@@ -24,6 +26,7 @@ class NeuralCDEModel(ModelSection):
     state_size: PositiveInt = 16
     width: PositiveInt = 32
     depth: PositiveInt = 1
+    interpolation: Interpolation = "hermite"
 
     title: ClassVar[str] = "neural CDE"
     tasks: ClassVar[tuple[str, ...]] = ("classify",)
@@ -45,5 +48,6 @@ class NeuralCDEModel(ModelSection):
             PathScaledField(CDEField(self.state_size, path_size, self.width, self.depth, key=field_key), scales),
             eqx.nn.Linear(self.state_size, facts.classes, key=readout_key),
             numerics=numerics,
+            interpolation=self.interpolation,
             scaled=False,  # the field is
         )
