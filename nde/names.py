@@ -94,6 +94,7 @@ from nde.models import (
 from nde.objectives import (
     ELBO as ELBO,
     GaussianLikelihood as GaussianLikelihood,
+    SDEMatching as SDEMatching,
     StudentTLikelihood as StudentTLikelihood,
     TrajectoryFit as TrajectoryFit,
 )

@@ -15,6 +15,7 @@ from nde.data import (
     load_japanese_vowels,
     load_pickup_gesture,
     make_labelled_spirals,
+    make_stochastic_lorenz,
     Panel,
     read_labelled_panel,
     remove_at_random,
@@ -205,6 +206,27 @@ def test_labelled_spirals_turn_as_their_labels_say_and_neither_coordinate_tells(
     np.testing.assert_array_equal(again.values, panel.values)
     with pytest.raises(ValueError, match="two series or more .* but series=1"):
         make_labelled_spirals(series=1)
+
+
+def test_stochastic_lorenz_moves_by_its_drift_and_noise():
+    """dx = 10 (y - x) dt + 0.15 x dW: over a short time from a normal start, a regression on x, y and a constant."""
+    step = 1e-4
+    values = make_stochastic_lorenz(series=4000, span=step, rows=2, noise=0.0).values
+    first, moved = values[:, 0] - values[:, 0].mean(0), values[:, 1, 0] - values[:, 0, 0]
+    design = np.column_stack([first[:, :2], np.ones(4000)])
+    (own, *_), *_ = np.linalg.lstsq(design, moved)
+    assert own / step == pytest.approx(-10, rel=0.1)
+    assert np.sum((moved - design @ np.linalg.lstsq(design, moved)[0]) ** 2) / np.sum(first[:, 0] ** 2) / step == (
+        pytest.approx(0.15**2, rel=0.08)
+    )
+
+
+def test_stochastic_lorenz_has_a_standard_scale_and_the_noise_that_is_asked_for():
+    panel, clean = (make_stochastic_lorenz(series=50, noise=noise) for noise in (0.01, 0.0))
+    np.testing.assert_allclose(clean.values.std((0, 1)), 1, rtol=1e-12)
+    assert np.std(panel.values - clean.values) == pytest.approx(0.01, rel=0.05)
+    longer = make_stochastic_lorenz(series=50, span=2.0, rows=81, noise=0.0)
+    np.testing.assert_allclose(longer.values[:, :41], clean.values, rtol=1e-12)
 
 
 def test_split_refuses_what_leaves_a_part_empty():

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from nde.config.run import RunConfig
 from nde.config.sections import Section, TrainConfig
 from nde.config.table import TableData
-from nde.objectives import ContextELBO, ELBO
+from nde.objectives import ContextELBO, ELBO, SDEMatching
 
 
 class ForecastData(TableData):
@@ -27,10 +27,21 @@ class ForecastData(TableData):
     table_unit: str | None = None
 
 
-class ELBOConfig(Section):
-    """`[objective]`: the bound of `nde.objectives.ContextELBO`, its contexts and the annealing of its KL terms."""
+BOUNDS = {"elbo": ELBO, "sde_matching": SDEMatching}
 
-    name: Literal["elbo"] = "elbo"
+
+class ELBOConfig(Section):
+    """`[objective]`: the bound of `nde.objectives.ContextELBO`, its contexts and the annealing of its KL terms.
+
+    - `name`: `elbo`, by simulated paths, or `sde_matching`, without simulation, of models with
+      `posterior = "marginals"`.
+    - `samples`: paths a series, or states an observation and times a series.
+    - `predictive`: how far the values after the context are scored by their marginal predictive density, see `nde.ELBO`
+      and `nde.SDEMatching`; at 0 matching leaves them out.
+    - `whole`: the share of series shown whole.
+    """
+
+    name: Literal["elbo", "sde_matching"] = "elbo"
 
     samples: PositiveInt = 4
     predictive: float = Field(default=0.0, ge=0, le=1)
@@ -40,7 +51,7 @@ class ELBOConfig(Section):
 
     def build(self) -> ContextELBO:
         """The objective."""
-        elbo = ELBO(samples=self.samples, predictive=self.predictive)
+        elbo = BOUNDS[self.name](samples=self.samples, predictive=self.predictive)
         return ContextELBO(elbo, whole=self.whole, kl_weight=self.kl_weight, anneal_steps=self.anneal_steps)
 
 
@@ -105,4 +116,18 @@ class ForecastConfig(RunConfig):
         if self.evaluate.samples < self.train.members:
             members, samples = self.train.members, self.evaluate.samples
             raise ValueError(f"evaluate.samples must be at least train.members = {members}, but is {samples}")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _check_matching(self) -> "ForecastConfig":
+        if self.objective.name != "sde_matching":
+            return self
+        for section in self.model:
+            if not section.has_marginals:
+                raise ValueError(
+                    f"objective.name = 'sde_matching' trains models with marginals, and the {section.called()} has "
+                    "none: give a latent_sde with posterior = 'marginals'"
+                )
+        if not self.regularise.is_empty and self.objective.predictive == 0:
+            raise ValueError("objective.name = 'sde_matching' solves nothing that [regularise] could make cheaper")
         return self

@@ -23,6 +23,7 @@ from nde.data.datasets import (
     make_labelled_spirals as make_labelled_spirals,
     make_pendulum as make_pendulum,
     make_spirals as make_spirals,
+    make_stochastic_lorenz as make_stochastic_lorenz,
     PBC_LABS as PBC_LABS,
     PBC_LOG as PBC_LOG,
     pbc_path as pbc_path,

@@ -36,7 +36,14 @@ inf
 from nde.models.encoder import BackwardEncoder as BackwardEncoder, Context as Context
 from nde.models.gru_d import GRUD as GRUD
 from nde.models.gru_delta_t import GRUDeltaT as GRUDeltaT
-from nde.models.latent_sde import LatentPath as LatentPath, LatentSDE as LatentSDE
+from nde.models.latent_path import LatentPath as LatentPath
+from nde.models.latent_sde import LatentSDE as LatentSDE
+from nde.models.marginals import (
+    GaussianMarginals as GaussianMarginals,
+    MarginalPath as MarginalPath,
+    Normal as Normal,
+    posterior_control as posterior_control,
+)
 from nde.models.neural_cde import NeuralCDE as NeuralCDE
 from nde.models.neural_ode import NeuralODE as NeuralODE
 from nde.models.neural_sde import NeuralSDE as NeuralSDE

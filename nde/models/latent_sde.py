@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import Unpack
+from collections.abc import Callable
+from typing import Literal, Unpack
 
 import diffrax
 import equinox as eqx
@@ -14,27 +15,13 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from nde.dtypes import as_floats
 from nde.fields import DiagonalDiffusion, LinearMLPField, silence_last_layer
 from nde.models.encoder import BackwardEncoder, Context
+from nde.models.latent_path import LatentPath, normal_kl
+from nde.models.marginals import GaussianMarginals, MarginalPath
 from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of
 from nde.objectives import AbstractLikelihood, StudentTLikelihood
 from nde.paths import BrownianGrid
 from nde.regularise import AbstractRegulariser
 from nde.terms import diffusion_term, WithIntegrals
-
-
-class LatentPath(eqx.Module):
-    """One sample of a latent path, and what it cost.
-
-    - `zs`: the latent states at the times asked for, shape `(asked, state)`.
-    - `kl_initial`: KL divergence of the initial state's posterior from its prior, in nats.
-    - `kl_path`: KL divergence of the path's posterior from its prior along this sample, up to the last of the times
-      asked for, in nats.
-    - `penalty`: what a regulariser makes of the solve; zero without one.
-    """
-
-    zs: Float[Array, "asked state"]
-    kl_initial: Float[Array, ""]
-    kl_path: Float[Array, ""]
-    penalty: Float[Array, ""]
 
 
 class LatentSDE(AbstractSolvingModel):
@@ -48,6 +35,9 @@ class LatentSDE(AbstractSolvingModel):
     so that by Girsanov's theorem the KL divergence of the two path measures is $\mathbb E \int \tfrac12 |u|^2 dt$ (Li
     et al. 2020, equation 10, with $u = (h_\phi - h_\theta) / \sigma$). The integral rides beside `z` through the solve.
     The control acts up to the last observation; from there on the posterior *is* the prior, and that is the forecast.
+    Or the posterior is given by its marginals, $z_t = m(t) + s(t)\,\varepsilon$ with $m$ and $s$ networks of time and
+    of the observations, and $u$ follows from these (`nde.models.MarginalPath`): then it is trained without any
+    simulation, by `nde.SDEMatching`.
 
     Everything acts on one series: times of shape `(rows,)`, sorted, values and mask of shape `(rows, channels)`; what
     the mask hides is never read. Times count from the first row. Use `jax.vmap` over series, and over keys for samples.
@@ -70,8 +60,9 @@ class LatentSDE(AbstractSolvingModel):
     - `state_size`: length of the latent state `z`.
     - `width`, `depth`: of the network in the prior drift, a `nde.fields.LinearMLPField`; `width=0` leaves the drift
       linear.
-    - `control_width`: of the control's network, one hidden layer.
-    - `encoder_size`: length of the encoder's hidden state.
+    - `posterior`: what gives the posterior, `"control"` or `"marginals"`.
+    - `control_width`: of the control's network, or of those of the marginals, one hidden layer.
+    - `encoder_size`: length of the encoder's hidden state, or of what the marginals know at a row.
     - `diffusion_scale`: the diffusion to start from, in state per square root of time; `None` for a latent ODE, with no
       noise, no control and no path KL.
     - `likelihood`: a `nde.objectives.AbstractLikelihood`; Student's t if `None`.
@@ -86,15 +77,17 @@ class LatentSDE(AbstractSolvingModel):
     well below the time between observations. Memory of the gradient grows with `horizon / dt0`.
 
     **Source:** Li, Wong, Chen, Duvenaud, *Scalable Gradients for Stochastic Differential Equations*, AISTATS 2020,
-    arXiv 2001.01328, section 5.
+    arXiv 2001.01328, section 5; for the marginals Bartosh, Vetrov, Naesseth, *SDE Matching*, ICML 2025, arXiv
+    2502.02472.
     """
 
-    encoder: BackwardEncoder
-    initial: eqx.nn.Linear
+    encoder: BackwardEncoder | None
+    initial: eqx.nn.Linear | None
     initial_mean: Float[Array, " state"]
     initial_log_std: Float[Array, " state"]
     drift: LinearMLPField
-    control: eqx.nn.MLP
+    control: eqx.nn.MLP | None
+    marginals: GaussianMarginals | None
     diffusion: DiagonalDiffusion | None
     decoder: eqx.nn.Linear
     likelihood: AbstractLikelihood
@@ -108,6 +101,7 @@ class LatentSDE(AbstractSolvingModel):
         *,
         width: int = 16,
         depth: int = 1,
+        posterior: Literal["control", "marginals"] = "control",
         control_width: int = 32,
         encoder_size: int = 32,
         diffusion_scale: float | None = 0.3,
@@ -128,15 +122,32 @@ class LatentSDE(AbstractSolvingModel):
         if not (0 < dt0 <= horizon):
             raise ValueError(f"LatentSDE needs 0 < dt0 <= horizon, but got dt0={dt0} and horizon={horizon}.")
         encoder_key, initial_key, drift_key, control_key, decoder_key = jax.random.split(key, 5)
-        self.encoder = BackwardEncoder(channels, encoder_size, key=encoder_key)
-        self.initial = eqx.nn.Linear(encoder_size, 2 * state_size, key=initial_key)
+        self.encoder = self.initial = self.control = self.marginals = None
+        if posterior == "control":
+            self.encoder = BackwardEncoder(channels, encoder_size, key=encoder_key)
+            self.initial = eqx.nn.Linear(encoder_size, 2 * state_size, key=initial_key)
+            network = eqx.nn.MLP(
+                state_size + encoder_size + 1, state_size, control_width, 1, activation=jax.nn.softplus, key=control_key
+            )
+            self.control = silence_last_layer(network)
+        elif posterior == "marginals" and diffusion_scale is not None:
+            self.marginals = GaussianMarginals(
+                channels,
+                state_size,
+                code_size=encoder_size,
+                width=control_width,
+                rates=(1 / horizon, 1 / dt0),
+                std=diffusion_scale * math.sqrt(dt0),
+                key=encoder_key,
+            )
+        else:
+            raise ValueError(
+                "LatentSDE takes posterior='control', or posterior='marginals' with a diffusion_scale, but got "
+                f"{posterior=} and {diffusion_scale=}."
+            )
         self.initial_mean = jnp.zeros(state_size)
         self.initial_log_std = jnp.zeros(state_size)
         self.drift = LinearMLPField(state_size, width, depth, key=drift_key)
-        control = eqx.nn.MLP(
-            state_size + encoder_size + 1, state_size, control_width, 1, activation=jax.nn.softplus, key=control_key
-        )
-        self.control = silence_last_layer(control)
         self.diffusion = None if diffusion_scale is None else DiagonalDiffusion(state_size, scale=diffusion_scale)
         self.decoder = eqx.nn.Linear(state_size, channels, key=decoder_key)
         self.likelihood = StudentTLikelihood(channels) if likelihood is None else likelihood
@@ -160,7 +171,11 @@ class LatentSDE(AbstractSolvingModel):
         key: PRNGKeyArray,
         regulariser: AbstractRegulariser | None = None,
     ) -> LatentPath:
-        """One sample of the latent path given the observed entries.
+        r"""One sample of the latent path given the observed entries.
+
+        A posterior given by its marginals needs no solve up to the last observation: there the sample is
+        $m(t) + s(t)\,\varepsilon$ with one $\varepsilon$ at all times, right at each time but not as the law of a path,
+        and its `kl_path` is an estimate from one random time.
 
         **Arguments:** `times`, `values`, `mask`: the series; `ts`: sorted times at which the state is wanted, between
         the first row and `horizon` after it; after the last observation the path follows the prior; `key`: the sample;
@@ -169,16 +184,65 @@ class LatentSDE(AbstractSolvingModel):
 
         **Returns:** a `nde.models.LatentPath`.
         """
+        if self.marginals is None:
+            return self.simulated_posterior(times, values, mask, ts, key=key, regulariser=regulariser)
+        times, values, ts = as_floats(times, values, ts, like=self._parameters())
+        path, asked = self.marginal_path(times, values, mask), ts - times[0]
+        start_key, time_key, rate_key, noise_key = jax.random.split(key, 4)
+        shape, dtype = self.initial_mean.shape, times.dtype
+        noise, other = (jax.random.normal(key, shape, dtype) for key in (start_key, rate_key))
+        within = jax.vmap(lambda t: path.state(t, noise))(jnp.minimum(asked, path.end))
+        # The prior does not depend on time: it is solved from the last observation on, wherever that lies.
+        since = jnp.maximum(asked - path.end, 0.0)
+        after, _, penalty = self._solve(path.state(path.end, noise), None, since, noise_key, regulariser)
+        until = jnp.minimum(path.end, asked[-1])
+        kl_path = until * path.kl_rate(until * jax.random.uniform(time_key, (), dtype), other)
+        zs = jnp.where((asked <= path.end)[:, None], within, after)
+        return LatentPath(zs, self.kl_initial(path), kl_path, penalty)
+
+    @eqx.filter_jit
+    def simulated_posterior(
+        self,
+        times: ArrayLike,
+        values: ArrayLike,
+        mask: ArrayLike,
+        ts: ArrayLike,
+        *,
+        key: PRNGKeyArray,
+        regulariser: AbstractRegulariser | None = None,
+    ) -> LatentPath:
+        """The same as `posterior`, by a solve of the posterior's equation from the first row on, whatever gives it."""
         times, values, ts = as_floats(times, values, ts, like=self._parameters())
         start_key, noise_key = jax.random.split(key)
-        context = self.encoder(times - times[0], values, mask)
-        mean, log_std = jnp.split(self.initial(context.features[0]), 2)
-        mean, log_std = self.initial_mean + mean, self.initial_log_std + log_std
+        if self.marginals is None:
+            assert self.encoder is not None and self.initial is not None and self.control is not None
+            context = self.encoder(times - times[0], values, mask)
+            mean, log_std = jnp.split(self.initial(context.features[0]), 2)
+            mean, log_std = self.initial_mean + mean, self.initial_log_std + log_std
+            control = None if self.diffusion is None else _Control(self.control, context)
+        else:
+            control = self.marginal_path(times, values, mask)
+            start = control.at(jnp.zeros_like(times[0]))
+            mean, log_std = start.mean, jnp.log(start.std)
         z0 = mean + jnp.exp(log_std) * jax.random.normal(start_key, mean.shape, mean.dtype)
         kl_initial = normal_kl(mean, log_std, self.initial_mean, self.initial_log_std)
-        control = None if self.diffusion is None else _Control(self.control, context)
         zs, kl_path, penalty = self._solve(z0, control, ts - times[0], noise_key, regulariser)
         return LatentPath(zs, kl_initial, kl_path, penalty)
+
+    def marginal_path(self, times: ArrayLike, values: ArrayLike, mask: ArrayLike) -> MarginalPath:
+        """The posterior given the observed entries by its marginals, of a model that has them.
+
+        **Raises:** `ValueError` for a model made with `posterior="control"`.
+        """
+        if self.marginals is None or self.diffusion is None:
+            raise ValueError("a LatentSDE made with posterior='control' has no marginals; make it with 'marginals'.")
+        times, values = as_floats(times, values, like=self._parameters())
+        return self.marginals(times - times[0], values, mask, self.drift, self.diffusion)
+
+    def kl_initial(self, path: MarginalPath) -> Float[Array, ""]:
+        """The KL divergence of a posterior's start from the prior's, in nats."""
+        start = path.at(jnp.zeros_like(path.end))
+        return normal_kl(start.mean, jnp.log(start.std), self.initial_mean, self.initial_log_std)
 
     @eqx.filter_jit
     def prior(self, ts: ArrayLike, *, key: PRNGKeyArray) -> Float[Array, "asked state"]:
@@ -194,7 +258,7 @@ class LatentSDE(AbstractSolvingModel):
         return jax.vmap(self.decoder)(zs)
 
     def _parameters(self):
-        return self.encoder, self.initial, self.initial_mean, self.drift, self.decoder
+        return self.encoder, self.initial, self.marginals, self.initial_mean, self.drift, self.decoder
 
     def _solve(self, z0, control, ts, key, regulariser=None):
         """The states at `ts`, the path KL, whose integral is a part of the one solve, and a regulariser's penalty."""
@@ -231,7 +295,7 @@ class _Drift(eqx.Module):
 
     drift: LinearMLPField
     diffusion: DiagonalDiffusion | None
-    control: _Control | None
+    control: Callable[[Array, Array], Array] | None
 
     def __call__(self, t, z, args):
         return self.with_kl(t, z, args)[0]
@@ -243,10 +307,3 @@ class _Drift(eqx.Module):
             return self.drift(t, z), jnp.zeros((), z.dtype)
         u = self.control(t, z)
         return self.drift(t, z) + self.diffusion(t, z) * u, 0.5 * jnp.sum(u**2)
-
-
-def normal_kl(mean, log_std, prior_mean, prior_log_std) -> Float[Array, ""]:
-    r"""$\mathrm{KL}\bigl(\mathcal N(m, s^2) \,\|\, \mathcal N(m', s'^2)\bigr)$ of diagonal normals, in nats, summed."""
-    distance = (mean - prior_mean) * jnp.exp(-prior_log_std)
-    ratio = jnp.exp(2 * (log_std - prior_log_std))
-    return 0.5 * jnp.sum(ratio + distance**2 - 1) - jnp.sum(log_std - prior_log_std)

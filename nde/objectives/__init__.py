@@ -6,7 +6,7 @@ Those to train by, called as `objective(model, *arrays, step=step, key=key, regu
 | objective | of | arrays |
 |---|---|---|
 | `nde.TrajectoryFit` | an observed ODE | times, values, weights, series, first, knots |
-| `nde.objectives.ContextELBO` | a latent SDE | times, values, mask |
+| `nde.objectives.ContextELBO`, of an `ELBO` or of `SDEMatching` | a latent SDE | times, values, mask |
 | `nde.objectives.classification_loss` | a classifier | what the model takes, label |
 | `nde.objectives.density_loss` | a density | point |
 """
@@ -37,6 +37,7 @@ from nde.objectives.likelihoods import (
     ScaledLikelihood as ScaledLikelihood,
     StudentTLikelihood as StudentTLikelihood,
 )
+from nde.objectives.sde_matching import MarginalModel as MarginalModel, SDEMatching as SDEMatching
 from nde.objectives.shooting import (
     growing_horizon as growing_horizon,
     multiple_shooting as multiple_shooting,

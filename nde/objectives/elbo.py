@@ -1,5 +1,6 @@
 """The evidence lower bound of a latent path model, its parts apart."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import equinox as eqx
@@ -164,13 +165,13 @@ class ContextELBOTerms(AbstractTerms):
 
 
 class ContextELBO(eqx.Module):
-    """The loss of a latent path model on a series: the `nde.ELBO` in a random context, its divergences annealed.
+    """The loss of a latent path model on a series: a bound in a random context, its divergences annealed.
 
     One model then learns both to smooth a series and to forecast it.
 
     **Arguments of the constructor:**
 
-    - `elbo`: the `nde.ELBO`.
+    - `elbo`: the bound, a `nde.ELBO` or a `nde.SDEMatching`.
     - `whole`: the probability that the context is the whole series (see `nde.objectives.hide_future`).
     - `kl_weight`, `anneal_steps`: the weight of the divergences, and over how many steps it rises to that.
 
@@ -180,7 +181,7 @@ class ContextELBO(eqx.Module):
     **Raises:** `ValueError` for a probability outside of [0, 1].
     """
 
-    elbo: ELBO = ELBO()
+    elbo: Callable[..., ELBOTerms] = ELBO()
     whole: float = eqx.field(static=True, default=0.5)
     kl_weight: float = eqx.field(static=True, default=1.0)
     anneal_steps: int = eqx.field(static=True, default=0)

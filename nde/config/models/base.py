@@ -65,6 +65,11 @@ class ModelSection(Section):
         """What it is called in tables, where `label` does not say."""
         return self.label or self.title
 
+    @property
+    def has_marginals(self) -> bool:
+        """Whether its posterior is given by its marginals, as `objective.name = "sde_matching"` needs it."""
+        return False
+
     def build(self, facts: Any, common: SolverConfig, *, key: PRNGKeyArray) -> PyTree:
         """The untrained model, from what the data say and the common `[solver]`."""
         raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+import pydantic
 from jaxtyping import PRNGKeyArray
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -16,7 +17,8 @@ LIKELIHOODS = {"student_t": StudentTLikelihood, "gaussian": GaussianLikelihood}
 class LatentSDEModel(ModelSection):
     """The arguments of `nde.models.LatentSDE`, whose defaults hold for what is left out.
 
-    `diffusion_scale = 0` turns the noise off. Its steps are fixed: `solver.dt0` is a hundredth of the longest series,
+    `diffusion_scale = 0` turns the noise off. `posterior = "marginals"` can be trained without simulation, by
+    `objective.name = "sde_matching"`. Its steps are fixed: `solver.dt0` is a hundredth of the longest series,
     if left out.
     """
 
@@ -24,6 +26,7 @@ class LatentSDEModel(ModelSection):
     state_size: PositiveInt = 10
     width: NonNegativeInt = 16
     depth: PositiveInt = 1
+    posterior: Literal["control", "marginals"] = "control"
     control_width: PositiveInt = 32
     encoder_size: PositiveInt = 32
     diffusion_scale: float = Field(default=0.3, ge=0, lt=2)
@@ -36,6 +39,16 @@ class LatentSDEModel(ModelSection):
 
     def called(self) -> str:
         return self.label or ("latent SDE" if self.diffusion_scale else "latent ODE")
+
+    @pydantic.model_validator(mode="after")
+    def _check_posterior(self) -> "LatentSDEModel":
+        if self.has_marginals and not self.diffusion_scale:
+            raise ValueError("posterior = 'marginals' needs noise: a diffusion_scale above 0")
+        return self
+
+    @property
+    def has_marginals(self) -> bool:
+        return self.posterior == "marginals"
 
     def build(self, facts: SeriesFacts, common: SolverConfig, *, key: PRNGKeyArray) -> LatentSDE:
         default = self.default_solver.model_copy(update={"dt0": facts.horizon / 100})
@@ -53,6 +66,7 @@ class LatentSDEModel(ModelSection):
             self.state_size,
             width=self.width,
             depth=self.depth,
+            posterior=self.posterior,
             control_width=self.control_width,
             encoder_size=self.encoder_size,
             diffusion_scale=self.diffusion_scale or None,

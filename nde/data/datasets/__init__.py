@@ -30,6 +30,10 @@ from nde.data.datasets.simulated import (
     pendulum_drag as pendulum_drag,
     SPIRALS,
 )
+from nde.data.datasets.stochastic_lorenz import (
+    make_stochastic_lorenz as make_stochastic_lorenz,
+    STOCHASTIC_LORENZ,
+)
 
 DATASETS: dict[str, Dataset] = {
     "pbc": PBC,
@@ -39,6 +43,7 @@ DATASETS: dict[str, Dataset] = {
     "pickup_gesture": PICKUP_GESTURE,
     "labelled_spirals": LABELLED_SPIRALS,
     "ornstein_uhlenbeck": ORNSTEIN_UHLENBECK,
+    "stochastic_lorenz": STOCHASTIC_LORENZ,
     "spirals": SPIRALS,
     "pendulum": PENDULUM,
     **PLANE,
