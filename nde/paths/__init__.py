@@ -5,7 +5,8 @@ times. Both draw by counter, so that a path is a function of its key and the tim
 that solvers ask for.
 
 `nde.paths.series_path` is a path through an irregular series of data, some of whose values are missing. How it goes
-from one to the next is a row of `nde.paths.INTERPOLATIONS`.
+from one to the next is a row of `nde.paths.INTERPOLATIONS`. `nde.paths.signature` and its kin say what a path of
+straight lines did, in numbers that do not hang on how fast it was run through.
 """
 
 from nde.paths.brownian_grid import BrownianGrid as BrownianGrid
@@ -14,6 +15,7 @@ from nde.paths.counter import NOISE as NOISE
 from nde.paths.hermite import hermite_path as hermite_path
 from nde.paths.levy_area import davie_foster_area as davie_foster_area, SpaceSpaceLevyArea as SpaceSpaceLevyArea
 from nde.paths.linear import linear_path as linear_path, rectilinear_path as rectilinear_path
+from nde.paths.lyndon import lyndon_coordinates as lyndon_coordinates, lyndon_words as lyndon_words
 from nde.paths.natural_cubic import natural_cubic_path as natural_cubic_path
 from nde.paths.series import (
     CAUSAL as CAUSAL,
@@ -22,4 +24,19 @@ from nde.paths.series import (
     INTERPOLATIONS as INTERPOLATIONS,
     series_path as series_path,
     SeriesPath as SeriesPath,
+)
+from nde.paths.signatures import (
+    log_signature as log_signature,
+    running_signatures as running_signatures,
+    signature as signature,
+    window_signatures as window_signatures,
+)
+from nde.paths.tensors import (
+    chen_product as chen_product,
+    exp_tensor as exp_tensor,
+    flatten_levels as flatten_levels,
+    Levels as Levels,
+    log_tensor as log_tensor,
+    split_levels as split_levels,
+    words as words,
 )
