@@ -19,11 +19,14 @@ field to use another.
 | `nde.fields.AffineField` | any field of states in their own units, for standardised ones | array |
 | `nde.fields.StandardField` | any field in standard units | array |
 | `nde.fields.DiagonalDiffusion` | each state's own noise: the diagonal, `(state,)` | array |
+| `nde.fields.TimeDiffusion` | additive noise, its size a network of the time: the diagonal, `(state,)` | array |
+| `nde.fields.LinearNoise` | noise in proportion to the state: the diagonal, `(state,)` | array |
 | `nde.fields.GeneralDiffusion` | a bounded matrix, `(state, noise)` | array |
+| `nde.fields.ControlledField` | a network of the state and of a path's value, which is its `args` | array |
 | `nde.fields.CDEField` | a bounded matrix, `(state, path)` | array |
 | `nde.fields.LinearCDEField` | a linear matrix, `(state, path)` | array |
 
-Known systems by name, with their parameters to be learned: `nde.fields.lotka_volterra`,
+Drift and diffusion of the stable neural SDEs by name: `nde.fields.sde_pair`. Known systems by name, with their parameters to be learned: `nde.fields.lotka_volterra`,
 `nde.fields.pendulum`.
 
 For those who build models of them: `nde.fields.check_field` (the output is a rate of change of the state). What a field
@@ -37,6 +40,7 @@ from nde.fields.augmented import AugmentedField as AugmentedField
 from nde.fields.cde import CDEField as CDEField
 from nde.fields.checks import check_field as check_field
 from nde.fields.concat_squash import ConcatSquashField as ConcatSquashField
+from nde.fields.controlled import ControlledField as ControlledField
 from nde.fields.coordinates import (
     AffineField as AffineField,
     LogField as LogField,
@@ -58,7 +62,9 @@ from nde.fields.linear_mlp import LinearMLPField as LinearMLPField, silence_last
 from nde.fields.mlp import MLPField as MLPField
 from nde.fields.parameter import inverse_softplus as inverse_softplus, Parameter as Parameter
 from nde.fields.path_scaled import PathScaledField as PathScaledField
+from nde.fields.sde_pairs import SDE_KINDS as SDE_KINDS, sde_pair as sde_pair, SDEPair as SDEPair
 from nde.fields.systems import lotka_volterra as lotka_volterra, pendulum as pendulum, SYSTEMS as SYSTEMS
+from nde.fields.time_diffusion import LinearNoise as LinearNoise, TimeDiffusion as TimeDiffusion
 from nde.solvers import check_noise as check_noise
 from nde.terms import (
     diffusion_term as diffusion_term,

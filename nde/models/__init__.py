@@ -1,7 +1,7 @@
 """Models: fields, encoders and readouts tied together with their numerics, one model a file.
 
 The plain ones take any field, any diffrax solver, controller and adjoint: `NeuralODE`,
-`NeuralSDE`, `NeuralCDE` and
+`NeuralSDE`, `NeuralCDE`, `ControlledSDE` (whose drift reads the path of a series) and
 `ContinuousNormalizingFlow`. All act on one series, or one point, and are
 batched by `jax.vmap`. `ObservedODE` is an ODE with what is
 seen of it. `LatentSDE` is a generative model of panels of irregular series.
@@ -33,6 +33,7 @@ inf
 ```
 """
 
+from nde.models.controlled_sde import ControlledSDE as ControlledSDE
 from nde.models.encoder import BackwardEncoder as BackwardEncoder, Context as Context
 from nde.models.gru_d import GRUD as GRUD
 from nde.models.gru_delta_t import GRUDeltaT as GRUDeltaT

@@ -5,6 +5,7 @@ from nde.config.models.base import (
     PointFacts as PointFacts,
     SeriesFacts as SeriesFacts,
 )
+from nde.config.models.controlled_sde import ControlledSDEModel
 from nde.config.models.flow import FlowModel
 from nde.config.models.gru import GRUModel
 from nde.config.models.gru_d import GRUDModel
@@ -20,6 +21,7 @@ from nde.config.models.observed_ode import (
 MODELS: dict[str, type[ModelSection]] = {
     "latent_sde": LatentSDEModel,
     "neural_cde": NeuralCDEModel,
+    "controlled_sde": ControlledSDEModel,
     "gru": GRUModel,
     "gru_d": GRUDModel,
     "known": KnownModel,
