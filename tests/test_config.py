@@ -174,9 +174,9 @@ def test_bad_configs_are_refused_in_one_line(tmp_path, extra, overrides, message
         ({"model": 3}, ("model.width=3",), r"config: model: write one or more \[\[model\]\]"),
         ({"model": ["latent_sde"]}, ("model=latent_sde",), r"config: model: write one or more \[\[model\]\]"),
         (
-            {"task": "classify", "evaluate": {"samples": 3}, "data": {"dataset": "basic_motions"}},
+            {"task": "classify", "evaluate": {"cut": "landmark"}, "data": {"dataset": "basic_motions"}},
             (),
-            r"there are none he",
+            r"evaluate.cut: unknown key; the keys here are samples\.",
         ),
         ({"train": {"steps": True}}, (), r"train.steps: true and false are no value of this key, but is True"),
         ({"model": [{"solver": {"dt0": True}}]}, (), r"model.solver.dt0: true and false are no value of this key"),

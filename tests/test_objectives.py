@@ -124,7 +124,7 @@ def test_batch_is_averaged_over_its_values_and_a_share_of_the_penalty_is_added()
 
 def test_classifier_pays_its_cross_entropy_and_reports_how_often_it_is_right():
     logits, labels = jnp.array([[0.0, 2.0], [1.0, 0.0], [3.0, 0.0]]), jnp.array([1, 1, 0])
-    result = batch_loss(classification_loss)(lambda x: 2.0 * x, (logits, labels), STEP, KEY)
+    result = batch_loss(classification_loss)(lambda x, key: 2.0 * x, (logits, labels), STEP, KEY)
     each = jax.vmap(cross_entropy)(2 * logits, labels)
     np.testing.assert_allclose(result.per_example, each)
     assert float(result.loss) == pytest.approx(float(each.mean()))
@@ -132,7 +132,7 @@ def test_classifier_pays_its_cross_entropy_and_reports_how_often_it_is_right():
 
 
 def test_model_without_an_equation_has_no_penalty():
-    terms = classification_loss(lambda x: x, jnp.zeros(2), 0, regulariser=KineticEnergy())
+    terms = classification_loss(lambda x, key: x, jnp.zeros(2), 0, regulariser=KineticEnergy())
     assert terms.penalty is None
 
 

@@ -194,7 +194,7 @@ def _first_complaint(error: pydantic.ValidationError, config: type[Section], pre
     name = prefix + ".".join(places) if places else prefix.rstrip(".")
     if details["type"] == "extra_forbidden":
         known = _known_keys(config, places[:-1])
-        return f"{name}: unknown key; " + (f"the keys here are {_named(known)}." if known else "there are none here.")
+        return f"{name}: unknown key; the keys here are {_named(known)}."
     if details["type"] == "missing":
         return f"{name}: missing; set it in the file or as {name}=VALUE."
     message = details["msg"].removeprefix("Value error, ").rstrip(".")

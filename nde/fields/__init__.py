@@ -26,8 +26,8 @@ field to use another.
 | `nde.fields.CDEField` | a bounded matrix, `(state, path)` | array |
 | `nde.fields.LinearCDEField` | a linear matrix, `(state, path)` | array |
 
-Drift and diffusion of the stable neural SDEs by name: `nde.fields.sde_pair`. Known systems by name, with their parameters to be learned: `nde.fields.lotka_volterra`,
-`nde.fields.pendulum`.
+Known systems by name, with their parameters to be learned: `nde.fields.lotka_volterra`,
+`nde.fields.pendulum`. Drift and diffusion of the stable neural SDEs by name: `nde.fields.sde_pair`.
 
 For those who build models of them: `nde.fields.check_field` (the output is a rate of change of the state). What a field
 says of itself, through whatever wraps it: `nde.fields.state_names`, `nde.fields.parameter_values`,

@@ -13,7 +13,7 @@ from nde.fields.mlp import append_time, MLPField
 
 
 class ControlledField(eqx.Module):
-    r"""A drift over a control path $X$: $\gamma(\bar z)$, or $\gamma(t, \bar z)$ with `time`, $\bar z = \zeta(t, z, X)$.
+    r"""A drift over a control path: $\gamma(\bar z)$, with `time` $\gamma(t, \bar z)$, where $\bar z = \zeta(t, z, X)$.
 
     $\zeta$ is linear, $\gamma$ a `nde.fields.MLPField`, so that the field grows at most linearly in `z`.
 

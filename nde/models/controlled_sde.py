@@ -22,6 +22,9 @@ from nde.regularise import AbstractRegulariser, need_key
 from nde.solvers import check_noise
 from nde.terms import diffusion_term, noise_kind, NoiseKind, unwrap_solver
 
+ROUNDING = 1e-3
+"""Of a step, by which a time may miss its end: single precision, over thousands of steps."""
+
 
 class ControlledSDE(AbstractSolvingModel):
     r"""A state driven by noise and by a series: $dz = f(t, z, X(t))\,dt + g(t, z)\,dW$, $z(t_0) = h(X(t_0))$, Itô.
@@ -49,7 +52,8 @@ class ControlledSDE(AbstractSolvingModel):
 
     - `initial`: any callable `h` from `(path_size,)`, the path's first point, to the first state, `(state_size,)`.
     - `drift`: any callable `f(t, z, x)` of the clock, the state and the path's value, that returns `(state_size,)`.
-    - `diffusion`: any callable `g(t, z, args)` that returns the diagonal, `(state_size,)`: each state has its own noise.
+    - `diffusion`: any callable `g(t, z, args)` that returns the diagonal, `(state_size,)`: each state has noise of its
+      own.
     - `readout`: any callable from a state to an output.
     - `geometric`: see above. Static.
     - `horizon`: how long a series may last, in units of time. `time_scale`: the unit of the clock; `horizon` if `None`.
@@ -180,7 +184,7 @@ class ControlledSDE(AbstractSolvingModel):
         numerics = dataclasses.replace(self.numerics, controller=diffrax.StepTo(ts=grid), dt0=None)
         other = jax.random.fold_in(key, 1)
         solved = numerics.solve(terms, grid[0], grid[-1], y0, saveat=saveat, regulariser=regulariser, key=other)
-        return solved._replace(ys=z0 * jnp.exp(solved.ys)) if self.geometric else solved
+        return solved._replace(ys=z0[None] * jnp.exp(solved.ys)) if self.geometric else solved
 
 
 class _Control(eqx.Module):
@@ -194,12 +198,13 @@ class _Control(eqx.Module):
         return self.points[jnp.round(t / self.width).astype(jnp.int32)]
 
     def share(self, t):
-        """How much of the step that begins at `t` lies before the end."""
-        return jnp.clip((self.end - t) / self.width, 0.0, 1.0)
+        """How much of the step that begins at `t` lies before the end; what is left by rounding is nothing."""
+        share = (self.end - t) / self.width
+        return jnp.where(share > ROUNDING, jnp.minimum(share, 1.0), 0.0)
 
     def steps_to(self, t):
         """How many steps end at `t` or reach beyond it."""
-        return jnp.ceil(t / self.width - 1e-3).astype(jnp.int32)
+        return jnp.ceil(t / self.width - ROUNDING).astype(jnp.int32)
 
 
 class _StoppedDrift(eqx.Module):

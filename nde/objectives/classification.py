@@ -28,16 +28,16 @@ def classification_loss(
 ) -> Terms:
     """The cross-entropy of a classifier on one series; reports whether its likeliest class is the true one.
 
-    **Arguments:** `model`: `model(*inputs)` returns logits, as of a `nde.NeuralCDE`; `example`: the inputs, and at last
-    the label; `regulariser`: makes the penalty, of a model that solves an equation (`model.solve`); `key`: for a
-    regulariser that draws.
+    **Arguments:** `model`: `model(*inputs, key=key)` returns logits, as of a `nde.NeuralCDE`; `example`: the inputs,
+    and at last the label; `regulariser`: makes the penalty, of a model that solves an equation (`model.solve`); `key`:
+    for a model or a regulariser that draws.
 
     **Returns:** `nde.objectives.Terms`.
     """
     *inputs, label = example
     penalty = None
     if regulariser is None or not hasattr(model, "solve"):  # a recurrent network has no equation
-        logits = model(*inputs)
+        logits = model(*inputs, key=key)
     else:
         logits, penalty, _ = model.solve(*inputs, regulariser=regulariser, key=key)
     correct = (jnp.argmax(logits, -1).astype(jnp.asarray(label).dtype) == label).astype(logits.dtype)

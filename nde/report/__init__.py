@@ -6,6 +6,7 @@ from nde.report.baselines import (
     baseline_to_plain as baseline_to_plain,
     BASELINES as BASELINES,
 )
+from nde.report.logits import class_logits as class_logits
 from nde.report.classes import (
     accuracy_rows as accuracy_rows,
     brier_score as brier_score,

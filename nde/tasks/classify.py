@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 from matplotlib.figure import Figure
 
 from nde.config import build_loss, ClassifyConfig, Member, SeriesFacts
@@ -20,6 +19,7 @@ from nde.objectives import classification_loss
 from nde.report import (
     accuracy_rows,
     brier_score,
+    class_logits,
     confusion,
     counted,
     log_softmax,
@@ -31,6 +31,7 @@ from nde.tasks.base import (
     AbstractEvaluation,
     AbstractTask,
     Examples,
+    member_key,
     OpenedRun,
     predicting,
     Prediction,
@@ -47,13 +48,17 @@ from nde.tasks.tables import (
     with_channels,
     write_normaliser,
 )
-from nde.train import blame, LossFunction
+from nde.train import LossFunction
 
 
 class Classifier(Protocol):
-    """What this task knows of a model; `nde.models.NeuralCDE` and `nde.models.GRUDeltaT` are two."""
+    """What this task knows of a model; `nde.models.NeuralCDE` and `nde.models.GRUDeltaT` are two.
 
-    def __call__(self, times: Array, values: Array, mask: Array, /) -> Array:
+    One that draws noise says so by an attribute `draws_noise = True`, as `nde.models.ControlledSDE` does: its classes
+    are those of its mean probabilities over `evaluate.samples` keys.
+    """
+
+    def __call__(self, times: Array, values: Array, mask: Array, /, *, key: PRNGKeyArray | None = None) -> Array:
         """The logits of the classes, of one series: `(rows,)`, `(rows, channels)` and what of them was observed."""
         ...
 
@@ -188,22 +193,20 @@ class ClassifyTask(AbstractTask):
         return build_loss(config.regularise, config.train, classification_loss)
 
     def validation(self, config: ClassifyConfig, problem: ClassifyProblem) -> Callable[[Any], float]:
-        times, values, mask, labels = problem.arrays(problem.split.validation)
-        ids = problem.ids(problem.split.validation)
+        *series, labels = problem.arrays(problem.split.validation)
+        ids, key = problem.ids(problem.split.validation), member_key(config, 0, "validation")
 
         def score(model: PyTree) -> float:
             # The likelihood of eight series hangs on the one that is surely wrong, and would choose the first steps.
-            return float(brier_score(_logits(model, times, values, mask, ids), labels))
+            logits = class_logits(model, *series, series=ids, samples=config.evaluate.samples, key=key)
+            return float(brier_score(logits, labels))
 
         return score
 
     def evaluate(self, run: OpenedRun, problem: ClassifyProblem) -> TableEvaluation:
-        times, values, mask, labels = problem.arrays(problem.split.test)
+        *series, labels = problem.arrays(problem.split.test)
         ids = problem.ids(problem.split.test)
-        logits = {
-            label: np.stack([_logits(model, times, values, mask, ids) for model in models])
-            for label, models in run.models().items()
-        }
+        logits = {label: _logits(run.config, models, series, ids) for label, models in run.models().items()}
         commonest = int(np.bincount(problem.data.labels[problem.split.fold]).argmax())
         return classified(logits, labels, problem.data.classes, commonest, run.config.data.removed)
 
@@ -233,7 +236,7 @@ class ClassifyTask(AbstractTask):
         label = predicting(run, asked.model)
         models = run.models(until=float(panel.times.max()))[label]
         ids = [str(one) for one in panel.ids]
-        logits = np.stack([_logits(model, panel.times, values, panel.mask, ids) for model in models])
+        logits = _logits(run.config, models, (panel.times, values, panel.mask), ids)
         probabilities = np.exp(log_softmax(logits)).mean(0)
         series = np.arange(len(panel))
         names, _ = panel.keys(series, np.zeros_like(series), as_text=asked.as_text)
@@ -261,16 +264,14 @@ def _load(config: ClassifyConfig) -> LabelledPanel:
     return data
 
 
-@eqx.filter_jit
-def _batch_logits(model: PyTree, times: jax.Array, values: jax.Array, mask: jax.Array) -> jax.Array:
-    return jax.vmap(model)(times, values, mask)
-
-
-def _logits(model: PyTree, times: np.ndarray, values: np.ndarray, mask: np.ndarray, ids: Sequence[str]) -> np.ndarray:
-    """Logits of series, `(series, classes)`, in double precision from here on."""
-    data = [jnp.asarray(x) for x in (times, values, mask)]
-    every = np.arange(len(times))
-    return np.asarray(blame(lambda rows: _batch_logits(model, *(x[rows] for x in data)), every, ids), np.float64)
+def _logits(config: ClassifyConfig, models: Sequence[Any], arrays: Sequence[np.ndarray], ids: list[str]) -> np.ndarray:
+    """Of each seed's model, `(seeds, series, classes)`: what `nde evaluate` scores and `nde predict` reports."""
+    samples, keys = config.evaluate.samples, [member_key(config, seed, "classes") for seed in range(len(models))]
+    each = [
+        class_logits(model, *arrays, series=ids, samples=samples, key=key)
+        for model, key in zip(models, keys, strict=True)
+    ]
+    return np.stack(each)
 
 
 SHOWN_CLASSES = 8

@@ -50,7 +50,10 @@ class ControlledSDEModel(ModelSection):
         if not solver.is_fixed:
             raise ValueError("a controlled_sde takes fixed steps: give solver.dt0, and no solver.rtol and solver.atol")
         if solver.name not in ("euler", "ito_milstein"):
-            raise ValueError(f"a controlled_sde is solved by solver.name = 'euler' or 'ito_milstein', not '{solver.name}'")
+            raise ValueError(
+                f"a controlled_sde is solved by solver.name = 'euler' or 'ito_milstein', not '{solver.name}': give its "
+                "[[model]] a solver.name of its own"
+            )
         if solver.adjoint not in (None, "checkpoint"):
             raise ValueError(f"a controlled_sde takes solver.adjoint = 'checkpoint', not '{solver.adjoint}'")
         numerics = fixed_numerics(solver, facts.until, noise=True)
