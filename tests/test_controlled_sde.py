@@ -199,6 +199,24 @@ def test_bad_input_is_refused():
         nde.TimeDiffusion(2, 4, 1, scale=1.5, bounded=True, key=KEY)
 
 
+def test_path_between_observations_is_a_choice():
+    """A drift that is the path's first value: its integral by Euler's method, held or linear between the rows."""
+    times, values = jnp.array([0.0, 1.0, 2.0]), jnp.array([[0.0], [1.0], [0.0]])
+
+    def end(interpolation):
+        model = nde.ControlledSDE(
+            lambda x: jnp.zeros(1), lambda t, z, x: x[1:2], lambda t, z, args: 0.0 * z, lambda z: z,
+            interpolation=interpolation, horizon=2.0, time_scale=1.0, dt0=0.25,
+        )  # fmt: skip
+        return float(model(times, values, key=KEY)[0])
+
+    assert end("linear") == pytest.approx(1.0)
+    path = nde.paths.series_path(times, values, interpolation="rectilinear")
+    assert end("rectilinear") == pytest.approx(sum(0.25 * float(path.evaluate(0.25 * n)[1]) for n in range(8)))
+    with pytest.raises(ValueError, match="there is no interpolation 'cubic'"):
+        end("cubic")
+
+
 @pytest.mark.parametrize("kind", SDE_KINDS)
 def test_bounded_fields_are_bounded(kind):
     pair = nde.sde_pair(kind, 3, 5, 4, 1, bounded=True, noise=0.5, key=KEY)

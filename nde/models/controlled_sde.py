@@ -15,9 +15,8 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 from nde.dtypes import as_floats, promote_state
 from nde.fields import check_field
 from nde.models.checks import refuse
-from nde.models.neural_cde import series_path
 from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
-from nde.paths import BrownianGrid
+from nde.paths import BrownianGrid, check_interpolation, Interpolation, series_path
 from nde.regularise import AbstractRegulariser, need_key
 from nde.solvers import check_noise
 from nde.terms import diffusion_term, noise_kind, NoiseKind, unwrap_solver
@@ -56,6 +55,7 @@ class ControlledSDE(AbstractSolvingModel):
       own.
     - `readout`: any callable from a state to an output.
     - `geometric`: see above. Static.
+    - `interpolation`: what the path does between observations, as for `nde.NeuralCDE`. Static.
     - `horizon`: how long a series may last, in units of time. `time_scale`: the unit of the clock; `horizon` if `None`.
       Both static.
     - `numerics`: how it is solved, a `nde.Numerics`; or its members by keyword. The solver is `diffrax.Euler`
@@ -84,9 +84,9 @@ class ControlledSDE(AbstractSolvingModel):
     `0 < dt0 <= horizon`, for a drift or diffusion that does not fit the state, and as `nde.NeuralCDE`; an error at run
     time if a series lasts longer than `horizon`, or if the solve fails.
 
-    **Limits:** the noise is diagonal. The path is fitted to the whole series, so that a state looks ahead to the next
-    observation of each channel. Memory of the gradient grows with `horizon / dt0`, and a short series costs as
-    much as a long one: its steps past the end stand still.
+    **Limits:** the noise is diagonal. A state looks ahead as far as the path does, and by a step. Memory of the
+    gradient grows with `horizon / dt0`, and a short series costs as much as a long one: its steps past the end stand
+    still.
 
     **Source:** Oh, Lim, Kim, *Stable Neural Stochastic Differential Equations in Analyzing Irregular Time Series Data*,
     ICLR 2024, arXiv 2402.14989.
@@ -101,6 +101,7 @@ class ControlledSDE(AbstractSolvingModel):
     readout: Callable[..., Any]
     numerics: Numerics
     geometric: bool = eqx.field(static=True)
+    interpolation: Interpolation = eqx.field(static=True)
     time_scale: float = eqx.field(static=True)
     num_steps: int = eqx.field(static=True)
 
@@ -112,6 +113,7 @@ class ControlledSDE(AbstractSolvingModel):
         readout: Callable[..., Any],
         *,
         geometric: bool = False,
+        interpolation: Interpolation = "hermite",
         horizon: float,
         time_scale: float | None = None,
         numerics: Numerics | None = None,
@@ -122,7 +124,8 @@ class ControlledSDE(AbstractSolvingModel):
         dt0 = _checked_step(numerics, horizon, time_scale)
         check_noise(diffusion, numerics.solver)
         self.initial, self.drift, self.diffusion, self.readout = initial, drift, diffusion, readout
-        self.geometric = geometric
+        check_interpolation(interpolation)
+        self.geometric, self.interpolation = geometric, interpolation
         self.time_scale = float(horizon if time_scale is None else time_scale)
         self.num_steps = math.ceil(horizon / dt0 - 1e-6)
         self.numerics = dataclasses.replace(numerics, max_steps=self.num_steps)
@@ -160,7 +163,7 @@ class ControlledSDE(AbstractSolvingModel):
     def _solve(self, ts, values, mask, key, *, rows: bool, regulariser=None) -> Solved:
         key = need_key(key, "ControlledSDE draws noise", "call model(ts, values, mask, key=jax.random.key(0))")
         ts, values = as_floats(ts, values, like=(self.initial, self.drift, self.diffusion, self.readout))
-        path = series_path(ts, values, mask, scaled=True, time_scale=self.time_scale)
+        path = series_path(ts, values, mask, interpolation=self.interpolation, scaled=True, time_scale=self.time_scale)
         too_long = path.t1 - path.t0 > self.horizon * (1 + 1e-6)
         ts = refuse(ts, too_long, f"ControlledSDE solves series that last up to {self.horizon:g}, but one is longer.")
         assert self.dt0 is not None

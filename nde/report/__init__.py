@@ -6,7 +6,6 @@ from nde.report.baselines import (
     baseline_to_plain as baseline_to_plain,
     BASELINES as BASELINES,
 )
-from nde.report.logits import class_logits as class_logits
 from nde.report.classes import (
     accuracy_rows as accuracy_rows,
     brier_score as brier_score,
@@ -47,6 +46,7 @@ from nde.report.forecast import (
     Forecast as Forecast,
     sample_forecast as sample_forecast,
 )
+from nde.report.logits import class_logits as class_logits
 from nde.report.marks import forecast_marks as forecast_marks, warning_of as warning_of
 from nde.report.pool import pool_weights as pool_weights, PooledForecast as PooledForecast
 from nde.report.samples import crps_of_samples as crps_of_samples, quantiles_of_samples as quantiles_of_samples

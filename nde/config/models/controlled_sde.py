@@ -11,6 +11,7 @@ from nde.config.models.base import fixed_numerics, ModelSection, SeriesFacts
 from nde.config.numerics import SolverConfig
 from nde.fields import sde_pair
 from nde.models import ControlledSDE
+from nde.paths import Interpolation
 
 TITLES = {
     "langevin": "Langevin SDE",
@@ -25,8 +26,9 @@ class ControlledSDEModel(ModelSection):
 
     `kind` says which: a stable one, `langevin`, `linear_noise` or `geometric`, or `plain`. `width` and `depth` are
     those of each network's hidden layers. `noise` is the size of the noise to start from, in units of state over the
-    longest series; `bounded` puts the networks' outputs through tanh. Its steps are fixed: `solver.dt0` is a hundredth
-    of the longest series, if left out; `solver.name` is `euler` or `ito_milstein`.
+    longest series; `bounded` puts the networks' outputs through tanh; `interpolation` is as for a neural CDE. Its steps
+    are fixed: `solver.dt0` is a hundredth of the longest series, if left out; `solver.name` is `euler` or
+    `ito_milstein`.
     """
 
     name: Literal["controlled_sde"] = "controlled_sde"
@@ -36,6 +38,7 @@ class ControlledSDEModel(ModelSection):
     depth: PositiveInt = 1
     noise: float = Field(default=0.3, gt=0, lt=1)
     bounded: bool = False
+    interpolation: Interpolation = "hermite"
 
     title: ClassVar[str] = "controlled SDE"
     tasks: ClassVar[tuple[str, ...]] = ("classify",)
@@ -68,6 +71,7 @@ class ControlledSDEModel(ModelSection):
             pair.diffusion,
             eqx.nn.Linear(self.state_size, facts.classes, key=readout_key),
             geometric=pair.geometric,
+            interpolation=self.interpolation,
             horizon=max(facts.until, numerics.dt0),
             time_scale=facts.horizon,
             numerics=numerics,
