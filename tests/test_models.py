@@ -182,6 +182,14 @@ def test_encoder_reads_later_rows_only():
     np.testing.assert_array_equal(context.next_time, [0, 0.3, 0.9, 1.5, 2, np.inf])
 
 
+def test_encoder_takes_nan_for_missing_and_refuses_what_does_not_fit():
+    encoder = BackwardEncoder(2, 6, key=jax.random.key(0))
+    hidden = np.where(MASK, VALUES, np.nan)
+    assert_trees_all_equal(encoder(TIMES, hidden, np.ones_like(hidden)), encoder(TIMES, VALUES, MASK))
+    with pytest.raises(ValueError, match=r"BackwardEncoder needs ts .* \(rows, 2\), .* mask of shape \(6, 1\)"):
+        encoder(TIMES, VALUES, MASK[:, :1])
+
+
 def test_context_looks_to_the_next_observation():
     context = BackwardEncoder(2, 6, key=jax.random.key(0))(TIMES, VALUES, MASK)
     between, at, past = (context.after(jnp.asarray(t)) for t in (0.5, 0.9, 2.0))

@@ -88,6 +88,8 @@ def test_arrays_that_are_no_series_are_refused_in_one_line_that_says_where(chang
         ([[]], [np.zeros((0, 1))], {}, r"series '0': .* at least one row"),
         ([[0.0], [0.0]], [[[1.0]], [[1.0, 2.0]]], {"ids": ["p", "q"]}, r"series 'q' has 2 channels, but series 'p' 1"),
         ([[0.0], [0.0]], [[[1.0]]], {}, "times are those of 2 series, but there are 1 of values"),
+        ([[0.0], [0.0]], np.zeros((2, 1, 1)), {"ids": ["p", "p"]}, "two series are called 'p'; give each a name"),
+        ([["a"]], [[[1.0]]], {}, r"series '0': times and values must be arrays of numbers \(.*'a'"),
         ([], [], {}, "0 series, but there are none to read"),
         (
             [[0.0, 1.0]],

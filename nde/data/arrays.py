@@ -52,6 +52,8 @@ def panel_of_arrays(
     unlike = [f"{found} of {what}" for what, found in parts.items() if found != count]
     if unlike or not count:
         raise TableError(f"times are those of {count} series, but there are {', '.join(unlike) or 'none to read'}.")
+    if len(set(names)) < count:
+        raise TableError(f"two series are called '{max(names, key=names.count)}'; give each a name of its own.")
     series = [_series(*each) for each in zip(names, times, values, masks, strict=True)]
     sizes = {x.shape[1] for _, x, _ in series}
     if len(sizes) > 1:
@@ -83,7 +85,10 @@ def panel_of_arrays(
 
 def _series(name: str, times: Any, values: Any, mask: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One series as arrays of doubles that fit each other."""
-    t, x = np.asarray(times, np.float64), np.asarray(values, np.float64)
+    try:
+        t, x = np.asarray(times, np.float64), np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise TableError(f"series '{name}': times and values must be arrays of numbers ({error}).") from None
     seen = ~np.isnan(x) if mask is None else np.asarray(mask).astype(bool)
     if t.ndim != 1 or x.ndim != 2 or len(x) != len(t) or seen.shape != x.shape or not len(t):
         raise TableError(

@@ -32,13 +32,13 @@ def check_times_and_state(model: str, ts: Any, y0: PyTree[Any], parameters: PyTr
     return ts.astype(dtype), promote_state(y0, dtype)
 
 
-def check_series(
-    model: str, ts: Any, values: Any, mask: Any = None, *, channels: int, like: PyTree[Any] = None
-) -> tuple[Float[Array, " rows"], Float[Array, "rows channels"], Bool[Array, "rows channels"]]:
+Series = tuple[Float[Array, " rows"], Float[Array, "rows channels"], Bool[Array, "rows channels"]]
+
+
+def as_series(model: str, ts: Any, values: Any, mask: Any = None, *, channels: int, like: PyTree[Any] = None) -> Series:
     """Times and values of one series in one floating type, and which values were observed: NaN is missing.
 
-    **Raises:** `ValueError`, naming `model` and the shapes, where they do not fit each other or the channels; an error
-    at run time if the times do not increase, but for padding: rows without observations that repeat the last time.
+    **Raises:** `ValueError`, naming `model` and the shapes, where they do not fit each other or the channels.
     """
     ts, values = as_floats(ts, values, like=like)
     mask = jnp.ones(values.shape, bool) if mask is None else jnp.asarray(mask, bool)
@@ -47,7 +47,17 @@ def check_series(
             f"{model} needs ts of shape (rows,), values and mask of shape (rows, {channels}), but got ts of shape "
             f"{ts.shape}, values of shape {values.shape} and mask of shape {mask.shape}."
         )
-    observed = mask & ~jnp.isnan(values)
+    return ts, values, mask & ~jnp.isnan(values)
+
+
+def check_series(
+    model: str, ts: Any, values: Any, mask: Any = None, *, channels: int, like: PyTree[Any] = None
+) -> Series:
+    """`as_series`, of times that increase, but for padding: rows without observations that repeat the last time.
+
+    **Raises:** as `as_series`; and an error at run time for other times.
+    """
+    ts, values, observed = as_series(model, ts, values, mask, channels=channels, like=like)
     if ts.size < 2:
         return ts, values, observed
     ts = refuse(ts, ~(ts[1:] >= ts[:-1]), f"{model} needs times ts that increase, but a row lies before another.")

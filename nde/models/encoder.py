@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
-from nde.dtypes import as_floats
+from nde.models.checks import as_series
 
 
 class Context(eqx.Module):
@@ -51,7 +51,9 @@ class BackwardEncoder(eqx.Module):
     **Arguments of the constructor:** `channels`: observed channels; `hidden_size`: length of the features; `key`.
 
     **Call:** `encoder(times, values, mask)` with times of shape `(rows,)`, sorted, and values and mask of shape
-    `(rows, channels)`; returns a `nde.models.Context`.
+    `(rows, channels)`, where NaN is missing; returns a `nde.models.Context`.
+
+    **Raises:** `ValueError` where the three do not fit each other or the channels.
 
     **Source:** the recognition network of Li et al. 2020 (section 5); masks and carried values after Che et al. 2018,
     *Recurrent Neural Networks for Multivariate Time Series with Missing Values*.
@@ -69,7 +71,8 @@ class BackwardEncoder(eqx.Module):
         values: ArrayLike,
         mask: ArrayLike,
     ) -> Context:
-        (times, values), mask = as_floats(times, values, like=self.cell), jnp.asarray(mask, bool)
+        channels = (self.cell.input_size - 2) // 4
+        times, values, mask = as_series("BackwardEncoder", times, values, mask, channels=channels, like=self.cell)
 
         def read(state: _Reader, row):
             t, value, observed = row
