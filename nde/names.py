@@ -89,6 +89,8 @@ from nde.fields import (
 from nde.models import (
     ContinuousNormalizingFlow as ContinuousNormalizingFlow,
     ControlledSDE as ControlledSDE,
+    EncoderDecoder as EncoderDecoder,
+    LatentODE as LatentODE,
     LatentSDE as LatentSDE,
     NeuralCDE as NeuralCDE,
     NeuralODE as NeuralODE,

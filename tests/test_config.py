@@ -86,14 +86,16 @@ def test_several_models_are_named_in_overrides_and_have_names_of_their_own(tmp_p
     assert config.model[1].solver.dt0 == 0.5
     assert [(m.index, m.seed, m.title) for m in config.members()] == [
         (0, 0, "latent SDE, member 1/2"), (1, 1, "latent SDE, member 2/2"),
-        (2, 0, "latent ODE, member 1/2"), (3, 1, "latent ODE, member 2/2"),
+        (2, 0, "latent SDE without noise, member 1/2"), (3, 1, "latent SDE without noise, member 2/2"),
     ]  # fmt: skip
     for override in ("model.width=3", "model.latent_sde.width=3"):  # a name that both have names neither
         with pytest.raises(ConfigError, match=r"say of which model, as model.NAME.width=…; they are 0, 1\.$"):
             load_config(write(tmp_path, two), [override])
     with pytest.raises(ConfigError, match=r"2 models are 'latent_sde'; they are 0, 1\.$"):
         load_config(write(tmp_path, two), ["model=latent_sde"])
-    assert [one.called() for one in load_config(write(tmp_path, two), ["model=['1']"]).model] == ["latent ODE"]
+    assert [one.called() for one in load_config(write(tmp_path, two), ["model=['1']"]).model] == [
+        "latent SDE without noise"
+    ]
     with pytest.raises(ConfigError, match=r'two \[\[model\]\]s are called "latent SDE": give each a label'):
         load_config(write(tmp_path, two), ["model.1.diffusion_scale=0.1"])
     labelled = load_config(write(tmp_path, two), ["model.1.label=quiet", "model.0.label=loud", "model.quiet.width=5"])

@@ -54,6 +54,12 @@ PUBLIC = {
     ),
     "GRUD": lambda: nde.models.GRUD(2, 4, 3, mean=[1, 2], key=KEY),
     "GRUDeltaT": lambda: nde.models.GRUDeltaT(2, 4, 3, key=KEY),
+    "CDEEncoder": lambda: nde.models.CDEEncoder(2, 4, key=KEY),
+    "EncoderDecoder": lambda: nde.EncoderDecoder(
+        nde.models.ODERNN(2, 4, key=KEY), 2, 3, diffusion_scale=1, horizon=5, dt0=1, key=KEY
+    ),
+    "LatentODE": lambda: nde.LatentODE(2, 3, horizon=5, key=KEY),
+    "ODERNN": lambda: nde.models.ODERNN(2, 4, key=KEY),
     "BackwardEncoder": lambda: nde.models.BackwardEncoder(2, 4, key=KEY),
     "ELBO": lambda: nde.ELBO(samples=2),
     "GaussianLikelihood": lambda: nde.GaussianLikelihood(2, scale=1),

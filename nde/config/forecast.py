@@ -17,13 +17,15 @@ class ForecastData(TableData):
     `log` names channels that are put on a log scale, `units` are for figures. Without a `time_scale` the longest series
     is made ten units of time long, which suits the rates that a model starts from; figures then count in the table's
     own unit. Written by `nde fit`: `horizon`, the last time of a series; `span`, the last time of the series that are
-    learned from; and `table_unit`, what the time column counts in, where figures are drawn in it.
+    learned from; `observations`, how often these observe a channel, in the mean; and `table_unit`, what the time column
+    counts in, where figures are drawn in it.
     """
 
     log: tuple[str, ...] = ()
     units: dict[str, str] = Field(default_factory=dict)
     horizon: PositiveFloat | None = None
     span: NonNegativeFloat | None = None
+    observations: PositiveFloat | None = None
     table_unit: str | None = None
 
 

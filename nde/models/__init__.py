@@ -4,7 +4,10 @@ The plain ones take any field, any diffrax solver, controller and adjoint: `Neur
 `NeuralSDE`, `NeuralCDE`, `ControlledSDE` (whose drift reads the path of a series) and
 `ContinuousNormalizingFlow`. All act on one series, or one point, and are
 batched by `jax.vmap`. `ObservedODE` is an ODE with what is
-seen of it. `LatentSDE` is a generative model of panels of irregular series.
+seen of it. `LatentSDE` is a generative model of panels of irregular series, and so is
+`LatentODE`, whose start an ODE-RNN infers. `EncoderDecoder` forecasts
+them causally: it is made of an encoder that reads forward (`ODERNN`, `CDEEncoder` or a
+recurrent network) and of a latent ODE or SDE that runs on from what was read.
 `GRUDeltaT` and `GRUD` are the recurrent networks that a neural CDE is compared with.
 
 **A line search must be able to try a bad point.** L-BFGS does, and by default a solve that fails is an error; with
@@ -33,10 +36,13 @@ inf
 ```
 """
 
+from nde.models.cde_encoder import CDEEncoder as CDEEncoder
 from nde.models.controlled_sde import ControlledSDE as ControlledSDE
 from nde.models.encoder import BackwardEncoder as BackwardEncoder, Context as Context
+from nde.models.encoder_decoder import EncoderDecoder as EncoderDecoder, SequenceEncoder as SequenceEncoder
 from nde.models.gru_d import GRUD as GRUD
 from nde.models.gru_delta_t import GRUDeltaT as GRUDeltaT
+from nde.models.latent_ode import LatentODE as LatentODE
 from nde.models.latent_path import LatentPath as LatentPath
 from nde.models.latent_sde import LatentSDE as LatentSDE
 from nde.models.marginals import (
@@ -54,4 +60,5 @@ from nde.models.normalising_flow import (
 )
 from nde.models.numerics import AbstractSolvingModel as AbstractSolvingModel, Numerics as Numerics, Solved as Solved
 from nde.models.observed_ode import observed_states as observed_states, ObservedODE as ObservedODE
+from nde.models.ode_rnn import ODERNN as ODERNN
 from nde.paths import series_path as series_path

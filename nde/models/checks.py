@@ -69,3 +69,8 @@ def check_series(
 def refuse(ts: Array, bad: ArrayLike, message: str) -> Array:
     """The times, and an error at run time if any of `bad` is true."""
     return eqx.error_if(ts, bad, message)
+
+
+def up_to(ts: Array, end: float) -> Array:
+    """The times, those within rounding past the end of a solve as that end."""
+    return jnp.where(ts < end * (1 + 1e-6), jnp.minimum(ts, end), ts)

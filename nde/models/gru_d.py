@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from nde.dtypes import default_float
 from nde.models.checks import check_series
-from nde.models.recurrent import read_rows
+from nde.models.recurrent import output_layer, read_rows
 
 
 class GRUD(eqx.Module):
@@ -34,7 +34,8 @@ class GRUD(eqx.Module):
 
     It acts on one series; use `jax.vmap` for batches.
 
-    **Arguments of the constructor:** `channels`: of the series; `hidden_size`; `out_size`: of the output; `gap_scale`:
+    **Arguments of the constructor:** `channels`: of the series; `hidden_size`; `out_size`: of the output,
+    `None` for the state itself; `gap_scale`:
     what the times are divided by before the network sees them, so that a usual gap is of order one; `mean`: $\tilde x$,
     one of each channel, zero if left out, as of standardised values; not trained; `key`.
 
@@ -55,7 +56,7 @@ class GRUD(eqx.Module):
     hidden_decay: eqx.nn.Linear
     gates: eqx.nn.Linear
     candidate: eqx.nn.Linear
-    readout: eqx.nn.Linear
+    readout: eqx.nn.Linear | eqx.nn.Identity
     mean: tuple[float, ...] = eqx.field(static=True)
     gap_scale: float = eqx.field(static=True)
 
@@ -63,7 +64,7 @@ class GRUD(eqx.Module):
         self,
         channels: int,
         hidden_size: int,
-        out_size: int,
+        out_size: int | None,
         *,
         gap_scale: float = 1.0,
         mean: Sequence[float] | None = None,
@@ -80,8 +81,13 @@ class GRUD(eqx.Module):
         self.hidden_decay = eqx.nn.Linear(channels, hidden_size, key=keys[1])
         self.gates = eqx.nn.Linear(2 * channels + hidden_size, 2 * hidden_size, key=keys[2])
         self.candidate = eqx.nn.Linear(2 * channels + hidden_size, hidden_size, key=keys[3])
-        self.readout = eqx.nn.Linear(hidden_size, out_size, key=keys[4])
+        self.readout = output_layer(hidden_size, out_size, key=keys[4])
         self.gap_scale = gap_scale
+
+    @property
+    def hidden_size(self) -> int:
+        """The length of the state."""
+        return self.hidden_decay.weight.shape[0]
 
     @eqx.filter_jit  # or a call outside of `jit` would compile its scan anew
     def __call__(
@@ -114,5 +120,5 @@ class GRUD(eqx.Module):
             z, r = jnp.split(jax.nn.sigmoid(self.gates(jnp.concatenate([*x, hidden]))), 2)
             return (1 - z) * hidden + z * jnp.tanh(self.candidate(jnp.concatenate([*x, r * hidden])))
 
-        start = jnp.zeros(self.candidate.out_features, values.dtype)
+        start = jnp.zeros(self.hidden_size, values.dtype)
         return read_rows(update, start, mean, ts, values, observed, gap_scale=self.gap_scale)

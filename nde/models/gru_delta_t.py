@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from nde.models.checks import check_series
-from nde.models.recurrent import read_rows
+from nde.models.recurrent import output_layer, read_rows
 
 
 class GRUDeltaT(eqx.Module):
@@ -19,7 +19,8 @@ class GRUDeltaT(eqx.Module):
 
     It acts on one series; use `jax.vmap` for batches.
 
-    **Arguments of the constructor:** `channels`: of the series; `hidden_size`: of the GRU; `out_size`: of the output;
+    **Arguments of the constructor:** `channels`: of the series; `hidden_size`: of the GRU; `out_size`: of the output,
+    `None` for the state itself;
     `gap_scale`: what the times are divided by before the network sees them, so that a usual gap is of order one; `key`.
 
     **Call:** `model(ts, values, mask)` with `ts` of shape `(rows,)`, increasing, values and mask of shape
@@ -38,17 +39,24 @@ class GRUDeltaT(eqx.Module):
     """
 
     cell: eqx.nn.GRUCell
-    readout: eqx.nn.Linear
+    readout: eqx.nn.Linear | eqx.nn.Identity
     channels: int = eqx.field(static=True)
     gap_scale: float = eqx.field(static=True)
 
-    def __init__(self, channels: int, hidden_size: int, out_size: int, *, gap_scale: float = 1.0, key: PRNGKeyArray):
+    def __init__(
+        self, channels: int, hidden_size: int, out_size: int | None, *, gap_scale: float = 1.0, key: PRNGKeyArray
+    ):
         if not gap_scale > 0:
             raise ValueError(f"GRUDeltaT needs gap_scale > 0, but got {gap_scale}.")
         cell_key, readout_key = jax.random.split(key)
         self.cell = eqx.nn.GRUCell(3 * channels, hidden_size, key=cell_key)
-        self.readout = eqx.nn.Linear(hidden_size, out_size, key=readout_key)
+        self.readout = output_layer(hidden_size, out_size, key=readout_key)
         self.channels, self.gap_scale = channels, gap_scale
+
+    @property
+    def hidden_size(self) -> int:
+        """The length of the state."""
+        return self.cell.hidden_size
 
     @eqx.filter_jit  # or a call outside of `jit` would compile its scan anew
     def __call__(
@@ -76,5 +84,5 @@ class GRUDeltaT(eqx.Module):
         def update(hidden: Array, last: Array, seen: Array, gaps: Array) -> Array:
             return self.cell(jnp.concatenate([last, seen.astype(last.dtype), gaps]), hidden)
 
-        start = jnp.zeros(self.cell.hidden_size, values.dtype), jnp.zeros(self.channels, values.dtype)
+        start = jnp.zeros(self.hidden_size, values.dtype), jnp.zeros(self.channels, values.dtype)
         return read_rows(update, *start, ts, values, observed, gap_scale=self.gap_scale)

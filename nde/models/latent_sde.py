@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from nde.dtypes import as_floats
 from nde.fields import DiagonalDiffusion, LinearMLPField, silence_last_layer
+from nde.models.checks import up_to
 from nde.models.encoder import BackwardEncoder, Context
 from nde.models.latent_path import LatentPath, normal_kl
 from nde.models.marginals import GaussianMarginals, MarginalPath
@@ -63,8 +64,8 @@ class LatentSDE(AbstractSolvingModel):
     - `posterior`: what gives the posterior, `"control"` or `"marginals"`.
     - `control_width`: of the control's network, or of those of the marginals, one hidden layer.
     - `encoder_size`: length of the encoder's hidden state, or of what the marginals know at a row.
-    - `diffusion_scale`: the diffusion to start from, in state per square root of time; `None` for a latent ODE, with no
-      noise, no control and no path KL.
+    - `diffusion_scale`: the diffusion to start from, in state per square root of time; `None` for an ODE, with no
+      noise, no control and no path KL (for the latent ODE of Rubanova et al. see `nde.LatentODE`).
     - `likelihood`: a `nde.objectives.AbstractLikelihood`; Student's t if `None`.
     - `horizon`: how far after its first row a series is solved, in units of time.
     - `numerics`: how it is solved, a `nde.Numerics`; or its members by keyword. The solver is one for Itô SDEs that
@@ -269,7 +270,7 @@ class LatentSDE(AbstractSolvingModel):
             path = BrownianGrid(0.0, self.horizon, self.num_steps, shape, key)
             equation = diffrax.MultiTerm(equation, diffusion_term(self.diffusion, path))
         pair = WithIntegrals(equation, joint=_Drift.with_kl)
-        saveat = diffrax.SaveAt(ts=jnp.where(ts < grid[-1] * (1 + 1e-6), jnp.minimum(ts, grid[-1]), ts))
+        saveat = diffrax.SaveAt(ts=up_to(ts, grid[-1]))
         # On a known grid a solve is one scan; its last step ends at the horizon, whatever the rounding.
         numerics = dataclasses.replace(self.numerics, controller=diffrax.StepTo(ts=grid), dt0=None)
         y0, other = pair.state(z0), jax.random.fold_in(key, 1)

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 Update = Callable[[Array, Array, Array, Array], Array]
 """`(hidden, last, observed, gaps) -> hidden`, of shapes `(hidden,)` and three times `(channels,)`."""
@@ -32,15 +33,21 @@ def read_rows(
 
     **Source:** Che et al. 2018, arXiv 1606.01865, equation 2.
     """
-    waits = jnp.diff(ts, prepend=ts[:1]) / gap_scale
 
     def read(state, row):
-        hidden, last, gaps = state
-        wait, value, seen = row
-        gaps = gaps + wait
+        hidden, last, since = state
+        t, value, seen = row
+        # from times, not as a sum of waits, in whose rounding a row without observations would leave a trace
+        gaps = (t - since) / gap_scale
         last = jnp.where(seen, value, last)
         hidden = jnp.where(jnp.any(seen), update(hidden, last, seen, gaps), hidden)
-        return (hidden, last, jnp.where(seen, 0.0, gaps)), hidden
+        return (hidden, last, jnp.where(seen, t, since)), hidden
 
-    (hidden, _, _), states = jax.lax.scan(read, (hidden, last, jnp.zeros_like(last)), (waits, values, observed))
+    start = hidden, last, jnp.full_like(last, ts[0])
+    (hidden, _, _), states = jax.lax.scan(read, start, (ts, values, observed))
     return hidden, states
+
+
+def output_layer(hidden_size: int, out_size: int | None, *, key: PRNGKeyArray) -> eqx.nn.Linear | eqx.nn.Identity:
+    """A linear layer to an output of that size; for `None`, as of an encoder, the state itself is the output."""
+    return eqx.nn.Identity() if out_size is None else eqx.nn.Linear(hidden_size, out_size, key=key)

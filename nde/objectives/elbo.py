@@ -96,7 +96,9 @@ class ELBO(eqx.Module):
     - `samples`: how many paths each series is averaged over.
     - `predictive`: share, in [0, 1], in which the values outside of the context are scored by their marginal
       predictive density $\log \tfrac1K \sum_k p(x \mid z_k)$ rather than by the mean of their log densities. The
-      marginal is what a forecast is judged by; at 0 the objective is the ELBO, above it is a bound no more.
+      marginal is what a forecast is judged by; at 0 the objective is the ELBO, above it is a bound no more. A model
+      that is `causal`, as `nde.EncoderDecoder` is, has not read a row where it says what stands there: its values
+      inside of the context are forecasts too, and scored alike.
 
     **Call:** `elbo(model, times, values, mask, context, key=key)` for one series, with `context` a part of `mask`;
     returns `nde.objectives.ELBOTerms`. `regulariser=` gives these their penalty.
@@ -137,7 +139,8 @@ class ELBO(eqx.Module):
         score = jnp.mean(density, 0)
         if self.predictive > 0:
             marginal = logsumexp(density, 0) - jnp.log(self.samples)
-            weight = jnp.where(context, 0.0, self.predictive)
+            known = context & (not getattr(model, "causal", False))
+            weight = jnp.where(known, 0.0, self.predictive)
             score = score + weight * (marginal - score)
         log_likelihood = jnp.sum(jnp.where(mask, score, 0.0))
         count = jnp.sum(mask, dtype=log_likelihood.dtype)

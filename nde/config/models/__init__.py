@@ -6,9 +6,11 @@ from nde.config.models.base import (
     SeriesFacts as SeriesFacts,
 )
 from nde.config.models.controlled_sde import ControlledSDEModel
+from nde.config.models.encoder_decoder import EncoderDecoderModel as EncoderDecoderModel, ENCODERS as ENCODERS
 from nde.config.models.flow import FlowModel
 from nde.config.models.gru import GRUModel
 from nde.config.models.gru_d import GRUDModel
+from nde.config.models.latent_ode import LatentODEModel as LatentODEModel
 from nde.config.models.latent_sde import LatentSDEModel as LatentSDEModel
 from nde.config.models.neural_cde import NeuralCDEModel
 from nde.config.models.observed_ode import (
@@ -20,6 +22,8 @@ from nde.config.models.observed_ode import (
 
 MODELS: dict[str, type[ModelSection]] = {
     "latent_sde": LatentSDEModel,
+    "latent_ode": LatentODEModel,
+    "encoder_decoder": EncoderDecoderModel,
     "neural_cde": NeuralCDEModel,
     "controlled_sde": ControlledSDEModel,
     "gru": GRUModel,

@@ -1,4 +1,4 @@
-"""The latent SDE, and without noise the latent ODE: `name = "latent_sde"`."""
+"""The latent SDE, with noise or without: `name = "latent_sde"`."""
 
 from typing import ClassVar, Literal
 
@@ -17,9 +17,9 @@ LIKELIHOODS = {"student_t": StudentTLikelihood, "gaussian": GaussianLikelihood}
 class LatentSDEModel(ModelSection):
     """The arguments of `nde.models.LatentSDE`, whose defaults hold for what is left out.
 
-    `diffusion_scale = 0` turns the noise off. `posterior = "marginals"` can be trained without simulation, by
-    `objective.name = "sde_matching"`. Its steps are fixed: `solver.dt0` is a hundredth of the longest series,
-    if left out.
+    `diffusion_scale = 0` turns the noise off (for the latent ODE of Rubanova et al. see `latent_ode`).
+    `posterior = "marginals"` can be trained without simulation, by `objective.name = "sde_matching"`. Its steps are
+    fixed: `solver.dt0` is a hundredth of the longest series, if left out.
     """
 
     name: Literal["latent_sde"] = "latent_sde"
@@ -38,7 +38,7 @@ class LatentSDEModel(ModelSection):
     moves_end: ClassVar[bool] = False
 
     def called(self) -> str:
-        return self.label or ("latent SDE" if self.diffusion_scale else "latent ODE")
+        return self.label or ("latent SDE" if self.diffusion_scale else "latent SDE without noise")
 
     @pydantic.model_validator(mode="after")
     def _check_posterior(self) -> "LatentSDEModel":

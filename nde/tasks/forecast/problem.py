@@ -81,7 +81,9 @@ def resolve(config: ForecastConfig, problem: Problem) -> ForecastConfig:
         raise RunError(f"data.horizon is {horizon:g}, but the longest series is {longest:g} long; raise it.")
     _check_targets(config, problem)
     update = resolved_table(data, panel)
-    update |= {"horizon": horizon, "span": float(panel[problem.split.fold].last_times.max())}
+    fold = panel[problem.split.fold]
+    seen = float(fold.mask.sum(1).mean())
+    update |= {"horizon": horizon, "span": float(fold.last_times.max()), "observations": data.observations or seen}
     # A unit of time that was chosen here, or that has no name, would mean nothing on an axis.
     if data.table_unit is None and (data.time_scale is None or data.time_unit is None):
         update["table_unit"] = panel.time_unit

@@ -39,7 +39,7 @@ class ForecastTask(AbstractTask):
     def facts(self, config: ForecastConfig, *, until: float = 0.0) -> SeriesFacts:
         data = config.data
         assert data.channels is not None and data.horizon is not None
-        return SeriesFacts(len(data.channels), data.horizon, max(until, data.horizon))
+        return SeriesFacts(len(data.channels), data.horizon, max(until, data.horizon), data.observations or 1.0)
 
     def describe(self, config: ForecastConfig, problem: Problem) -> list[str]:
         panel, split = problem.panel, problem.split
