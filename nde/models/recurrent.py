@@ -43,7 +43,7 @@ def read_rows(
         hidden = jnp.where(jnp.any(seen), update(hidden, last, seen, gaps), hidden)
         return (hidden, last, jnp.where(seen, t, since)), hidden
 
-    start = hidden, last, jnp.full_like(last, ts[0])
+    start = hidden, last, jnp.full_like(last, ts[0] if ts.size else 0)
     (hidden, _, _), states = jax.lax.scan(read, start, (ts, values, observed))
     return hidden, states
 
