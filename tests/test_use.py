@@ -44,6 +44,7 @@ PUBLIC = {
     "PathScaledField": lambda: nde.fields.PathScaledField(nde.CDEField(2, 3, 4, 1, key=KEY), [1, 1, 1]),
     "ContinuousNormalizingFlow": lambda: nde.ContinuousNormalizingFlow(nde.MLPField(2, 4, 1, key=KEY), 2),
     "LatentSDE": latent,
+    "LinearCDE": lambda: nde.models.LinearCDE(lambda x: x[:2], nde.LinearCDEField(2, 3, key=KEY), lambda h: h),
     "NeuralCDE": lambda: nde.NeuralCDE(lambda x: x[:2], nde.CDEField(2, 3, 4, 1, key=KEY), lambda y: y),
     "NeuralODE": lambda: nde.NeuralODE(nde.MLPField(2, 4, 1, key=KEY)),
     "NeuralSDE": lambda: nde.NeuralSDE(

@@ -24,7 +24,7 @@ field to use another.
 | `nde.fields.GeneralDiffusion` | a bounded matrix, `(state, noise)` | array |
 | `nde.fields.ControlledField` | a network of the state and of a path's value, which is its `args` | array |
 | `nde.fields.CDEField` | a bounded matrix, `(state, path)` | array |
-| `nde.fields.LinearCDEField` | a linear matrix, `(state, path)` | array |
+| `nde.fields.LinearCDEField` | linear, dense or of a structure, `(state, path)` | array |
 
 Known systems by name, with their parameters to be learned: `nde.fields.lotka_volterra`,
 `nde.fields.pendulum`. Drift and diffusion of the stable neural SDEs by name: `nde.fields.sde_pair`.

@@ -2,7 +2,7 @@
 
 The plain ones take any field, any diffrax solver, controller and adjoint: `NeuralODE`,
 `NeuralSDE`, `NeuralCDE`, `ControlledSDE` (whose drift reads the path of a series) and
-`ContinuousNormalizingFlow`. All act on one series, or one point, and are
+`ContinuousNormalizingFlow`; `LinearCDE` takes no solver, but a scan. All act on one series, or one point, and are
 batched by `jax.vmap`. `ObservedODE` is an ODE with what is
 seen of it. `LatentSDE` is a generative model of panels of irregular series, and so is
 `LatentODE`, whose start an ODE-RNN infers. `EncoderDecoder` forecasts
@@ -40,11 +40,13 @@ from nde.models.cde_encoder import CDEEncoder as CDEEncoder
 from nde.models.controlled_sde import ControlledSDE as ControlledSDE
 from nde.models.encoder import BackwardEncoder as BackwardEncoder, Context as Context
 from nde.models.encoder_decoder import EncoderDecoder as EncoderDecoder, SequenceEncoder as SequenceEncoder
+from nde.models.exponential import matrix_exponential as matrix_exponential
 from nde.models.gru_d import GRUD as GRUD
 from nde.models.gru_delta_t import GRUDeltaT as GRUDeltaT
 from nde.models.latent_ode import LatentODE as LatentODE
 from nde.models.latent_path import LatentPath as LatentPath
 from nde.models.latent_sde import LatentSDE as LatentSDE
+from nde.models.linear_cde import LinearCDE as LinearCDE
 from nde.models.marginals import (
     GaussianMarginals as GaussianMarginals,
     MarginalPath as MarginalPath,
@@ -61,4 +63,5 @@ from nde.models.normalising_flow import (
 from nde.models.numerics import AbstractSolvingModel as AbstractSolvingModel, Numerics as Numerics, Solved as Solved
 from nde.models.observed_ode import observed_states as observed_states, ObservedODE as ObservedODE
 from nde.models.ode_rnn import ODERNN as ODERNN
+from nde.models.recurrence import linear_recurrence as linear_recurrence
 from nde.paths import series_path as series_path

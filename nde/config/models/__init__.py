@@ -12,6 +12,7 @@ from nde.config.models.gru import GRUModel
 from nde.config.models.gru_d import GRUDModel
 from nde.config.models.latent_ode import LatentODEModel as LatentODEModel
 from nde.config.models.latent_sde import LatentSDEModel as LatentSDEModel
+from nde.config.models.linear_cde import LinearCDEModel
 from nde.config.models.neural_cde import NeuralCDEModel
 from nde.config.models.observed_ode import (
     HybridModel as HybridModel,
@@ -26,6 +27,7 @@ MODELS: dict[str, type[ModelSection]] = {
     "encoder_decoder": EncoderDecoderModel,
     "neural_cde": NeuralCDEModel,
     "controlled_sde": ControlledSDEModel,
+    "linear_cde": LinearCDEModel,
     "gru": GRUModel,
     "gru_d": GRUDModel,
     "known": KnownModel,
