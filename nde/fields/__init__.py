@@ -9,6 +9,7 @@ field to use another.
 |---|---|---|
 | `nde.fields.MLPField` | a network, of the time or not | array |
 | `nde.fields.LinearMLPField` | linear, plus a network that starts at zero | array |
+| `nde.fields.LTCField` | leaky states that gates of state and input pull, bounded; the input is its `args` | array |
 | `nde.fields.GatedField` | a GRU in continuous time, bounded | array |
 | `nde.fields.ConcatSquashField` | a network that time gates, for flows | array |
 | `nde.fields.HamiltonianField` | gradient of a learned energy, damping, forcing | pair `(q, p)` |
@@ -59,6 +60,7 @@ from nde.fields.hybrid import Hybrid as Hybrid
 from nde.fields.known import KnownField as KnownField
 from nde.fields.linear_cde import LinearCDEField as LinearCDEField
 from nde.fields.linear_mlp import LinearMLPField as LinearMLPField, silence_last_layer as silence_last_layer
+from nde.fields.ltc import LTCField as LTCField
 from nde.fields.mlp import MLPField as MLPField
 from nde.fields.parameter import inverse_softplus as inverse_softplus, Parameter as Parameter
 from nde.fields.path_scaled import PathScaledField as PathScaledField

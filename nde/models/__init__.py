@@ -8,7 +8,8 @@ seen of it. `LatentSDE` is a generative model of panels of irregular series, and
 `LatentODE`, whose start an ODE-RNN infers. `EncoderDecoder` forecasts
 them causally: it is made of an encoder that reads forward (`ODERNN`, `CDEEncoder` or a
 recurrent network) and of a latent ODE or SDE that runs on from what was read.
-`GRUDeltaT` and `GRUD` are the recurrent networks that a neural CDE is compared with.
+`GRUDeltaT` and `GRUD` are the recurrent networks that a neural CDE is compared with; `LTC` is one whose state follows
+an equation.
 
 **A line search must be able to try a bad point.** L-BFGS does, and by default a solve that fails is an error; with
 `throw=False` such a point has an infinite loss, from which the search turns back:
@@ -47,6 +48,7 @@ from nde.models.latent_ode import LatentODE as LatentODE
 from nde.models.latent_path import LatentPath as LatentPath
 from nde.models.latent_sde import LatentSDE as LatentSDE
 from nde.models.linear_cde import LinearCDE as LinearCDE
+from nde.models.ltc import LTC as LTC
 from nde.models.marginals import (
     GaussianMarginals as GaussianMarginals,
     MarginalPath as MarginalPath,

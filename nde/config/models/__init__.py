@@ -13,6 +13,7 @@ from nde.config.models.gru_d import GRUDModel
 from nde.config.models.latent_ode import LatentODEModel as LatentODEModel
 from nde.config.models.latent_sde import LatentSDEModel as LatentSDEModel
 from nde.config.models.linear_cde import LinearCDEModel
+from nde.config.models.ltc import LTCModel
 from nde.config.models.neural_cde import NeuralCDEModel
 from nde.config.models.observed_ode import (
     HybridModel as HybridModel,
@@ -30,6 +31,7 @@ MODELS: dict[str, type[ModelSection]] = {
     "linear_cde": LinearCDEModel,
     "gru": GRUModel,
     "gru_d": GRUDModel,
+    "ltc": LTCModel,
     "known": KnownModel,
     "hybrid": HybridModel,
     "neural_ode": NeuralODEModel,
