@@ -42,6 +42,14 @@ PUBLIC = {
     "Parameter": lambda: nde.Parameter(1, lower=0),
     "StandardField": lambda: nde.StandardField(nde.MLPField(1, 4, 1, key=KEY), location=[0], scale=[1], rate=[1]),
     "PathScaledField": lambda: nde.fields.PathScaledField(nde.CDEField(2, 3, 4, 1, key=KEY), [1, 1, 1]),
+    "ControlledField": lambda: nde.ControlledField(2, 3, 4, 1, key=KEY),
+    "TimeDiffusion": lambda: nde.TimeDiffusion(2, 4, 1, scale=0.5, key=KEY),
+    "LinearNoise": lambda: nde.LinearNoise(nde.TimeDiffusion(2, 4, 1, key=KEY)),
+    "LTCField": lambda: nde.LTCField(2, 3, time_constants=(1, 2), key=KEY),
+    "LTC": lambda: nde.LTC(2, 4, 3, time_scale=5, key=KEY),
+    "ControlledSDE": lambda: nde.ControlledSDE(
+        lambda x: x[:2], *nde.sde_pair("langevin", 2, 3, 4, 1, noise=0.5, key=KEY)[:2], lambda y: y, horizon=5, dt0=1
+    ),
     "ContinuousNormalizingFlow": lambda: nde.ContinuousNormalizingFlow(nde.MLPField(2, 4, 1, key=KEY), 2),
     "LatentSDE": latent,
     "LinearCDE": lambda: nde.models.LinearCDE(lambda x: x[:2], nde.LinearCDEField(2, 3, key=KEY), lambda h: h),

@@ -141,6 +141,7 @@ class ControlledSDE(AbstractSolvingModel):
     ) -> PyTree[Array]:
         return self.solve(ts, values, mask, key=key).ys
 
+    @eqx.filter_jit  # or a call outside of `jit` would compile its scan anew
     def solve(
         self,
         ts: ArrayLike,
@@ -154,6 +155,7 @@ class ControlledSDE(AbstractSolvingModel):
         solved = self._solve(ts, values, mask, key, rows=False, regulariser=regulariser)
         return solved._replace(ys=self.readout(solved.ys[0]))
 
+    @eqx.filter_jit
     def latent(
         self, ts: ArrayLike, values: ArrayLike, mask: ArrayLike | None = None, *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "rows state"]:
