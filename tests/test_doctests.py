@@ -6,7 +6,8 @@ import importlib
 import jax
 import pytest
 
-MODELS = ["neural_ode", "neural_sde", "neural_cde", "linear_cde", "normalising_flow", "observed_ode", "latent_sde"]
+MODELS = ["neural_ode", "neural_sde", "neural_cde", "linear_cde", "log_ncde", "normalising_flow", "observed_ode"]
+MODELS += ["latent_sde"]
 MODULES = ["nde.models", *(f"nde.models.{name}" for name in MODELS), "nde.objectives.elbo", "nde.engine.solve"]
 MODULES += ["nde.paths.brownian_grid", "nde.paths.brownian_tree", "nde.train.loop"]
 

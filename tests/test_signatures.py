@@ -97,7 +97,7 @@ def test_windows_multiply_to_the_whole_and_are_the_signatures_of_their_rows():
     windows = jax.jit(paths.window_signatures, static_argnums=(1, 2))(POINTS, 4, DEPTH)
     parts = [signature(POINTS[:5], DEPTH), signature(POINTS[4:], DEPTH)]
     assert_trees_all_close(windows, jax.tree.map(lambda *x: jnp.stack(x), *parts), atol=1e-13)
-    # the same by an associative scan that begins anew with the fifth line
+    # the same by one scan that begins anew with the fifth line
     running = jax.jit(paths.running_signatures, static_argnums=1)(POINTS, DEPTH, np.arange(6) == 4)
     assert_trees_all_close(jax.tree.map(lambda x: x[jnp.array([3, 5])], running), windows, atol=1e-11)
     assert_trees_all_close(jax.tree.map(lambda x: x[2], running), signature(POINTS[:4], DEPTH), atol=1e-12)

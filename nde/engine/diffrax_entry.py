@@ -104,8 +104,7 @@ class EngineLoop(diffrax.AbstractAdjoint):
 
     def _scan(self, problem: Problem, state: LoopState, specs: list[SaveSpec], guard: bool) -> LoopOutcome:
         assert self.steps is not None
-        each = count_bytes((state.y, state.solver_state))
-        size = RecordSize(each, problem.solve.max_steps, self.steps, known_grid=True)
+        size = RecordSize(count_bytes((state.y, state.solver_state)), problem.solve.max_steps, self.steps)
         checkpoints = self.adjoint.num_checkpoints(size)
         options = GridOptions(self.steps, specs, checkpoints, guard, STEPS in self.spec.names)
         return scan_grid(problem.stepper, state, problem.solve, problem.subs, options)

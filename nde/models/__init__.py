@@ -3,7 +3,8 @@
 The plain ones take any field, any diffrax solver, controller and adjoint: `NeuralODE`,
 `NeuralSDE`, `NeuralCDE`, `ControlledSDE` (whose drift reads the path of a series) and
 `ContinuousNormalizingFlow`; `LinearCDE` takes no solver, but a scan. All act on one series, or one point, and are
-batched by `jax.vmap`. `ObservedODE` is an ODE with what is
+batched by `jax.vmap`. `LogNCDE` solves a neural CDE over
+windows of a series by their log-signatures. `ObservedODE` is an ODE with what is
 seen of it. `LatentSDE` is a generative model of panels of irregular series, and so is
 `LatentODE`, whose start an ODE-RNN infers. `EncoderDecoder` forecasts
 them causally: it is made of an encoder that reads forward (`ODERNN`, `CDEEncoder` or a
@@ -48,6 +49,7 @@ from nde.models.latent_ode import LatentODE as LatentODE
 from nde.models.latent_path import LatentPath as LatentPath
 from nde.models.latent_sde import LatentSDE as LatentSDE
 from nde.models.linear_cde import LinearCDE as LinearCDE
+from nde.models.log_ncde import LogNCDE as LogNCDE
 from nde.models.ltc import LTC as LTC
 from nde.models.marginals import (
     GaussianMarginals as GaussianMarginals,

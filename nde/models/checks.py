@@ -66,6 +66,16 @@ def check_series(
     return refuse(ts, again, f"{model} needs times ts that {only_padding}"), values, observed
 
 
+def check_matrix(model: str, y0: Any, first: Array, matrix: Any) -> None:
+    """**Raises:** `ValueError` if a field's output does not fit the state and the path's first point `first`."""
+    if getattr(y0, "ndim", None) != 1 or getattr(matrix, "shape", None) != (*y0.shape, *first.shape):
+        raise ValueError(
+            f"{model} needs a field that returns a matrix (state_size, path_size), with path_size = 1 + 2 * channels "
+            f"= {first.shape[0]}, but the initial state is {eqx.tree_pformat(y0)} and the field's output "
+            f"{eqx.tree_pformat(matrix)}."
+        )
+
+
 def refuse(ts: Array, bad: ArrayLike, message: str) -> Array:
     """The times, and an error at run time if any of `bad` is true."""
     return eqx.error_if(ts, bad, message)

@@ -17,7 +17,6 @@ from nde.paths.levy_area import davie_foster_area as davie_foster_area, SpaceSpa
 from nde.paths.linear import linear_path as linear_path, rectilinear_path as rectilinear_path
 from nde.paths.lyndon import lyndon_coordinates as lyndon_coordinates, lyndon_words as lyndon_words
 from nde.paths.natural_cubic import natural_cubic_path as natural_cubic_path
-from nde.paths.pieces import Pieces as Pieces, pieces_of as pieces_of
 from nde.paths.series import (
     CAUSAL as CAUSAL,
     check_interpolation as check_interpolation,
@@ -40,4 +39,9 @@ from nde.paths.tensors import (
     log_tensor as log_tensor,
     split_levels as split_levels,
     words as words,
+)
+from nde.paths.windows import (
+    log_signature_path as log_signature_path,
+    RowWindows as RowWindows,
+    TimeWindows as TimeWindows,
 )

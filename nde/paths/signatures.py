@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from nde.dtypes import as_floats
-from nde.paths.tensors import chen_product, Levels, log_tensor, no_levels, then_line
+from nde.paths.tensors import Levels, log_tensor, no_levels, then_line
 
 
 def signature(points: ArrayLike, depth: int) -> Levels:
@@ -62,23 +62,17 @@ def running_signatures(points: ArrayLike, depth: int, starts: Bool[ArrayLike, " 
 
     **Arguments:** as those of `nde.paths.signature`; `starts`: of each line whether the path begins anew with it, as
     for windows of unequal numbers of rows; by default only with the first.
-
-    They come of one associative scan by Chen's identity: the lines side by side, in twice the logarithm of their number
-    of rounds.
     """
     points = _check(points, depth)
     dx = jnp.diff(points, axis=0)
-    nothing = no_levels(points.shape[1], depth, points.dtype)
-    lines = jax.vmap(lambda step: then_line(nothing, step))(dx)
     first = jnp.zeros(len(dx), bool) if starts is None else jnp.asarray(starts, bool)
 
-    def join(before, after):
-        (cut, a), (anew, b) = before, after
-        both = jax.vmap(chen_product)(a, b)
-        keep = [jnp.reshape(anew, (-1,) + (1,) * (level.ndim - 1)) for level in b]
-        return cut | anew, tuple(jnp.where(k, y, x) for k, x, y in zip(keep, both, b, strict=True))
+    def step(levels, line):
+        dx, anew = line
+        levels = then_line(tuple(jnp.where(anew, 0.0, level) for level in levels), dx)
+        return levels, levels
 
-    return jax.lax.associative_scan(join, (first, lines))[1]
+    return jax.lax.scan(step, no_levels(points.shape[1], depth, points.dtype), (dx, first))[1]
 
 
 def _along(dx: Float[Array, "lines channels"], depth: int) -> Levels:

@@ -13,6 +13,7 @@ from nde.config.models.gru_d import GRUDModel
 from nde.config.models.latent_ode import LatentODEModel as LatentODEModel
 from nde.config.models.latent_sde import LatentSDEModel as LatentSDEModel
 from nde.config.models.linear_cde import LinearCDEModel
+from nde.config.models.log_ncde import LogNCDEModel
 from nde.config.models.ltc import LTCModel
 from nde.config.models.neural_cde import NeuralCDEModel
 from nde.config.models.observed_ode import (
@@ -27,6 +28,7 @@ MODELS: dict[str, type[ModelSection]] = {
     "latent_ode": LatentODEModel,
     "encoder_decoder": EncoderDecoderModel,
     "neural_cde": NeuralCDEModel,
+    "log_ncde": LogNCDEModel,
     "controlled_sde": ControlledSDEModel,
     "linear_cde": LinearCDEModel,
     "gru": GRUModel,
