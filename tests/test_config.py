@@ -254,6 +254,23 @@ def test_own_keys_of_a_model_come_before_those_of_all_and_a_step_hides_tolerance
     assert merged(SolverConfig(), common, default) == SolverConfig(name="heun", rtol=1e-3, atol=1e-6)
 
 
+def test_steps_from_row_to_row_are_a_choice_of_their_own():
+    rows, step = SolverConfig(name="midpoint", steps_per_row=2), SolverConfig(dt0=0.5)
+    assert merged(rows, step, SolverConfig(max_steps=7)) == rows
+    assert merged(step, rows) == SolverConfig(name="midpoint", dt0=0.5)
+    facts = SeriesFacts(1, 20.0, 20.0, 5.0, 2)
+    section = MODELS["neural_cde"]
+    numerics = section().build(facts, rows, key=jax.random.key(0)).numerics
+    assert (numerics.steps_per_row, numerics.dt0, type(numerics.solver)) == (2, None, diffrax.Midpoint)
+    assert section(solver=rows).remedies(step) == ["raise solver.steps_per_row (now 2)"]
+    with pytest.raises(ValueError, match="steps_per_row says all about the steps: leave out rtol and dt0"):
+        SolverConfig(steps_per_row=1, rtol=1e-3, dt0=0.1)
+    with pytest.raises(ValueError, match="does not go with solver.name = 'heun' and solver.adjoint = 'continuous'"):
+        build_numerics(SolverConfig(name="heun", steps_per_row=1, adjoint="continuous"))
+    with pytest.raises(ConfigError, match="no series drives a model 'latent_sde'; give it a step dt0"):
+        parse_config({"task": "forecast", "data": {"dataset": "pbc"}, "solver": {"steps_per_row": 1}})
+
+
 @pytest.mark.parametrize("name", SOLVERS)
 def test_each_solver_of_a_config_is_built_with_what_goes_with_it(name):
     made = SOLVERS[name]()

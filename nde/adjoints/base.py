@@ -16,6 +16,8 @@ class RecordSize(NamedTuple):
     - `default_max`: the most states, where the user asks for no number: each costs time in the loop even where none is
       written to it.
     - `batch_size`: how many examples have such a record each, where that is known.
+    - `known_grid`: whether the steps are known beforehand, so that the record has a row for each, or only some between
+      which all are taken again.
     - `cheap_steps`: whether a step has no matrix products, so that to take one again costs little.
     """
 
@@ -24,6 +26,7 @@ class RecordSize(NamedTuple):
     default_max: int = 512
     batch_size: int | None = None
     cheap_steps: bool = False
+    known_grid: bool = False
 
 
 class AbstractAdjoint(diffrax.AbstractAdjoint):

@@ -26,6 +26,8 @@ class SolverConfig(Section):
     - `name`: one of `SOLVERS`.
     - `rtol`, `atol`: the tolerances of a step-size controller, relative and absolute. Without them steps are fixed.
     - `dt0`: every step, where steps are fixed, else the first one; in the data's unit of time.
+    - `steps_per_row`: instead of these, so many steps from each row of a series to the next; of models that a series
+      drives, as `neural_cde`.
     - `max_steps`: how many steps a solve may take; more is a failed fit.
     - `adjoint`: how gradients are made: `checkpoint`, exact, in the memory of some hundred steps; `reversible`, exact,
       in that of one, by solvers that can be undone; `continuous`, by the adjoint equation, to the solver's tolerance.
@@ -35,6 +37,7 @@ class SolverConfig(Section):
     rtol: PositiveFloat | None = None
     atol: PositiveFloat | None = None
     dt0: PositiveFloat | None = None
+    steps_per_row: PositiveInt | None = None
     max_steps: PositiveInt | None = None
     adjoint: Literal["checkpoint", "reversible", "continuous"] | None = None
 
@@ -45,28 +48,39 @@ class SolverConfig(Section):
             raise ValueError(f"there is no solver '{name}'; the solvers are {', '.join(SOLVERS)}")
         return name
 
+    @pydantic.model_validator(mode="after")
+    def _check_one_choice(self) -> "SolverConfig":
+        others = [name for name in _INSTEAD_OF["steps_per_row"] if getattr(self, name) is not None]
+        if self.steps_per_row is not None and others:
+            raise ValueError(f"steps_per_row says all about the steps: leave out {' and '.join(others)}")
+        return self
+
     @property
     def is_fixed(self) -> bool:
-        """Whether every step has the size `dt0`."""
-        return self.rtol is None and self.atol is None and self.dt0 is not None
+        """Whether steps are chosen beforehand: all of the size `dt0`, or so many a row."""
+        return self.steps_per_row is not None or (self.rtol is None and self.atol is None and self.dt0 is not None)
 
 
 def merged(*sections: SolverConfig) -> SolverConfig:
     """Key by key what the first of the sections says that says anything.
 
-    Tolerances and a fixed step are one choice: a section with a tolerance hides the step of those behind it, and one
-    with a step their tolerances.
+    Tolerances, a fixed step and steps a row are one choice: a section that makes one hides the others of those behind
+    it.
     """
     found: dict[str, object] = {}
     for section in sections:
         given = section.model_dump(exclude_none=True)
-        adaptive, fixed = {"rtol", "atol"} & found.keys(), "dt0" in found
-        if adaptive:
-            given.pop("dt0", None)
-        elif fixed:
-            given = {key: value for key, value in given.items() if key not in ("rtol", "atol")}
-        found = {**given, **found}
+        hidden = {other for key in found for other in _INSTEAD_OF.get(key, ())}
+        found = {**{key: value for key, value in given.items() if key not in hidden}, **found}
     return SolverConfig.model_validate(found)
+
+
+_INSTEAD_OF = {
+    "rtol": ("dt0", "steps_per_row"),
+    "atol": ("dt0", "steps_per_row"),
+    "dt0": ("rtol", "atol", "steps_per_row"),
+    "steps_per_row": ("rtol", "atol", "dt0", "max_steps"),
+}
 
 
 def build_numerics(config: SolverConfig, *, noise: bool = False) -> Numerics:
@@ -81,7 +95,7 @@ def build_numerics(config: SolverConfig, *, noise: bool = False) -> Numerics:
     controller = (
         diffrax.PIDController(rtol=config.rtol or RTOL, atol=config.atol or ATOL)
         if adaptive
-        else diffrax.ConstantStepSize()
+        else diffrax.ConstantStepSize()  # which steps_per_row does not ask
     )
     if config.adjoint == "reversible" and not isinstance(solver, diffrax.ReversibleHeun):
         solver = Reversible(solver)
@@ -95,6 +109,7 @@ def build_numerics(config: SolverConfig, *, noise: bool = False) -> Numerics:
         adjoint=adjoints.get(config.adjoint or "", CheckpointAdjoint)(),
         dt0=config.dt0,
         max_steps=config.max_steps or MAX_STEPS,
+        steps_per_row=config.steps_per_row,
     )
 
 
@@ -116,6 +131,11 @@ def _check(name: str, solver: diffrax.AbstractSolver, config: SolverConfig, nois
     if config.adjoint == "reversible" and noise and not isinstance(solver, diffrax.ReversibleHeun):
         raise ValueError("solver.adjoint = 'reversible' of an SDE needs solver.name = 'reversible_heun'")
     traits = traits_of(solver)
+    if config.steps_per_row is not None and (config.adjoint == "continuous" or not traits.only_products):
+        raise ValueError(
+            f"solver.steps_per_row does not go with solver.name = '{name}' and solver.adjoint = "
+            f"'{config.adjoint or 'checkpoint'}'; take name = 'midpoint' or 'heun', and adjoint = 'checkpoint'"
+        )
     served = traits.only_products and (not noise or Interpretation.STRATONOVICH in traits.interpretations)
     if config.adjoint == "continuous" and not served:
         take = "'heun' or 'spark'" if noise else "'heun' or 'tsit5'"

@@ -51,7 +51,7 @@ class RegulariseConfig(Section):
         """
         for name in self.penalties:
             if name not in served:
-                known = ", ".join(served)
+                known = ", ".join(served) or "none"
                 raise ValueError(f"regularise.penalties can not have '{name}' with {why}; it serves {known}")
         if self.random_end_time is not None and not moves_end:
             raise ValueError(f"regularise.random_end_time can not be had with {why}; leave it out")

@@ -53,6 +53,9 @@ class RunConfig(Section):
             if labels.count(label) > 1:
                 raise ValueError(f'two [[model]]s are called "{label}": give each a label of its own')
         for section in self.model:
+            by_rows = section.default_solver is not None and section.merged_solver(self.solver).steps_per_row
+            if by_rows and not section.reads_rows:
+                raise ValueError(f"solver.steps_per_row: no series drives a model '{section.name}'; give it a step dt0")
             served = section.penalties(self.solver)
             if served is not None:
                 why = f"a model '{section.name}' and this solver"

@@ -104,7 +104,8 @@ class EngineLoop(diffrax.AbstractAdjoint):
 
     def _scan(self, problem: Problem, state: LoopState, specs: list[SaveSpec], guard: bool) -> LoopOutcome:
         assert self.steps is not None
-        size = RecordSize(count_bytes((state.y, state.solver_state)), problem.solve.max_steps, self.steps)
+        each = count_bytes((state.y, state.solver_state))
+        size = RecordSize(each, problem.solve.max_steps, self.steps, known_grid=True)
         checkpoints = self.adjoint.num_checkpoints(size)
         options = GridOptions(self.steps, specs, checkpoints, guard, STEPS in self.spec.names)
         return scan_grid(problem.stepper, state, problem.solve, problem.subs, options)

@@ -7,6 +7,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nde.terms import product
+
 
 class PathScaledField(eqx.Module):
     r"""A field of the scaled path: $f(t, y)\,\mathrm{diag}(s)$, so that $dy = f(t, y)\,d(s \odot X)$.
@@ -19,7 +21,7 @@ class PathScaledField(eqx.Module):
     - `field`: any callable `f(t, y, args)` that returns a matrix `(state_size, path_size)`.
     - `scales`: $s$, `path_size` numbers; fixed, not trained.
 
-    **Call:** `field(t, y, args)` as `field`.
+    **Call:** `field(t, y, args)` as `field`; `field.product(t, y, dx, args)` is the matrix times `dx`.
 
     **Raises:** `ValueError` if the matrix has another number of columns than there are scales.
     """
@@ -38,3 +40,9 @@ class PathScaledField(eqx.Module):
                 "give a scale for each channel of the path."
             )
         return matrix * jnp.asarray(self.scales, matrix.dtype)[None, :]
+
+    def product(
+        self, t: Any, y: Float[Array, " state"], dx: Float[Array, " path"], args: Any = None
+    ) -> Float[Array, " state"]:
+        """The matrix times `dx`: the path is scaled, and not every entry of the matrix."""
+        return product(self.field, t, y, args, dx * jnp.asarray(self.scales, dx.dtype))

@@ -19,11 +19,18 @@ Body = Callable[[Any, Any], tuple[Any, Any]]
 BYTES = 36_000
 """Of one example, that may be computed beforehand: as much as the record of an adaptive solve holds by default."""
 
+TIMES_ITS_SOURCE = 4
+"""And where it is made of arrays, as the derivatives of a path are of its coefficients, so many times their size: a
+long series may have long controls."""
+
 CHEAP = 16
 """Operations an entry that are not worth an array over all steps: the time of a stage, the length of a step."""
 
 PRODUCTS = ("dot_general", "conv_general_dilated", "gather")
 """Primitives whose results stand in memory wherever they are read."""
+
+SEARCHES = ("gather", "dynamic_slice", "while", "scan")
+"""Primitives that are worth it whatever they give: in the body of a scan each is a kernel of its own."""
 
 
 def ahead_of_scan(body: Body, carry: PyTree[jax.Array], xs: PyTree[jax.Array]) -> tuple[Body, PyTree[jax.Array]]:
@@ -38,7 +45,7 @@ def ahead_of_scan(body: Body, carry: PyTree[jax.Array], xs: PyTree[jax.Array]) -
     jaxpr, consts, result = closed.jaxpr, closed.consts, jax.tree.structure(shape)
     of_xs = jaxpr.invars[len(jax.tree.leaves(carry)) :]
     early = _early(jaxpr, of_xs)
-    wanted = _wanted(jaxpr, early, of_xs, BYTES // steps)
+    wanted = _wanted(jaxpr, early, of_xs, steps)
     before = _part(jaxpr, early, [*jaxpr.constvars, *of_xs], wanted)
     late = [eqn for eqn in jaxpr.eqns if not set(eqn.outvars) & set(wanted)]
     after = _part(jaxpr, late, [*jaxpr.constvars, *jaxpr.invars, *wanted], jaxpr.outvars)
@@ -66,7 +73,7 @@ def _early(jaxpr: Jaxpr, xs: Sequence[Var]) -> list[JaxprEqn]:
     return early
 
 
-def _wanted(jaxpr: Jaxpr, early: Sequence[JaxprEqn], xs: Sequence[Var], step_bytes: int) -> list[Var]:
+def _wanted(jaxpr: Jaxpr, early: Sequence[JaxprEqn], xs: Sequence[Var], steps: int) -> list[Var]:
     """Of what the early equations give the others, what took more than a few operations, as long as it is small."""
     changing = _reached(early, xs)  # what depends on constants alone stays, and is not repeated for every step
     inside = {id(eqn) for eqn in early}
@@ -75,10 +82,18 @@ def _wanted(jaxpr: Jaxpr, early: Sequence[JaxprEqn], xs: Sequence[Var], step_byt
     wanted = []
     for eqn in early:  # all that is read of an equation, or nothing
         outputs = [x for x in eqn.outvars if x in read and x in changing]
-        if outputs and sum(map(_cost, _needed(outputs, early))) > CHEAP * sum(map(_size, outputs)):
+        if outputs and _is_worthwhile(_needed(outputs, early), outputs):
             wanted += outputs
-    large = [x for eqn in _needed(wanted, early) if eqn.primitive.name in PRODUCTS for x in eqn.outvars]
-    return wanted if sum(_size(x) * x.aval.dtype.itemsize for x in {*wanted, *large}) <= step_bytes else []
+    needed = _needed(wanted, early)
+    large = [x for eqn in needed if eqn.primitive.name in PRODUCTS for x in eqn.outvars]
+    sources = {x for eqn in needed for x in eqn.invars if not isinstance(x, Literal)}.intersection(jaxpr.constvars)
+    most = max(BYTES, TIMES_ITS_SOURCE * sum(map(_bytes, sources)))
+    return wanted if steps * sum(map(_bytes, {*wanted, *large})) <= most else []
+
+
+def _is_worthwhile(needed: Sequence[JaxprEqn], outputs: Sequence[Var]) -> bool:
+    searches = any(eqn.primitive.name in SEARCHES for eqn in needed)
+    return searches or sum(map(_cost, needed)) > CHEAP * sum(map(_size, outputs))
 
 
 def _reached(eqns: Sequence[JaxprEqn], xs: Sequence[Var]) -> set[Var]:
@@ -114,3 +129,7 @@ def _cost(eqn: JaxprEqn) -> int:
 
 def _size(x: Any) -> int:
     return math.prod(getattr(x.aval, "shape", ()))  # a token has none
+
+
+def _bytes(x: Any) -> int:
+    return _size(x) * x.aval.dtype.itemsize

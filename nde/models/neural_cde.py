@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any, Unpack
 
-import diffrax
 import equinox as eqx
 import jax
 from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
 from nde.dtypes import as_floats, promote_state
 from nde.models.checks import check_matrix, check_times
+from nde.models.controlled import solve_controlled
 from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
 from nde.paths import check_interpolation, Interpolation, series_path
 from nde.regularise import AbstractRegulariser
@@ -40,7 +40,8 @@ class NeuralCDE(AbstractSolvingModel):
     - `field`: any callable `f(t, y, args)` that returns a matrix `(state_size, path_size)`.
     - `readout`: any callable from a state to an output.
     - `numerics`: how it is solved, a `nde.Numerics`; or its members by keyword, as for `nde.models.NeuralODE`. The
-      solver is one for ODEs, since the path is differentiable and $dX = \dot X\,dt$.
+      solver is one for ODEs, since the path is differentiable and $dX = \dot X\,dt$. `steps_per_row=1` with
+      `solver=nde.Midpoint()` steps from row to row, whatever the times; a rectilinear path has two steps a row then.
     - `interpolation`: what the path does between observations: "hermite", "linear", "rectilinear" or "natural_cubic",
       as `nde.paths.series_path` has them. Static.
     - `scaled`: whether time enters as $(t - t_0) / \tau$ and each count $n$ as $\log(1 + n)$. As they are, they outgrow
@@ -66,10 +67,11 @@ class NeuralCDE(AbstractSolvingModel):
 
     **Limits:** with Hermite cubics `trajectory` at a time looks ahead to the next observation of each channel, and to
     the end with natural ones; with `interpolation="rectilinear"` a row's output hangs on the rows up to it, as far as
-    no step goes past that row. With `scaled` and no `time_scale` a state knows how long its series will be, as a share
-    of it is the clock: give a `time_scale` where outputs on the way must not. The values enter as they are: standardise
-    them. The path's second derivative jumps at observations, and its slope where a channel ends before the series, and
-    after two rows that lie close together; that of linear and rectilinear paths jumps at all their times.
+    no step goes past that row (`steps_per_row` sees to it). With `scaled` and no `time_scale` a state knows how long
+    its series will be, as a share of it is the clock: give a `time_scale` where outputs on the way must not. The values
+    enter as they are: standardise them. The path's second derivative jumps at observations, and its slope where a
+    channel ends before the series, and after two rows that lie close together; that of linear and rectilinear paths
+    jumps at all their times.
 
     **Source:** Kidger, Morrill, Foster, Lyons, *Neural Controlled Differential Equations for Irregular Time Series*,
     NeurIPS 2020, arXiv 2005.08926; the interpolation, Morrill, Kidger, Yang, Lyons 2021, arXiv 2106.11028.
@@ -129,7 +131,7 @@ class NeuralCDE(AbstractSolvingModel):
         key: PRNGKeyArray | None = None,
     ) -> Solved:
         """The readout of the last state, and what the regulariser makes of the solve: see `nde.regularise`."""
-        solved = self._solve(ts, values, mask, args, diffrax.SaveAt(t1=True), regulariser, key)
+        solved = self._solve(ts, values, mask, args, regulariser=regulariser, key=key)
         return solved._replace(ys=self.readout(solved.ys[0]))
 
     def trajectory(
@@ -142,15 +144,14 @@ class NeuralCDE(AbstractSolvingModel):
         key: PRNGKeyArray | None = None,
     ) -> PyTree[Array]:
         """The outputs at all `ts`, with a leading axis of rows; arguments and errors as those of the call."""
-        saveat = diffrax.SaveAt(ts=check_times("NeuralCDE", ts, (values, self.initial, self.field, self.readout)))
-        return jax.vmap(self.readout)(self._solve(ts, values, mask, args, saveat).ys)
+        rows = check_times("NeuralCDE", ts, (values, self.initial, self.field, self.readout))
+        return jax.vmap(self.readout)(self._solve(ts, values, mask, args, rows=rows).ys)
 
-    def _solve(self, ts, values, mask, args, saveat: diffrax.SaveAt, regulariser=None, key=None):
+    def _solve(self, ts, values, mask, args, **options: Any) -> Solved:
         ts, values = as_floats(ts, values, like=(self.initial, self.field, self.readout))
-        options: Any = {"scaled": self.scaled, "time_scale": self.time_scale}
-        path = series_path(ts, values, mask, interpolation=self.interpolation, **options)
+        scales: Any = {"scaled": self.scaled, "time_scale": self.time_scale}
+        path = series_path(ts, values, mask, interpolation=self.interpolation, **scales)
         first = path.evaluate(path.t0)
         y0 = promote_state(self.initial(first), first.dtype)
         check_matrix("NeuralCDE", y0, first, eqx.filter_eval_shape(self.field, path.t0, y0, args))
-        term = diffrax.ControlTerm(self.field, path).to_ode()
-        return self.numerics.solve(term, path.t0, path.t1, y0, args, saveat=saveat, regulariser=regulariser, key=key)
+        return solve_controlled(self.numerics, self.field, path, y0, args, **options)

@@ -41,6 +41,10 @@ class Numerics(eqx.Module):
     - `dt0`: the first step, or with `diffrax.ConstantStepSize()` every step; positive, whichever way time runs; `None`
       lets the controller choose.
     - `max_steps`: how many steps a solve may take, rejected ones included; more is an error. Static.
+    - `steps_per_row`: so many steps of one length from each row of a series to the next, instead of `controller`,
+      `dt0` and `max_steps`, for models that a series drives, such as `nde.NeuralCDE`. One midpoint or Heun step a row
+      is what neural CDEs are mostly trained with: no step is spent where the path says nothing, none goes past a row,
+      and a batch of series on different times takes its steps together. Static.
     - `throw`: whether a solve that fails is an error. If not, its states are NaN from where it failed on, or infinite:
       what a line search needs, which must be able to try a bad point. Static.
 
@@ -54,6 +58,7 @@ class Numerics(eqx.Module):
     dt0: float | None = None
     max_steps: int = eqx.field(default=4096, static=True)
     throw: bool = eqx.field(default=True, static=True)
+    steps_per_row: int | None = eqx.field(default=None, static=True)
 
     def __check_init__(self) -> None:
         for name, kind, example in (
@@ -72,6 +77,11 @@ class Numerics(eqx.Module):
         steps = self.max_steps
         if steps is not None and not (isinstance(steps, Integral) and steps > 0):
             raise ValueError(f"the max_steps of nde.Numerics is a whole number above zero, but is {steps!r}.")
+        each = self.steps_per_row
+        if each is not None and not (isinstance(each, Integral) and not isinstance(each, bool) and each > 0):
+            raise ValueError(f"the steps_per_row of nde.Numerics is a whole number above zero, but is {each!r}.")
+        if each is not None and self.dt0 is not None:
+            raise ValueError("nde.Numerics takes steps_per_row or dt0, and not both.")
 
     def solve(
         self,
@@ -91,9 +101,14 @@ class Numerics(eqx.Module):
         **Arguments:** `backward`: whether time runs backward, which turns the sign of `dt0`; `regulariser`: see
         `nde.regularise`, `key`: for one that draws. The others are those of `nde.diffeqsolve`.
 
-        **Raises:** an error at run time if the solve fails, unless `throw` is false: then the penalty is infinite, and
-        so are the states that the solve did not get to.
+        **Raises:** `ValueError` for `steps_per_row`; an error at run time if the solve fails, unless `throw` is false:
+        then the penalty is infinite, and so are the states that the solve did not get to.
         """
+        if self.steps_per_row is not None:
+            raise ValueError(
+                "steps_per_row is for models that a series drives, as nde.NeuralCDE; this one needs dt0 or a controller"
+                " of its steps."
+            )
         where: Any = (terms, self.solver, t0, t1, self._first_step(backward), y0, args)
         options = {
             "saveat": saveat,
@@ -139,6 +154,7 @@ class Keywords(TypedDict, total=False):
     dt0: float | None
     max_steps: int
     throw: bool
+    steps_per_row: int | None
 
 
 def numerics_of(model: str, default: Numerics, numerics: Numerics | None, **keywords: Unpack[Keywords]) -> Numerics:

@@ -17,6 +17,7 @@ from nde.paths.levy_area import davie_foster_area as davie_foster_area, SpaceSpa
 from nde.paths.linear import linear_path as linear_path, rectilinear_path as rectilinear_path
 from nde.paths.lyndon import lyndon_coordinates as lyndon_coordinates, lyndon_words as lyndon_words
 from nde.paths.natural_cubic import natural_cubic_path as natural_cubic_path
+from nde.paths.pieces import Pieces as Pieces, pieces_of as pieces_of
 from nde.paths.series import (
     CAUSAL as CAUSAL,
     check_interpolation as check_interpolation,

@@ -9,6 +9,7 @@ stands here.
   into the other.
 - **Semilinear equations.** `nde.terms.SemilinearTerm` keeps apart a linear part that `nde.Rex` solves exactly, as in
   the equations of diffusion models (`nde.diffusion_model_term`).
+- **Controlled equations** whose steps go from knot to knot of their path: `nde.terms.KnotTerm`.
 - **Log-ODEs.** `nde.terms.LogODEField` is the field of a controlled equation with its Lie brackets, for steps over
   whole windows of a path.
 - **Integrals along a solution**, beside its state and out of the control of the error: `nde.terms.WithIntegrals`.
@@ -38,6 +39,7 @@ from nde.terms.interpretation import (
     to_stratonovich as to_stratonovich,
 )
 from nde.terms.jaxpr_dependence import dependence as dependence, MIXED as MIXED
+from nde.terms.knot_term import KnotTerm as KnotTerm, product as product
 from nde.terms.log_ode import LogODEField as LogODEField
 from nde.terms.noise import name_of as name_of, noise_kind as noise_kind, NoiseKind as NoiseKind
 from nde.terms.quadrature import WithIntegrals as WithIntegrals, without_integrals as without_integrals

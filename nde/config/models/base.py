@@ -58,6 +58,8 @@ class ModelSection(Section):
     tasks: ClassVar[tuple[str, ...]] = ()
     default_solver: ClassVar[SolverConfig | None] = None
     """What `[solver]` leaves out; `None` for a model without an equation."""
+    reads_rows: ClassVar[bool] = False
+    """Whether its equation is driven by the rows of a series, and can step from one to the next."""
     moves_end: ClassVar[bool] = True
     """Whether a regulariser may move the end of time."""
 
@@ -87,6 +89,8 @@ class ModelSection(Section):
         if self.default_solver is None:
             return []
         solver = self.merged_solver(common)
+        if solver.steps_per_row is not None:
+            return [f"raise solver.steps_per_row (now {solver.steps_per_row})"]
         if solver.rtol is not None or solver.atol is not None:
             rtol = RTOL if solver.rtol is None else solver.rtol
             return [f"raise solver.max_steps (now {solver.max_steps or MAX_STEPS}) or solver.rtol (now {rtol:g})"]

@@ -19,7 +19,8 @@ class NeuralCDEModel(ModelSection):
 
     Over the longest series the clock and each count of observations run to about one, and the values stay as they are.
     `interpolation` is what the path does between two observations: `nde.paths.series_path` has the four.
-    Its steps are fixed: `solver.dt0` is a hundredth of the longest series, if left out.
+    Its steps are fixed: `solver.dt0` is a hundredth of the longest series, if left out, and `solver.steps_per_row`
+    takes them from row to row.
     """
 
     name: Literal["neural_cde"] = "neural_cde"
@@ -31,8 +32,11 @@ class NeuralCDEModel(ModelSection):
     title: ClassVar[str] = "neural CDE"
     tasks: ClassVar[tuple[str, ...]] = ("classify",)
     default_solver: ClassVar[SolverConfig] = SolverConfig(name="heun")
+    reads_rows: ClassVar[bool] = True
 
     def penalties(self, common: SolverConfig) -> list[str]:
+        if self.merged_solver(common).steps_per_row is not None:
+            return []  # they integrate over time
         served = list(super().penalties(common) or ())
         # Tsit5 has two stages at the end of a step, which the estimate of stiffness compares.
         return [*served, "stiffness"] if self.merged_solver(common).name == "tsit5" else served
