@@ -99,7 +99,7 @@ def test_marginals_are_continuous_with_kinks_at_the_observations():
     at, left, right = (
         marginals_at(MODEL, TIMES, VALUES, MASK, t) for t in (observed, observed[1:] - 1e-9, observed[:4] + 1e-9)
     )
-    rows = eqx.filter_jit(lambda m: m.marginal_path(TIMES, VALUES, MASK).at_rows())(MODEL)
+    rows = eqx.filter_jit(lambda m: m.marginal_path(TIMES, VALUES, MASK).at_rows(jnp.arange(6)))(MODEL)
     assert_trees_all_close(at, jax.tree.map(lambda x: x[:5], rows), rtol=1e-12)
     assert_trees_all_close(jax.tree.map(lambda x: x[:4], left), jax.tree.map(lambda x: x[1:], at), rtol=1e-6)
     assert_trees_all_close(jax.tree.map(lambda x: x[:4], right), jax.tree.map(lambda x: x[:4], at), rtol=1e-6)
@@ -260,6 +260,19 @@ def test_a_future_is_left_out_unless_it_is_asked_for():
     assert float(terms.per_example()) == pytest.approx(float(terms.elbo.loss(0.4)))
 
 
+def test_a_draw_of_rows_stands_for_all_of_them():
+    whole, part = (nde.SDEMatching(samples=64, rows=rows) for rows in (None, 2))
+    keys = jax.random.split(KEY, 2000)
+    found = jax.vmap(lambda key: terms_of(part, MODEL, key).log_likelihood)(keys)
+    expected = jax.vmap(lambda key: terms_of(whole, MODEL, key).log_likelihood)(keys[:200])
+    assert found.std() > 4 * expected.std()
+    assert float(found.mean()) == pytest.approx(float(expected.mean()), abs=4 * float(found.std()) / 2000**0.5)
+    single = jax.tree.map(lambda x: x.astype(jnp.float32) if eqx.is_inexact_array(x) else x, (MODEL, TIMES, VALUES))
+    terms = part(*single, MASK, MASK, key=KEY)
+    assert {x.dtype for x in jax.tree.leaves(terms)} == {jnp.dtype("float32")}
+    assert int(terms.count) == 8
+
+
 def test_what_can_not_be_matched_is_refused():
     data = TIMES, VALUES, MASK, MASK
     control = nde.LatentSDE(2, 3, horizon=2.0, dt0=0.1, width=4, key=KEY)
@@ -269,7 +282,7 @@ def test_what_can_not_be_matched_is_refused():
         nde.SDEMatching()(1.0, *data, key=KEY)
     with pytest.raises(ValueError, match="solves nothing that could be regularised, unless it has predictive > 0"):
         nde.SDEMatching()(MODEL, *data, key=KEY, regulariser=KineticEnergy())
-    with pytest.raises(ValueError, match=r"samples >= 1 and predictive in \[0, 1\], but got 4 and 2.0"):
+    with pytest.raises(ValueError, match=r"rows >= 1 or None, and .* but got samples=4, rows=None and predictive=2.0"):
         nde.SDEMatching(predictive=2.0)
     with pytest.raises(ValueError, match="takes posterior='control', or .* got posterior='marginals' and diffusion_sc"):
         make(diffusion_scale=None)
@@ -284,6 +297,7 @@ def test_what_can_not_be_matched_is_refused():
             "solves nothing that .regularise. could make cheaper",
         ),
         (["model.posterior=marginals", "model.diffusion_scale=0"], "'marginals' needs noise: a diffusion_scale above"),
+        (["objective.name=elbo", "objective.rows=3"], "objective.rows is of objective.name = 'sde_matching'; the elbo"),
         (["model.posterior=magic"], "Input should be 'control' or 'marginals', but is 'magic'"),
     ],
 )

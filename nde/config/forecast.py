@@ -29,9 +29,6 @@ class ForecastData(TableData):
     table_unit: str | None = None
 
 
-BOUNDS = {"elbo": ELBO, "sde_matching": SDEMatching}
-
-
 class ELBOConfig(Section):
     """`[objective]`: the bound of `nde.objectives.ContextELBO`, its contexts and the annealing of its KL terms.
 
@@ -40,12 +37,14 @@ class ELBOConfig(Section):
     - `samples`: paths a series, or states an observation and times a series.
     - `predictive`: how far the values after the context are scored by their marginal predictive density, see `nde.ELBO`
       and `nde.SDEMatching`; at 0 matching leaves them out.
+    - `rows`: of `nde.SDEMatching`: how many rows of a series are drawn; all if left out.
     - `whole`: the share of series shown whole.
     """
 
     name: Literal["elbo", "sde_matching"] = "elbo"
 
     samples: PositiveInt = 4
+    rows: PositiveInt | None = None
     predictive: float = Field(default=0.0, ge=0, le=1)
     whole: float = Field(default=0.3, ge=0, le=1)
     kl_weight: NonNegativeFloat = 1.0
@@ -53,8 +52,10 @@ class ELBOConfig(Section):
 
     def build(self) -> ContextELBO:
         """The objective."""
-        elbo = BOUNDS[self.name](samples=self.samples, predictive=self.predictive)
-        return ContextELBO(elbo, whole=self.whole, kl_weight=self.kl_weight, anneal_steps=self.anneal_steps)
+        bound: ELBO | SDEMatching = ELBO(samples=self.samples, predictive=self.predictive)
+        if self.name == "sde_matching":
+            bound = SDEMatching(samples=self.samples, rows=self.rows, predictive=self.predictive)
+        return ContextELBO(bound, whole=self.whole, kl_weight=self.kl_weight, anneal_steps=self.anneal_steps)
 
 
 class ForecastTrain(TrainConfig):
@@ -123,6 +124,8 @@ class ForecastConfig(RunConfig):
     @pydantic.model_validator(mode="after")
     def _check_matching(self) -> "ForecastConfig":
         if self.objective.name != "sde_matching":
+            if self.objective.rows is not None:
+                raise ValueError("objective.rows is of objective.name = 'sde_matching'; the elbo scores all rows")
             return self
         for section in self.model:
             if not section.has_marginals:

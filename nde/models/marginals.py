@@ -47,9 +47,9 @@ class MarginalPath(eqx.Module):
         """The time of the last observation; zero without one."""
         return self.times[self.before[-1]]
 
-    def at_rows(self) -> Normal:
-        """The marginal at each row that is a node, `(rows, state)`; of no meaning at the others."""
-        return jax.vmap(lambda row: self._node(row)[0])(jnp.arange(len(self.times)))
+    def at_rows(self, rows: Int[Array, " chosen"]) -> Normal:
+        """The marginals at some rows, `(chosen, state)`: at each that is a node; of no meaning at the others."""
+        return jax.vmap(lambda row: self._node(row)[0])(rows)
 
     def at(self, t: Float[Array, ""]) -> Normal:
         r"""The marginal at a time from zero to `end`.

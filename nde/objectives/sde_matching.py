@@ -23,7 +23,7 @@ class _Normal(Protocol):
 class _MarginalPath(Protocol):
     @property
     def end(self) -> Array: ...
-    def at_rows(self) -> _Normal: ...
+    def at_rows(self, rows: Array) -> _Normal: ...
     def kl_rate(self, t: Array, noise: Array) -> Array: ...
 
 
@@ -68,6 +68,8 @@ class SDEMatching(eqx.Module):
 
     - `samples`: how many states each observation is averaged over, and how many times the path's divergence: one in
       each of so many equal parts of the time up to `T`.
+    - `rows`: how many rows with observations are drawn, one from each of so many equal parts of them; `None` for all. A
+      draw is unbiased, and makes a step on a long series cheaper.
     - `predictive`: weight, in [0, 1], of the marginal predictive log density of the values outside of the context,
       $\log \tfrac1K \sum_k p(x \mid z_k)$ with $K$ paths solved from the context's end. At 0 nothing is solved and the
       objective is the bound; above it is a bound no more.
@@ -83,14 +85,16 @@ class SDEMatching(eqx.Module):
     """
 
     samples: int = eqx.field(static=True)
+    rows: int | None = eqx.field(static=True)
     predictive: float = eqx.field(static=True)
 
-    def __init__(self, *, samples: int = 4, predictive: float = 0.0):
-        if samples < 1 or not 0 <= predictive <= 1:
+    def __init__(self, *, samples: int = 4, rows: int | None = None, predictive: float = 0.0):
+        if samples < 1 or (rows is not None and rows < 1) or not 0 <= predictive <= 1:
             raise ValueError(
-                f"SDEMatching needs samples >= 1 and predictive in [0, 1], but got {samples} and {predictive}."
+                "SDEMatching needs samples >= 1, rows >= 1 or None, and predictive in [0, 1], but got "
+                f"{samples=}, {rows=} and {predictive=}."
             )
-        self.samples, self.predictive = samples, predictive
+        self.samples, self.rows, self.predictive = samples, rows, predictive
 
     def __call__(
         self,
@@ -115,11 +119,13 @@ class SDEMatching(eqx.Module):
         mask, context = jnp.asarray(mask, bool), jnp.asarray(context, bool)
         values = jnp.where(mask, values, 0.0)
         path = model.marginal_path(times, values, context)
-        law, (state_key, rate_key, time_key, future_key) = path.at_rows(), jax.random.split(key, 4)
+        state_key, row_key, rate_key, future_key = jax.random.split(key, 4)
+        rows, weight = self._rows(context, path.end.dtype, row_key)
+        law = path.at_rows(rows)
         drawn = jax.random.normal(state_key, (self.samples, *law.mean.shape), law.mean.dtype)
-        density = jax.vmap(lambda noise: self._density(model, values, law.mean + law.std * noise))(drawn)
-        log_likelihood = jnp.sum(jnp.where(context, jnp.mean(density, 0), 0.0))
-        kl_path = path.end * jnp.mean(self._kl_rates(path, law, time_key, rate_key))
+        density = jax.vmap(lambda noise: self._density(model, values[rows], law.mean + law.std * noise))(drawn)
+        log_likelihood = weight * jnp.sum(jnp.where(context[rows], jnp.mean(density, 0), 0.0))
+        kl_path = path.end * jnp.mean(self._kl_rates(path, law, rate_key))
         count, penalty = jnp.sum(context, dtype=log_likelihood.dtype), jnp.zeros_like(kl_path)
         if self.predictive > 0:
             future, penalty = self._future(model, times, values, context, future_key, regulariser)
@@ -131,9 +137,19 @@ class SDEMatching(eqx.Module):
     def _density(self, model: MarginalModel, values: Array, zs: Array) -> Array:
         return model.likelihood.log_prob(values, model.decode(zs))
 
-    def _kl_rates(self, path: _MarginalPath, law: _Normal, time_key, rate_key) -> Float[Array, " samples"]:
+    def _rows(self, context: Array, dtype, key: PRNGKeyArray) -> tuple[Array, Array]:
+        """The rows that are scored, and how many each of them stands for."""
+        seen = context.any(1)
+        if self.rows is None or self.rows >= len(seen):
+            return jnp.arange(len(seen)), jnp.ones((), dtype)
+        count = jnp.sum(seen, dtype=dtype)
+        places = (jnp.arange(self.rows, dtype=dtype) + jax.random.uniform(key, (self.rows,), dtype)) / self.rows
+        chosen = jnp.floor(places * count).astype(int)
+        return jnp.argsort(~seen, stable=True)[chosen], count / self.rows
+
+    def _kl_rates(self, path: _MarginalPath, law: _Normal, key: PRNGKeyArray) -> Float[Array, " samples"]:
         """The rate of the path's divergence at a random time in each of equal parts."""
-        dtype = law.mean.dtype
+        (time_key, rate_key), dtype = jax.random.split(key), law.mean.dtype
         places = jnp.arange(self.samples, dtype=dtype) + jax.random.uniform(time_key, (self.samples,), dtype)
         noise = jax.random.normal(rate_key, (self.samples, law.mean.shape[-1]), dtype)
         return jax.vmap(path.kl_rate)(path.end * places / self.samples, noise)
