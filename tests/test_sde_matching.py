@@ -168,10 +168,10 @@ def terms_of(bound, model, key, values=VALUES, context=MASK):
 
 
 def test_simulated_bound_of_the_same_model_is_the_matching_bound():
-    model = make(dt0=0.002, likelihood=nde.GaussianLikelihood(2, scale=1.0))
+    model = make(dt0=0.004, likelihood=nde.GaussianLikelihood(2, scale=1.0))
     where = lambda m: (m.diffusion.slope, m.marginals.law.bias)  # noqa: E731
-    model = eqx.tree_at(where, model, (jnp.full(3, 0.5), jnp.array([0.1, -0.2, 0.3, -0.7, -0.7, -0.7])))
-    matched = terms_of(nde.SDEMatching(samples=4000), model, KEY)
+    model = eqx.tree_at(where, model, (jnp.full(3, 0.5), jnp.array([0.1, -0.2, 0.3, -1.6, -1.6, -1.6])))
+    matched = terms_of(nde.SDEMatching(samples=40_000), model, KEY)
     solved = terms_of(nde.ELBO(samples=400), Simulated(model), KEY)
     drawn = terms_of(nde.ELBO(samples=4000), model, KEY)
     assert float(matched.kl_path) > 1.0

@@ -196,10 +196,9 @@ class LatentSDE(AbstractSolvingModel):
         # The prior does not depend on time: it is solved from the last observation on, wherever that lies.
         since = jnp.maximum(asked - path.end, 0.0)
         after, _, penalty = self._solve(path.state(path.end, noise), None, since, noise_key, regulariser)
-        until = jnp.minimum(path.end, asked[-1])
-        kl_path = until * path.kl_rate(until * jax.random.uniform(time_key, (), dtype), other)
+        t, kl_path = path.kl(jax.random.uniform(time_key, (), dtype), other)
         zs = jnp.where((asked <= path.end)[:, None], within, after)
-        return LatentPath(zs, self.kl_initial(path), kl_path, penalty)
+        return LatentPath(zs, self.kl_initial(path), jnp.where(t <= asked[-1], kl_path, 0.0), penalty)
 
     @eqx.filter_jit
     def simulated_posterior(

@@ -6,10 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
-from nde.dtypes import as_floats
 from nde.fields import silence_last_layer
+from nde.models.checks import as_series
 
 Field = Callable[..., Float[Array, " state"]]
 
@@ -63,10 +63,7 @@ class MarginalPath(eqx.Module):
         drift. Both are continuous, with kinks at the nodes, as those of the exact posterior are.
         """
         row = jnp.maximum(jnp.searchsorted(self.times, t, side="right") - 1, 0)
-        here, last = self.before[row], self.times.shape[0] - 1
-        there = jnp.where(row == last, last + 1, self.after[jnp.minimum(row + 1, last)])
-        alone = there > last
-        there = jnp.where(alone, here, there)
+        here, there, alone = self._around(row)
         (first, first_code), (second, second_code) = self._node(here), self._node(there)
         gap = jnp.where(alone, 1.0, self.times[there] - self.times[here])
         r = (t - self.times[here]) / gap
@@ -83,15 +80,38 @@ class MarginalPath(eqx.Module):
         law = self.at(t)
         return law.mean + law.std * noise
 
-    def kl_rate(self, t: Float[Array, ""], noise: Float[Array, " state"]) -> Float[Array, ""]:
-        r"""$\tfrac12 |u(t, z_t)|^2$, whose expected integral up to `end` is the path's KL divergence, in nats."""
+    def kl(self, place: Float[Array, ""], noise: Float[Array, " state"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        r"""An unbiased estimate of the path's KL divergence up to `end`, in nats, from one time.
+
+        The integrand $\tfrac12 |u(t, z_t)|^2$ grows as the square of the distance of two nodes over the square of the
+        time between them, so that a time drawn uniformly would seldom meet a short gap and then count for all: the
+        estimate's variance is dominated by the shortest. Half of the draws are therefore uniform over time, and half of
+        them over the gaps, and each is divided by the density of its time.
+
+        **Arguments:** `place`: uniform in [0, 1); `noise`: of the state. **Returns:** the time, and the estimate.
+        """
+        # A distribution function of time: the mean of the share of the time and of the share of the gaps.
+        rank = jnp.cumsum(self.before == jnp.arange(len(self.before))).astype(self.times.dtype) - 1.0
+        end, gaps = jnp.where(self.end > 0, self.end, 1.0), jnp.maximum(rank[-1], 1.0)
+        reached = 0.5 * (self.times / end + rank / gaps)[self.before]
+        row = jnp.searchsorted(reached, place, side="right") - 1
+        here, there, alone = self._around(row)
+        gap = self.times[there] - self.times[here]
+        mass = 0.5 * (gap / end + 1.0 / gaps)
+        t = self.times[here] + gap * jnp.clip((place - reached[row]) / mass, 0.0, 1.0)
         u = posterior_control(self.at, self.drift, self.diffusion, t, self.state(t, noise))
-        return 0.5 * jnp.sum(u**2)
+        return t, jnp.where(alone, 0.0, gap / mass * 0.5 * jnp.sum(u**2))
 
     def __call__(self, t: Float[Array, ""], z: Float[Array, " state"]) -> Float[Array, " state"]:
         inside = t < self.end
         t = jnp.where(inside, t, 0.0)
         return jnp.where(inside, posterior_control(self.at, self.drift, self.diffusion, t, z), 0.0)
+
+    def _around(self, row: Int[Array, ""]) -> tuple[Int[Array, ""], Int[Array, ""], Bool[Array, ""]]:
+        """The node at or before a row, the next one after the row, and whether there is none: then both are the one."""
+        here, last = self.before[row], self.times.shape[0] - 1
+        there = jnp.where(row == last, last + 1, self.after[jnp.minimum(row + 1, last)])
+        return here, jnp.where(there > last, here, there), there > last
 
     def _node(self, row: Int[Array, ""]) -> tuple[Normal, Float[Array, " code"]]:
         """The marginal at a node, and what is known there."""
@@ -145,8 +165,10 @@ class GaussianMarginals(eqx.Module):
     `num_rates`: how many there are between; `std`: of the marginals at the observations, to start from; `key`.
 
     **Call:** `marginals(times, values, mask, drift, diffusion)` with times of shape `(rows,)`, sorted, from zero at the
-    first row, and no observations at the same time in two rows; values and mask of shape `(rows, channels)`; and the
-    prior's fields. Returns a `nde.models.MarginalPath`.
+    first row, and no observations at the same time in two rows; values and mask of shape `(rows, channels)`, where NaN
+    is missing; and the prior's fields. Returns a `nde.models.MarginalPath`.
+
+    **Raises:** `ValueError` where the three do not fit each other or the channels.
     """
 
     log_rates: Float[Array, " rates"]
@@ -181,7 +203,8 @@ class GaussianMarginals(eqx.Module):
     def __call__(
         self, times: ArrayLike, values: ArrayLike, mask: ArrayLike, drift: Field, diffusion: Field
     ) -> MarginalPath:
-        (times, values), mask = as_floats(times, values, like=self.law), jnp.asarray(mask, bool)
+        channels = (self.code.in_size - 1) // (4 * len(self.log_rates))
+        times, values, mask = as_series("GaussianMarginals", times, values, mask, channels=channels, like=self.law)
         rows, count = jnp.arange(len(times)), len(times)
         node = mask.any(1) | (rows == 0)
         before = jax.lax.cummax(jnp.where(node, rows, 0))

@@ -24,7 +24,7 @@ class _MarginalPath(Protocol):
     @property
     def end(self) -> Array: ...
     def at_rows(self, rows: Array) -> _Normal: ...
-    def kl_rate(self, t: Array, noise: Array) -> Array: ...
+    def kl(self, place: Array, noise: Array) -> tuple[Array, Array]: ...
 
 
 class MarginalModel(LatentPathModel, Protocol):
@@ -66,8 +66,8 @@ class SDEMatching(eqx.Module):
 
     **Arguments of the constructor:**
 
-    - `samples`: how many states each observation is averaged over, and how many times the path's divergence: one in
-      each of so many equal parts of the time up to `T`.
+    - `samples`: how many states each observation is averaged over, and how many times the path's divergence, see
+      `nde.models.MarginalPath.kl`.
     - `rows`: how many rows with observations are drawn, one from each of so many equal parts of them; `None` for all. A
       draw is unbiased, and makes a step on a long series cheaper.
     - `predictive`: weight, in [0, 1], of the marginal predictive log density of the values outside of the context,
@@ -81,7 +81,8 @@ class SDEMatching(eqx.Module):
     nothing is solved.
 
     **Source:** Bartosh, Vetrov, Naesseth, *SDE Matching: Scalable and Simulation-Free Training of Latent Stochastic
-    Differential Equations*, ICML 2025, arXiv 2502.02472, section 4; there one observation and one time are drawn.
+    Differential Equations*, ICML 2025, arXiv 2502.02472, section 4, where one observation
+    and one uniform time are drawn.
     """
 
     samples: int = eqx.field(static=True)
@@ -119,13 +120,13 @@ class SDEMatching(eqx.Module):
         mask, context = jnp.asarray(mask, bool), jnp.asarray(context, bool)
         values = jnp.where(mask, values, 0.0)
         path = model.marginal_path(times, values, context)
-        state_key, row_key, rate_key, future_key = jax.random.split(key, 4)
+        state_key, row_key, kl_key, future_key = jax.random.split(key, 4)
         rows, weight = self._rows(context, path.end.dtype, row_key)
         law = path.at_rows(rows)
         drawn = jax.random.normal(state_key, (self.samples, *law.mean.shape), law.mean.dtype)
         density = jax.vmap(lambda noise: self._density(model, values[rows], law.mean + law.std * noise))(drawn)
         log_likelihood = weight * jnp.sum(jnp.where(context[rows], jnp.mean(density, 0), 0.0))
-        kl_path = path.end * jnp.mean(self._kl_rates(path, law, rate_key))
+        kl_path = self._kl_path(path, law, kl_key)
         count, penalty = jnp.sum(context, dtype=log_likelihood.dtype), jnp.zeros_like(kl_path)
         if self.predictive > 0:
             future, penalty = self._future(model, times, values, context, future_key, regulariser)
@@ -147,12 +148,12 @@ class SDEMatching(eqx.Module):
         chosen = jnp.floor(places * count).astype(int)
         return jnp.argsort(~seen, stable=True)[chosen], count / self.rows
 
-    def _kl_rates(self, path: _MarginalPath, law: _Normal, key: PRNGKeyArray) -> Float[Array, " samples"]:
-        """The rate of the path's divergence at a random time in each of equal parts."""
-        (time_key, rate_key), dtype = jax.random.split(key), law.mean.dtype
+    def _kl_path(self, path: _MarginalPath, law: _Normal, key: PRNGKeyArray) -> Float[Array, ""]:
+        """The path's divergence, from one time in each of equally probable parts."""
+        (time_key, noise_key), dtype = jax.random.split(key), law.mean.dtype
         places = jnp.arange(self.samples, dtype=dtype) + jax.random.uniform(time_key, (self.samples,), dtype)
-        noise = jax.random.normal(rate_key, (self.samples, law.mean.shape[-1]), dtype)
-        return jax.vmap(path.kl_rate)(path.end * places / self.samples, noise)
+        noise = jax.random.normal(noise_key, (self.samples, law.mean.shape[-1]), dtype)
+        return jnp.mean(jax.vmap(path.kl)(places / self.samples, noise)[1])
 
     def _future(self, model: MarginalModel, times, values, context, key, regulariser) -> tuple[Array, Array]:
         """The marginal predictive log density of each value, and the mean penalty of the solves."""
