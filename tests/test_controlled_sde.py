@@ -224,6 +224,8 @@ def test_bounded_fields_are_bounded(kind):
     assert jnp.all(jnp.abs(pair.drift(0.5, z, x)) <= 1)
     limit = 100.0 if kind == "linear_noise" else 1.0
     assert jnp.all(jnp.abs(pair.diffusion(0.5, z)) <= limit)
+    free = nde.sde_pair(kind, 3, 5, 4, 1, rate=2.0, key=KEY)
+    assert jnp.all(jnp.abs(free.drift(0.5, z, x)) <= 2) == (kind == "geometric")  # else its solution explodes
     if kind != "plain":
         np.testing.assert_allclose(pair.diffusion(0.5, jnp.ones(3)), 0.5, rtol=1e-6)
 

@@ -22,7 +22,8 @@ class ControlledField(eqx.Module):
     - `state_size`: length of `z` and of $\bar z$; `path_size`: channels of the path.
     - `width`, `depth`: of the hidden layers of $\gamma$.
     - `time`: whether $\gamma$ sees the time beside $\bar z$. Measure time so that the horizon is of order one.
-    - `activation`: elementwise. `final_activation`: elementwise, of the output; `jnp.tanh` bounds the field by one.
+    - `activation`: elementwise. `final_activation`: of the output; `jnp.tanh` bounds the field by its scale.
+    - `scale`: what a learned factor in front of the network starts from.
     - `key`: a JAX random key, for the initial weights.
 
     **Call:** `field(t, z, x)` with `z` of shape `(state_size,)` and `x` of shape `(path_size,)`, the path's value at
@@ -47,6 +48,7 @@ class ControlledField(eqx.Module):
         time: bool = True,
         activation: Callable[[Array], Array] = jax.nn.softplus,
         final_activation: Callable[[Array], Array] = lambda x: x,
+        scale: float = 1.0,
         key: PRNGKeyArray,
     ):
         check_sizes("ControlledField", state_size=state_size, path_size=path_size, width=width, depth=depth)
@@ -59,6 +61,7 @@ class ControlledField(eqx.Module):
             time=time,
             activation=activation,
             final_activation=final_activation,
+            scale=scale,
             key=network_key,
         )
 

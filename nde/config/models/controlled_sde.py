@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from nde.config.models.base import fixed_numerics, ModelSection, SeriesFacts
 from nde.config.numerics import SolverConfig
@@ -26,9 +26,9 @@ class ControlledSDEModel(ModelSection):
 
     `kind` says which: a stable one, `langevin`, `linear_noise` or `geometric`, or `plain`. `width` and `depth` are
     those of each network's hidden layers. `noise` is the size of the noise to start from, in units of state over the
-    longest series; `bounded` puts the networks' outputs through tanh; `interpolation` is as for a neural CDE. Its steps
-    are fixed: `solver.dt0` is a hundredth of the longest series, if left out; `solver.name` is `euler` or
-    `ito_milstein`.
+    longest series, and `rate` how fast the drift moves it; `bounded` puts the networks' outputs through tanh, which if
+    left out only the geometric drift is; `interpolation` is as for a neural CDE. Its steps are fixed: `solver.dt0` is a
+    hundredth of the longest series, if left out; `solver.name` is `euler` or `ito_milstein`.
     """
 
     name: Literal["controlled_sde"] = "controlled_sde"
@@ -37,7 +37,8 @@ class ControlledSDEModel(ModelSection):
     width: PositiveInt = 32
     depth: PositiveInt = 1
     noise: float = Field(default=0.3, gt=0, lt=1)
-    bounded: bool = False
+    rate: PositiveFloat = 1.0
+    bounded: bool | None = None
     interpolation: Interpolation = "hermite"
 
     title: ClassVar[str] = "controlled SDE"
@@ -64,7 +65,7 @@ class ControlledSDEModel(ModelSection):
         initial_key, fields_key, readout_key = jax.random.split(key, 3)
         path_size = 1 + 2 * facts.channels
         sizes = (self.state_size, path_size, self.width, self.depth)
-        pair = sde_pair(self.kind, *sizes, noise=self.noise, bounded=self.bounded, key=fields_key)
+        pair = sde_pair(self.kind, *sizes, rate=self.rate, noise=self.noise, bounded=self.bounded, key=fields_key)
         return ControlledSDE(
             eqx.nn.MLP(path_size, self.state_size, self.width, 1, key=initial_key),
             pair.drift,
