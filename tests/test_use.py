@@ -53,6 +53,9 @@ PUBLIC = {
     "ContinuousNormalizingFlow": lambda: nde.ContinuousNormalizingFlow(nde.MLPField(2, 4, 1, key=KEY), 2),
     "LatentSDE": latent,
     "LinearCDE": lambda: nde.models.LinearCDE(lambda x: x[:2], nde.LinearCDEField(2, 3, key=KEY), lambda h: h),
+    "LS4": lambda: nde.models.LS4(2, 3, horizon=3, dt0=1, width=4, modes=2, key=KEY),
+    "StateSpace": lambda: nde.models.StateSpace(2, 2, shortest=1, longest=2, key=KEY),
+    "StateSpaceStack": lambda: nde.models.StateSpaceStack(2, 2, 3, 2, 1, shortest=1, longest=2, key=KEY),
     "NeuralCDE": lambda: nde.NeuralCDE(lambda x: x[:2], nde.CDEField(2, 3, 4, 1, key=KEY), lambda y: y),
     "NeuralODE": lambda: nde.NeuralODE(nde.MLPField(2, 4, 1, key=KEY)),
     "NeuralSDE": lambda: nde.NeuralSDE(

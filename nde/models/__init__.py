@@ -50,6 +50,7 @@ from nde.models.latent_path import LatentPath as LatentPath
 from nde.models.latent_sde import LatentSDE as LatentSDE
 from nde.models.linear_cde import LinearCDE as LinearCDE
 from nde.models.log_ncde import LogNCDE as LogNCDE
+from nde.models.ls4 import LS4 as LS4
 from nde.models.ltc import LTC as LTC
 from nde.models.marginals import (
     GaussianMarginals as GaussianMarginals,
@@ -68,4 +69,5 @@ from nde.models.numerics import AbstractSolvingModel as AbstractSolvingModel, Nu
 from nde.models.observed_ode import observed_states as observed_states, ObservedODE as ObservedODE
 from nde.models.ode_rnn import ODERNN as ODERNN
 from nde.models.recurrence import linear_recurrence as linear_recurrence
+from nde.models.state_space import StateSpace as StateSpace, StateSpaceStack as StateSpaceStack
 from nde.paths import series_path as series_path

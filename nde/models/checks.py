@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
@@ -84,3 +85,13 @@ def refuse(ts: Array, bad: ArrayLike, message: str) -> Array:
 def up_to(ts: Array, end: float) -> Array:
     """The times, those within rounding past the end of a solve as that end."""
     return jnp.where(ts < end * (1 + 1e-6), jnp.minimum(ts, end), ts)
+
+
+def last_observed(
+    values: Float[Array, "rows channels"], observed: Bool[Array, "rows channels"]
+) -> Float[Array, "rows channels"]:
+    """The value last observed at each row, zero before there is one."""
+    rows = jnp.where(observed, jnp.arange(1, values.shape[0] + 1)[:, None], 0)
+    last = jax.lax.cummax(rows, axis=0)
+    found = jnp.take_along_axis(jnp.where(observed, values, 0.0), jnp.maximum(last - 1, 0), axis=0)
+    return jnp.where(last > 0, found, 0.0)

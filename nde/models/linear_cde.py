@@ -6,11 +6,11 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from nde.dtypes import promote_state
 from nde.fields import LinearCDEField
-from nde.models.checks import check_series
+from nde.models.checks import check_series, last_observed
 from nde.models.exponential import matrix_exponential
 from nde.models.recurrence import linear_recurrence, Scan
 
@@ -141,7 +141,7 @@ class LinearCDE(eqx.Module):
         if not ts.size:
             raise ValueError("LinearCDE needs a series of one row or more, but got none.")
         counts = jnp.cumsum(observed, axis=0, dtype=ts.dtype)
-        points = jnp.concatenate([(ts - ts[0])[:, None], _held(values, observed), counts], axis=1)
+        points = jnp.concatenate([(ts - ts[0])[:, None], last_observed(values, observed), counts], axis=1)
         return points if self.scales is None else points * jnp.asarray(self.scales, points.dtype)[None]
 
     def along(
@@ -182,14 +182,6 @@ class LinearCDE(eqx.Module):
             affine = matrix_exponential(jnp.pad(affine, ((0, 0), (0, 0), (0, 1), (0, 0))))
             matrices, offsets = affine[..., :size, :size], affine[..., :size, size]
         return linear_recurrence(matrices, offsets, start, self.scan)
-
-
-def _held(values: Float[Array, "rows channels"], observed: Bool[Array, "rows channels"]) -> Array:
-    """The value last observed at each row, zero before there is one."""
-    rows = jnp.where(observed, jnp.arange(1, values.shape[0] + 1)[:, None], 0)
-    last = jax.lax.cummax(rows, axis=0)
-    found = jnp.take_along_axis(jnp.where(observed, values, 0.0), jnp.maximum(last - 1, 0), axis=0)
-    return jnp.where(last > 0, found, 0.0)
 
 
 def _phi(x: Array) -> Array:

@@ -14,6 +14,7 @@ from nde.config.models.latent_ode import LatentODEModel as LatentODEModel
 from nde.config.models.latent_sde import LatentSDEModel as LatentSDEModel
 from nde.config.models.linear_cde import LinearCDEModel
 from nde.config.models.log_ncde import LogNCDEModel
+from nde.config.models.ls4 import LS4Model
 from nde.config.models.ltc import LTCModel
 from nde.config.models.neural_cde import NeuralCDEModel
 from nde.config.models.observed_ode import (
@@ -27,6 +28,7 @@ MODELS: dict[str, type[ModelSection]] = {
     "latent_sde": LatentSDEModel,
     "latent_ode": LatentODEModel,
     "encoder_decoder": EncoderDecoderModel,
+    "ls4": LS4Model,
     "neural_cde": NeuralCDEModel,
     "log_ncde": LogNCDEModel,
     "controlled_sde": ControlledSDEModel,
