@@ -164,6 +164,19 @@ def test_a_frame_of_ones_own_is_learned_and_kept_in_the_folder(own_run):
     assert set(own_run.figures()) == {"training", "confusion", "series"}
 
 
+def test_a_model_that_draws_noise_says_the_same_of_a_series_again_and_in_any_table(tmp_path):
+    """The paths of a series are keyed by its id, and its probabilities are means over `evaluate.samples` of them."""
+    noisy = {"name": "controlled_sde", "state_size": 3, "width": 4, "noise": 0.9, "solver": {"dt0": 3.0}}
+    train = {"steps": 2, "batch_size": 6, "warmup": 1, "validate_every": 2}
+    config = {**OWN, "model": noisy, "train": train, "evaluate": {"samples": 5}}
+    run = nde.fit(config, data=own_table(), out=tmp_path / "run", progress=False)
+    assert run.evaluate().summary["nll"] == run.evaluate().summary["nll"]
+    assert run.evaluate(samples=6).summary["nll"] != run.evaluate().summary["nll"]
+    found = run.predict(own_table()).filter(pl.col("who").is_in(["s3", "s8"]))
+    part = run.predict(own_table().filter(pl.col("who").is_in(["s8", "s3"])).reverse()).sort("who")
+    np.testing.assert_allclose(part["p_sick"], found.sort("who")["p_sick"], atol=1e-6)
+
+
 def test_classes_are_given_with_the_tables_own_ids_with_or_without_labels(own_run):
     table = own_table()
     found = own_run.predict(table)
