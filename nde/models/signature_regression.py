@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -89,8 +90,9 @@ class SignatureRegression(eqx.Module):
         ts, values, mask = check_series(
             "SignatureRegression", ts, values, mask, channels=self.channels, like=self.weights
         )
-        points = series_path((ts - ts[0]) / self.time_scale, values, mask, interpolation="linear").ys
-        times, seen, counts = jnp.split(points, [1, 1 + self.channels], axis=1)
+        path = series_path((ts - ts[0]) / self.time_scale, values, mask, interpolation="linear")
+        assert isinstance(path, diffrax.LinearInterpolation)
+        times, seen, counts = jnp.split(path.ys, [1, 1 + self.channels], axis=1)
         points = jnp.concatenate([times, seen, counts / self.count_scale] if self.counts else [times, seen], axis=1)
         levels = signature(points, self.depth)
         return jnp.concatenate([points[0], *(math.factorial(k) * jnp.ravel(x) for k, x in enumerate(levels, start=1))])
@@ -135,9 +137,8 @@ def fit_signature_regression(
 ) -> SignatureFit:
     r"""Ridge regression of targets on the signatures of series, its depth and penalty chosen by cross-validation.
 
-    Features are standardised; those of all depths are the first of the deepest, so that they are computed once. With
-    fewer series than features the system that is solved is one of series:
-    $A = Y^\top (\Phi\Phi^\top + \lambda I)^{-1} \Phi$.
+    Features are standardised; those of all depths are the first of the deepest, so that they are computed once. One
+    singular value decomposition of a fold's features serves all penalties.
 
     **Arguments:** `ts`, `values`, `mask`: series as `nde.NeuralCDE` takes them, with a leading axis, padded to one
     length; `targets`: `(series,)` or `(series, out)`; for classes, columns of zeros and ones. `depth`: the deepest that
@@ -200,11 +201,11 @@ def _ridge(
     # a feature that does not vary, but for rounding, has no weight
     scale = np.where(spread > 1e-10 * (1e-10 + np.abs(centre)), spread, np.inf)
     x = (features - centre) / scale
-    roots, vectors = np.linalg.eigh(x @ x.T)
-    unit = max(np.trace(x @ x.T) / len(x), np.finfo(float).tiny)
-    inner = vectors.T @ (targets - mean)
+    left, roots, right = np.linalg.svd(x, full_matrices=False)
+    unit = max(np.sum(x**2) / len(x), np.finfo(float).tiny)
+    inner = left.T @ (targets - mean)
     found = []
     for penalty in penalties:
-        weights = x.T @ (vectors @ (inner / (np.maximum(roots, 0) + penalty * unit)[:, None])) / scale[:, None]
+        weights = right.T @ ((roots / (roots**2 + penalty * unit))[:, None] * inner) / scale[:, None]
         found.append((weights, mean - centre @ weights))
     return found
