@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from nde.dtypes import as_floats
 from nde.fields import MLPField
 from nde.models.checks import check_series
-from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, over_unit
+from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of
 
 
 class ODERNN(AbstractSolvingModel):
@@ -90,7 +90,8 @@ class ODERNN(AbstractSolvingModel):
     @eqx.filter_jit
     def moved(self, hidden: Float[Array, " hidden"], wait: ArrayLike) -> Float[Array, " hidden"]:
         hidden, wait = as_floats(hidden, wait, like=self.field)
-        return over_unit(self.numerics, self._over_gap, hidden, wait)
+        saveat = diffrax.SaveAt(t1=True)
+        return self.numerics.solve(diffrax.ODETerm(self._over_gap), 0.0, 1.0, hidden, wait, saveat=saveat).ys[0]
 
     def _over_gap(self, s, hidden, wait):
         return wait * self.field(s, hidden)
