@@ -7,9 +7,9 @@ import jax
 import pytest
 
 MODELS = ["neural_ode", "neural_sde", "neural_cde", "linear_cde", "log_ncde", "normalising_flow", "observed_ode"]
-MODELS += ["latent_sde", "ls4"]
+MODELS += ["latent_sde", "ls4", "signature_regression"]
 MODULES = ["nde.models", *(f"nde.models.{name}" for name in MODELS), "nde.objectives.elbo", "nde.engine.solve"]
-MODULES += ["nde.paths.brownian_grid", "nde.paths.brownian_tree", "nde.train.loop"]
+MODULES += ["nde.paths.brownian_grid", "nde.paths.brownian_tree", "nde.paths.step_path", "nde.train.loop"]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -179,6 +179,14 @@ def test_the_latent_ode_has_no_trace_of_padding_nor_of_what_is_hidden():
 
 
 @pytest.mark.parametrize("model", [latent_ode(), make("cde", diffusion_scale=0.3)], ids=["latent_ode", "cde to sde"])
+def test_single_precision_stays_single(model):
+    single = jax.tree.map(lambda x: x.astype(jnp.float32) if eqx.is_inexact_array(x) else x, model)
+    times = TIMES.astype(jnp.float32)
+    path = single.posterior(times, VALUES.astype(jnp.float32), MASK, times, key=KEY)
+    assert {leaf.dtype for leaf in jax.tree.leaves(path)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("model", [latent_ode(), make("cde", diffusion_scale=0.3)], ids=["latent_ode", "cde to sde"])
 def test_gradients_are_those_of_finite_differences(model):
     parameters, rest = eqx.partition(model, eqx.is_inexact_array)
     leaves, structure = jax.tree.flatten(parameters)

@@ -107,13 +107,17 @@ def test_marginals_are_continuous_with_kinks_at_the_observations():
     assert np.abs(steps[1] - steps[0]).min() > 1e-3
 
 
-def test_untrained_marginals_are_a_brownian_bridge():
-    model = make()
-    asked = marginals_at(model, TIMES, VALUES, MASK, jnp.array([0.9, 1.05, 1.5, 0.0, 0.0]))
-    first, middle, last, *_ = (Normal(*law) for law in zip(asked.mean, asked.std, strict=True))
-    assert_trees_all_close(middle.mean, 0.75 * first.mean + 0.25 * last.mean, rtol=1e-12)
-    expected = (0.75 * first.std) ** 2 + (0.25 * last.std) ** 2 + 0.75 * 0.25 * 0.6 * 0.3**2
-    assert_trees_all_close(middle.std**2, expected, rtol=1e-6)
+def test_untrained_marginals_are_those_of_brownian_motion_between_ends_of_which_equally_much_is_known():
+    precision, spread = 30.0, 0.6 * 0.3**2  # of what is known of either end; of the motion over the gap
+    known = np.linalg.inv(np.array([[precision + 1 / spread, -1 / spread], [-1 / spread, precision + 1 / spread]]))
+    linear = lambda m: (m.marginals.law.weight, m.marginals.law.bias)  # noqa: E731
+    law = jnp.zeros_like(make().marginals.law.weight), jnp.full(6, 0.5 * np.log(known[0, 0])).at[:3].set(2.0)
+    found = marginals_at(eqx.tree_at(linear, make(), law), TIMES, VALUES, MASK, jnp.array([0.9, 1.05, 1.5, 0.0, 0.0]))
+    weights = np.array([0.75, 0.25])
+    assert_trees_all_close(found.mean[:3], jnp.full((3, 3), 2.0), rtol=1e-12)
+    assert_trees_all_close(found.std[0], jnp.full(3, known[0, 0] ** 0.5), rtol=1e-12)
+    expected = weights @ known @ weights + 0.75 * 0.25 * spread
+    assert_trees_all_close(found.std[1] ** 2, jnp.full(3, expected), rtol=1e-6)
 
 
 @eqx.filter_jit

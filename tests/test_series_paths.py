@@ -146,6 +146,23 @@ def test_a_neural_cde_on_a_rectilinear_path_is_a_product_of_exponentials():
     np.testing.assert_allclose(found[1:], expected[1::2], atol=2e-5)
 
 
+def test_the_states_of_a_causal_model_do_not_know_the_future_and_others_have_none():
+    options = {"scaled": False, "solver": nde.Heun()}
+    model = nde.NeuralCDE(
+        lambda x: 1 + x[:2], linear_field, lambda y: y, interpolation="rectilinear", steps_per_row=1, **options
+    )
+    states = eqx.filter_jit(model.states)
+    later = VALUES.copy()
+    later[5:] = [[3.0, NAN, 4.0], [NAN, -2.0, 5.0]]
+    before, after = states(TIMES, VALUES), states(np.append(TIMES[:5], [4.4, 6.0]), later)
+    np.testing.assert_array_equal(before[:5], after[:5])
+    assert (before[5] != after[5]).all()
+    with pytest.raises(ValueError, match=r"does not look ahead: .* has interpolation='hermite', steps_per_row=1"):
+        nde.NeuralCDE(lambda x: x, linear_field, lambda y: y, steps_per_row=1, **options).states(TIMES, VALUES)
+    with pytest.raises(ValueError, match=r"steps_per_row=None, time_scale=None and scaled=True"):
+        nde.NeuralCDE(lambda x: x, linear_field, lambda y: y, interpolation="rectilinear").states(TIMES, VALUES)
+
+
 def test_bad_series_are_refused():
     with pytest.raises(ValueError, match=r"no interpolation 'cubic'; there are hermite, linear, rectilinear, natural"):
         series_path(TIMES, VALUES, interpolation="cubic")

@@ -18,7 +18,7 @@ class Section(pydantic.BaseModel):
     def _refuse_truths(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         """No number is `true`, which Python counts as 1."""
         wanted = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(value, bool) and wanted not in (bool, Any):
+        if isinstance(value, bool) and wanted not in (bool, bool | None, Any):
             raise ValueError("true and false are no value of this key")
         return value
 

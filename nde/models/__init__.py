@@ -9,6 +9,7 @@ seen of it. `LatentSDE` is a generative model of panels of irregular series, and
 `LatentODE`, whose start an ODE-RNN infers. `EncoderDecoder` forecasts
 them causally: it is made of an encoder that reads forward (`ODERNN`, `CDEEncoder` or a
 recurrent network) and of a latent ODE or SDE that runs on from what was read.
+`SignatureRegression` is linear in a series' signature, and fitted in closed form.
 `GRUDeltaT` and `GRUD` are the recurrent networks that a neural CDE is compared with; `LTC` is one whose state follows
 an equation.
 
@@ -69,5 +70,10 @@ from nde.models.numerics import AbstractSolvingModel as AbstractSolvingModel, Nu
 from nde.models.observed_ode import observed_states as observed_states, ObservedODE as ObservedODE
 from nde.models.ode_rnn import ODERNN as ODERNN
 from nde.models.recurrence import linear_recurrence as linear_recurrence
+from nde.models.signature_regression import (
+    fit_signature_regression as fit_signature_regression,
+    SignatureFit as SignatureFit,
+    SignatureRegression as SignatureRegression,
+)
 from nde.models.state_space import StateSpace as StateSpace, StateSpaceStack as StateSpaceStack
 from nde.paths import series_path as series_path

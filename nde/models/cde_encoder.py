@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from nde.fields import CDEField
 from nde.models.checks import check_series
-from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of
+from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, over_unit
 
 
 class CDEEncoder(AbstractSolvingModel):
@@ -73,7 +73,6 @@ class CDEEncoder(AbstractSolvingModel):
     @eqx.filter_jit  # or a call outside of `jit` would compile its scan anew
     def states(self, times: ArrayLike, values: ArrayLike, mask: ArrayLike) -> Float[Array, "rows hidden"]:
         times, values, mask = check_series("CDEEncoder", times, values, mask, channels=self.channels, like=self.field)
-        term, saveat = diffrax.ODETerm(self._along), diffrax.SaveAt(t1=True)
 
         def read(state, row):
             hidden, before = state
@@ -81,7 +80,7 @@ class CDEEncoder(AbstractSolvingModel):
             _, last, count = before
             point = (t, jnp.where(observed, value, last), count + observed.astype(count.dtype))
             rise = self._path(*point) - self._path(*before)
-            new = self.numerics.solve(term, 0.0, 1.0, hidden, rise, saveat=saveat).ys[0]
+            new = over_unit(self.numerics, self._along, hidden, rise)
             seen = jnp.any(observed)
             kept = jax.tree.map(lambda a, b: jnp.where(seen, a, b), (new, point), state)
             return kept, kept[0]

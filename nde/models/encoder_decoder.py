@@ -15,7 +15,7 @@ from nde.dtypes import as_floats
 from nde.fields import DiagonalDiffusion, LinearMLPField
 from nde.models.checks import refuse, up_to
 from nde.models.latent_path import LatentPath
-from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of
+from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, over_unit
 from nde.objectives import AbstractLikelihood, StudentTLikelihood
 from nde.regularise import AbstractRegulariser
 
@@ -236,9 +236,7 @@ class EncoderDecoder(AbstractSolvingModel):
 
     def _step(self, z, wait, forcing):
         """The state after a wait of at most `dt0`. In units of the wait, so that the time of the solve is known."""
-        numerics = dataclasses.replace(self.numerics, dt0=1.0)
-        term, saveat = diffrax.ODETerm(self._over_step), diffrax.SaveAt(t1=True)
-        return numerics.solve(term, 0.0, 1.0, z, (wait, forcing), saveat=saveat).ys[0]
+        return over_unit(dataclasses.replace(self.numerics, dt0=1.0), self._over_step, z, (wait, forcing))
 
     def _over_step(self, s, z, args):
         """Euler's rule makes of this z + f(z) wait + sigma(z) sqrt(wait) forcing: a step of Euler–Maruyama."""

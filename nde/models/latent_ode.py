@@ -6,6 +6,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from nde.dtypes import as_floats
@@ -148,4 +149,5 @@ class LatentODE(AbstractSolvingModel):
     def _solve(self, z0, ts, regulariser=None, key=None):
         saveat = diffrax.SaveAt(ts=up_to(ts, self.horizon))
         term = diffrax.ODETerm(self.drift)
-        return self.numerics.solve(term, 0.0, self.horizon, z0, saveat=saveat, regulariser=regulariser, key=key)
+        t0, t1 = np.array([0.0, self.horizon], z0.dtype)  # numbers of the state's precision
+        return self.numerics.solve(term, t0, t1, z0, saveat=saveat, regulariser=regulariser, key=key)

@@ -57,10 +57,12 @@ class MarginalPath(eqx.Module):
         Between two nodes a time of $h$ apart, at the share $r$ of the way,
 
         $$m = (1 - r)\,m_0 + r\,m_1 + r (1 - r) \sqrt h\,a, \qquad
-        s^2 = (1 - r)^2 s_0^2 + r^2 s_1^2 + r (1 - r)\,h\,\sigma(m)^2 e^{b}:$$
+        s^2 = (1 - r)^2 s_0^2 + r^2 s_1^2 + 2 r (1 - r)\,\rho\,s_0 s_1 + r (1 - r)\,h\,\sigma(m)^2 e^{b}, \qquad
+        \rho = \sqrt{1 + \kappa^2} - \kappa, \quad \kappa = \frac{h\,\sigma(m)^2}{2 s_0 s_1}:$$
 
-        with the network's $a = b = 0$ a Brownian bridge between two uncertain ends, which is exact for a prior without
-        drift. Both are continuous, with kinks at the nodes, as those of the exact posterior are.
+        with the network's $a = b = 0$ a Brownian bridge between two uncertain ends, which are correlated as two ends of
+        which equally much is known: exact for a prior without drift, and near it in gaps that are short enough. Both
+        are continuous, with kinks at the nodes, as those of the exact posterior are.
         """
         row = jnp.maximum(jnp.searchsorted(self.times, t, side="right") - 1, 0)
         here, there, alone = self._around(row)
@@ -72,8 +74,11 @@ class MarginalPath(eqx.Module):
         bend, factor = jnp.split(self.part.between(known), 2)
         inside = r * (1 - r)
         mean = (1 - r) * first.mean + r * second.mean + inside * root * bend
-        bridge = inside * gap * self.diffusion(t, mean) ** 2 * jnp.exp(factor)
-        return Normal(mean, jnp.sqrt(((1 - r) * first.std) ** 2 + (r * second.std) ** 2 + bridge))
+        spread, both = gap * self.diffusion(t, mean) ** 2, first.std * second.std
+        kappa = 0.5 * spread / both
+        shared = 2 * both / (kappa + jnp.sqrt(1 + kappa**2))  # the root minus kappa, without cancellation
+        ends = ((1 - r) * first.std) ** 2 + (r * second.std) ** 2
+        return Normal(mean, jnp.sqrt(ends + inside * (shared + spread * jnp.exp(factor))))
 
     def state(self, t: Float[Array, ""], noise: Float[Array, " state"]) -> Float[Array, " state"]:
         r"""$z_t = m(t) + s(t)\,\varepsilon$."""

@@ -5,13 +5,13 @@ from typing import Any, Unpack
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from nde.dtypes import as_floats, promote_state
 from nde.models.checks import check_matrix, check_times
 from nde.models.controlled import solve_controlled
 from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
-from nde.paths import check_interpolation, Interpolation, series_path
+from nde.paths import CAUSAL, check_interpolation, Interpolation, series_path
 from nde.regularise import AbstractRegulariser
 
 
@@ -55,7 +55,8 @@ class NeuralCDE(AbstractSolvingModel):
     **Call:** `model(ts, values, mask=None)` with `ts` of shape `(rows,)`, values and mask of shape `(rows, channels)`;
     returns the readout of the last state. `key` is accepted, so that all models are called alike, and not used.
     `model.trajectory(ts, values, mask)` returns the readouts at all `ts`, with a leading axis of rows;
-    `model.solve(ts, values, mask, regulariser=regulariser, key=key)` the call's output and a penalty.
+    `model.solve(ts, values, mask, regulariser=regulariser, key=key)` the call's output and a penalty;
+    `model.states(ts, values, mask)` the states at all `ts`, of a model that does not look ahead: an encoder's.
 
     What the mask hides is never read. NaN is missing, with a mask or without one. Times increase strictly, but for
     padding: rows without observations that repeat the last time, which change nothing. A later row without observations
@@ -146,6 +147,23 @@ class NeuralCDE(AbstractSolvingModel):
         """The outputs at all `ts`, with a leading axis of rows; arguments and errors as those of the call."""
         rows = check_times("NeuralCDE", ts, (values, self.initial, self.field, self.readout))
         return jax.vmap(self.readout)(self._solve(ts, values, mask, args, rows=rows).ys)
+
+    def states(
+        self, ts: ArrayLike, values: ArrayLike, mask: ArrayLike | None = None, args: PyTree[Any] = None
+    ) -> Float[Array, "rows state"]:
+        """The states at all `ts`, each of which has read the rows up to its own and nothing of later ones.
+
+        **Raises:** as the call; `ValueError` for a model that looks ahead.
+        """
+        unit = not self.scaled or self.time_scale is not None
+        if not (self.interpolation in CAUSAL and self.numerics.steps_per_row and unit):
+            raise ValueError(
+                "NeuralCDE.states needs a model that does not look ahead: interpolation='rectilinear', steps_per_row, "
+                f"and a time_scale or scaled=False; this one has interpolation='{self.interpolation}', steps_per_row="
+                f"{self.numerics.steps_per_row}, time_scale={self.time_scale} and scaled={self.scaled}."
+            )
+        rows = check_times("NeuralCDE", ts, (values, self.initial, self.field, self.readout))
+        return self._solve(ts, values, mask, args, rows=rows).ys
 
     def _solve(self, ts, values, mask, args, **options: Any) -> Solved:
         ts, values = as_floats(ts, values, like=(self.initial, self.field, self.readout))

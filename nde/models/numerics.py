@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, NamedTuple, TypedDict, Unpack
 
@@ -9,6 +10,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree
 
 from nde.adjoints import CheckpointAdjoint
@@ -143,6 +145,15 @@ class Numerics(eqx.Module):
 def _said(numerics: Numerics, name: str) -> str:
     value = getattr(numerics, name)
     return f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+
+
+def over_unit(numerics: Numerics, field: Callable[..., Any], y0: Array, args: PyTree[Any]) -> Array:
+    r"""The state at time one of $dy = f(t, y)\,dt$ from time zero: of a gap, or a step, whose length the field holds.
+
+    Where the steps are fixed their number is then known, however long a gap is. Times are of the state's precision.
+    """
+    t0, t1 = np.array([0.0, 1.0], y0.dtype)
+    return numerics.solve(diffrax.ODETerm(field), t0, t1, y0, args, saveat=diffrax.SaveAt(t1=True)).ys[0]
 
 
 class Keywords(TypedDict, total=False):

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from nde.dtypes import as_floats
 from nde.fields import MLPField
 from nde.models.checks import check_series
-from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of
+from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, over_unit
 
 
 class ODERNN(AbstractSolvingModel):
@@ -90,8 +90,7 @@ class ODERNN(AbstractSolvingModel):
     @eqx.filter_jit
     def moved(self, hidden: Float[Array, " hidden"], wait: ArrayLike) -> Float[Array, " hidden"]:
         hidden, wait = as_floats(hidden, wait, like=self.field)
-        saveat = diffrax.SaveAt(t1=True)
-        return self.numerics.solve(diffrax.ODETerm(self._over_gap), 0.0, 1.0, hidden, wait, saveat=saveat).ys[0]
+        return over_unit(self.numerics, self._over_gap, hidden, wait)
 
     def _over_gap(self, s, hidden, wait):
         return wait * self.field(s, hidden)

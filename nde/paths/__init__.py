@@ -5,7 +5,8 @@ times. Both draw by counter, so that a path is a function of its key and the tim
 that solvers ask for.
 
 `nde.paths.series_path` is a path through an irregular series of data, some of whose values are missing. How it goes
-from one to the next is a row of `nde.paths.INTERPOLATIONS`. `nde.paths.signature` and its kin say what a path of
+from one to the next is a row of `nde.paths.INTERPOLATIONS`. `nde.paths.StepPath` is an input that is held between its
+times. `nde.paths.signature` and its kin say what a path of
 straight lines did, in numbers that do not hang on how fast it was run through.
 """
 
@@ -32,6 +33,7 @@ from nde.paths.signatures import (
     signature as signature,
     window_signatures as window_signatures,
 )
+from nde.paths.step_path import StepPath as StepPath
 from nde.paths.tensors import (
     chen_product as chen_product,
     exp_tensor as exp_tensor,

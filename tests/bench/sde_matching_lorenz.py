@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import wasserstein_distance
 
 import nde
-from nde.data import make_stochastic_lorenz, Panel
+from nde.data import make_stochastic_lorenz
 from nde.data.datasets.stochastic_lorenz import lorenz_drift, SPREAD
 
 NOISE = 0.01
@@ -32,7 +32,7 @@ def truth(rows: int, span: float, series: int, seed: int) -> tuple[np.ndarray, n
     return plain.values, -scale * plain.values[:, 0].mean(0), scale
 
 
-def likelihood_by_ekf(panel: Panel, values: Any, substeps: int = 40) -> float:
+def likelihood_by_ekf(values: Any, substeps: int = 40) -> float:
     """Mean log-likelihood of standardised series under the true equation, by an extended Kalman filter."""
     _, location, scale = truth(41, 1.0, 1280, 0)
     x = np.asarray(values, np.float64) * scale + location
@@ -63,7 +63,7 @@ def report_on(model: nde.LatentSDE, test: tuple[Any, ...]) -> dict[str, Any]:
     result: dict[str, Any] = {"noise": np.round(np.asarray(model.likelihood.scale), 4).tolist()}
     result["bound"] = {"simulated": mean_terms(nde.ELBO(samples=4), Simulated(model), test)}
     if model.marginals is not None:
-        result["bound"]["matching"] = mean_terms(nde.SDEMatching(samples=64), model, test)
+        result["bound"]["matching"] = mean_terms(nde.SDEMatching(samples=16), model, test)
         few = tuple(x[:64] for x in test)
         finer = with_steps(model, 4000)
         result["bound_of_64_series"] = {
@@ -127,7 +127,7 @@ def diffusion(model: nde.LatentSDE, test: tuple[Any, ...]) -> list[float]:
     return np.round(np.sqrt(squares.mean(0) / wanted.mean(0)), 3).tolist()
 
 
-def coverage(model: nde.LatentSDE, test: tuple[Any, ...], samples: int = 100) -> float:
+def coverage(model: nde.LatentSDE, test: tuple[Any, ...], samples: int = 60) -> float:
     """Share of the second half's values within the central 90 % of forecasts from the first half."""
     times, values, mask = test
     context = mask & (jnp.arange(values.shape[1]) <= 20)[None, :, None]

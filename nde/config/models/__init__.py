@@ -23,6 +23,7 @@ from nde.config.models.observed_ode import (
     NeuralODEModel as NeuralODEModel,
     system_states as system_states,
 )
+from nde.config.models.signature import SignatureModel
 
 MODELS: dict[str, type[ModelSection]] = {
     "latent_sde": LatentSDEModel,
@@ -33,6 +34,7 @@ MODELS: dict[str, type[ModelSection]] = {
     "log_ncde": LogNCDEModel,
     "controlled_sde": ControlledSDEModel,
     "linear_cde": LinearCDEModel,
+    "signature": SignatureModel,
     "gru": GRUModel,
     "gru_d": GRUDModel,
     "ltc": LTCModel,

@@ -53,7 +53,8 @@ class EncoderDecoderModel(ModelSection):
 
     `encoder`: one of `ENCODERS`, of `encoder_size` states, its own network `encoder_width` wide. `decoder`: a latent
     `ode` or `sde`, whose `diffusion_scale` is that to start from. Its steps are fixed: `solver.dt0` is a hundredth of
-    the longest series, if left out. `[solver]` is the decoder's; the encoder takes a few steps from row to row.
+    the longest series, if left out. `[solver]` is the decoder's; the encoder takes a few steps from row to row. Of a
+    row that a table holds, `nde predict` says what was forecast of it before it was read.
     """
 
     name: Literal["encoder_decoder"] = "encoder_decoder"
