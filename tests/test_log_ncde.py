@@ -152,7 +152,8 @@ def test_gradients_are_those_of_differences():
 def test_a_config_builds_it(keys):
     facts = SeriesFacts(channels=2, horizon=2.5, until=3.0, observations=10.0, classes=4)
     section = MODELS["log_ncde"](state_size=4, width=5, **keys)
-    built = section.build(facts, SolverConfig(), key=jax.random.key(0))
+    built = section.build(facts, SolverConfig(name="midpoint", dt0=0.01), key=jax.random.key(0))
+    assert (built.dt0, type(built.solver)) == (1.0, diffrax.Midpoint)  # a step a window, whatever [solver] says
     assert eqx.filter_jit(built)(TIMES - TIMES[0], VALUES, SEEN).shape == (4,)
 
 

@@ -18,8 +18,8 @@ from nde.paths import RowWindows, TimeWindows
 class LogNCDEModel(ModelSection):
     """A `nde.models.LogNCDE` of `state_size` states, whose field's hidden layers have `width` and `depth`.
 
-    A step crosses a window of `window` rows, or of `interval` units of time, by its log-signature of
-    `signature_depth`. `solver.dt0` is one window, if left out; it is a share of one.
+    A window of `window` rows, or of `interval` units of time, is crossed in `steps_per_window` by its log-signature of
+    `signature_depth`. Of `[solver]` it takes the name and the adjoint: its steps are those.
     """
 
     name: Literal["log_ncde"] = "log_ncde"
@@ -29,11 +29,14 @@ class LogNCDEModel(ModelSection):
     signature_depth: Literal[1, 2, 3] = 2
     window: PositiveInt | None = None
     interval: PositiveFloat | None = None
+    steps_per_window: PositiveInt = 1
     interpolation: Literal["linear", "rectilinear"] = "linear"
 
     title: ClassVar[str] = "Log-NCDE"
     tasks: ClassVar[tuple[str, ...]] = ("classify",)
-    default_solver: ClassVar[SolverConfig] = SolverConfig(name="heun", dt0=1.0)
+    default_solver: ClassVar[SolverConfig] = SolverConfig(name="heun")
+
+    reads_rows: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _check_window(self) -> "LogNCDEModel":
@@ -41,10 +44,15 @@ class LogNCDEModel(ModelSection):
             raise ValueError("log_ncde needs window, in rows, or interval, in units of time, and not both")
         return self
 
+    def remedies(self, common: SolverConfig) -> list[str]:
+        return [f"raise steps_per_window (now {self.steps_per_window})", "shorten its windows"]
+
     def build(self, facts: SeriesFacts, common: SolverConfig, *, key: PRNGKeyArray) -> LogNCDE:
         initial_key, field_key, readout_key = jax.random.split(key, 3)
         path_size = 1 + 2 * facts.channels
         scales = [1 / facts.horizon, *[1.0] * facts.channels, *[1 / facts.observations] * facts.channels]
+        found = self.merged_solver(common)
+        solver = SolverConfig(name=found.name, adjoint=found.adjoint, dt0=1 / self.steps_per_window)
         if self.window is not None:
             windows = RowWindows(self.window)
         else:
@@ -58,5 +66,5 @@ class LogNCDEModel(ModelSection):
             depth=self.signature_depth,
             interpolation=self.interpolation,
             scaled=False,  # the field is
-            numerics=build_numerics(self.merged_solver(common)),
+            numerics=build_numerics(solver),
         )
