@@ -10,7 +10,7 @@ from chex import assert_trees_all_close, assert_trees_all_equal
 from scipy import stats
 
 import nde
-from nde.config import ConfigError, load_config
+from nde.config import ConfigError, load_config, SeriesFacts
 from nde.models import Normal, posterior_control
 from nde.objectives import ContextELBO
 from nde.regularise import KineticEnergy
@@ -309,3 +309,11 @@ def test_configs_that_can_not_be_matched_are_refused_in_one_line(overrides, mess
     with pytest.raises(ConfigError, match=message) as caught:
         load_config("configs/latent_sde_pbc.toml", ["objective.name=sde_matching", *overrides])
     assert "\n" not in str(caught.value)
+
+
+def test_the_shipped_config_builds_what_it_names():
+    config = load_config("configs/sde_matching_lorenz.toml", ["objective.rows=8"])
+    bound = config.objective.build().elbo
+    assert isinstance(bound, nde.SDEMatching) and (bound.samples, bound.rows, bound.predictive) == (2, 8, 0.0)
+    model = config.model[0].build(SeriesFacts(3, 10.0, 10.0), config.solver, key=KEY)
+    assert model.marginals is not None and model.control is None and model.num_steps == 160

@@ -208,7 +208,7 @@ class GaussianMarginals(eqx.Module):
     def __call__(
         self, times: ArrayLike, values: ArrayLike, mask: ArrayLike, drift: Field, diffusion: Field
     ) -> MarginalPath:
-        channels = (self.code.in_size - 1) // (4 * len(self.log_rates))
+        channels = (self.code.layers[0].weight.shape[1] - 1) // (4 * len(self.log_rates))
         times, values, mask = as_series("GaussianMarginals", times, values, mask, channels=channels, like=self.law)
         rows, count = jnp.arange(len(times)), len(times)
         node = mask.any(1) | (rows == 0)

@@ -34,7 +34,7 @@ SIZES = {"width": 100, "control_width": 100, "encoder_size": 50, "diffusion_scal
 BOUNDS = {"marginals": nde.SDEMatching, "control": nde.ELBO}
 
 
-def lorenz_model(posterior: str, dt0: float, seed: int = 0) -> nde.LatentSDE:
+def lorenz_model(posterior: Any, dt0: float, seed: int = 0) -> nde.LatentSDE:
     """A latent SDE of four states for the three coordinates."""
     law, key = nde.GaussianLikelihood(3, scale=0.5), jax.random.key(seed)
     return nde.LatentSDE(3, 4, posterior=posterior, likelihood=law, dt0=dt0, key=key, **SIZES)
@@ -51,7 +51,7 @@ def lorenz_data() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
 def bounds(bound: Any, model: Any, data: tuple[Any, ...], key: Any) -> Any:
     """The terms of each series, all of it shown."""
     keys = jax.random.split(key, len(data[0]))
-    return jax.vmap(lambda t, x, m, key: bound(model, t, x, m, m, key=key))(*data, keys)
+    return jax.vmap(lambda t, x, m, key: bound(model, t, x, m, m, key=key))(*data[:3], keys)
 
 
 def trained(
@@ -147,11 +147,11 @@ def speed(rounds: int = 7) -> dict[str, Any]:
         ):
             weights, rest = eqx.partition(lorenz_model(posterior, 10 / (rows - 1) / per_gap), eqx.is_inexact_array)
 
-            def loss(weights, rest=rest, bound=bound, data=data):
+            def loss(weights, data, rest=rest, bound=bound):
                 return jnp.mean(bounds(bound, eqx.combine(weights, rest), data, jax.random.key(1)).loss())
 
             step = jax.jit(jax.grad(loss))
-            steps[name] = lambda step=step, weights=weights: step(weights)
+            steps[name] = lambda step=step, weights=weights, data=data: step(weights, data)
         times = medians_in_turn(steps, rounds=rounds, budget_s=120)
         base = times["simulation, 4 paths"]
         result[str(rows)] = {
