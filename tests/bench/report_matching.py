@@ -69,8 +69,8 @@ def _lorenz() -> str:
     again = ", ".join(f"{max(law['another draw of the truth']):.2f}" for law in first["law"].values())
     text = f"""**Stochastic Lorenz**: 1024 series of 41 rows, four latent states; scored on 256 series that were not
 seen, in nats a series. The true equation has {first["ekf_log_likelihood"]:.1f}, by an extended Kalman filter. The law
-is the prior's at 1, 2 and 5 times the trained horizon: the largest Wasserstein distance of a coordinate from the truth, in
-standard deviations; another draw of the truth has {again}. The public notebook's loss is both
+is the prior's at 1, 2 and 5 times the trained horizon: the largest Wasserstein distance of a coordinate from the truth,
+in standard deviations; another draw of the truth has {again}. The public notebook's loss is both
 divergences plus the reconstruction of *one* row in 41, which is no bound: reconstruction weighs a 41st of what it
 should. Load {first["load"]}.
 
