@@ -13,13 +13,14 @@ from pathlib import Path
 
 from report_format import HERE, table
 from report_headlines import HEAD, headlines
+from report_linear import linear
 from report_models import fits, forecasts, regularisers, shooting
 from report_peers import peers
 from report_signatures import signatures
 from report_solves import adjoints, engine, orders, sde
 
 SECTIONS: list[Callable[[], str]] = [engine, peers, sde, orders, adjoints, regularisers, forecasts, fits, shooting]
-SECTIONS += [signatures]
+SECTIONS += [linear, signatures]
 
 INTRODUCTION = """# What was measured
 
