@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nde
-from nde.config import MODELS, SeriesFacts, SolverConfig
+from nde.config import load_config, MODELS, SeriesFacts, SolverConfig
 from nde.fields import SDE_KINDS
 from nde.report import class_logits
 
@@ -235,7 +235,7 @@ def test_a_section_builds_it_and_says_what_it_can_not():
     assert [each.called() for each in config.model][:4] == [
         "Langevin SDE", "linear noise SDE", "geometric SDE", "plain neural SDE",
     ]  # fmt: skip
-    assert [each.bounded for each in config.model][:2] == [False, None]
+    assert [each.bounded for each in config.model[:2]] == [False, None]
     section, facts = MODELS["controlled_sde"], SeriesFacts(2, 4.0, 6.0, 3.0, 2)
     made = section(kind="geometric", state_size=3, width=4).build(facts, SolverConfig(dt0=0.5), key=KEY)
     assert (made.horizon, made.time_scale, made.num_steps, made.geometric) == (6.0, 4.0, 12, True)
