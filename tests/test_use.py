@@ -52,6 +52,11 @@ PUBLIC = {
     ),
     "ContinuousNormalizingFlow": lambda: nde.ContinuousNormalizingFlow(nde.MLPField(2, 4, 1, key=KEY), 2),
     "LatentSDE": latent,
+    "GaussianMarginals": lambda: nde.models.GaussianMarginals(2, 3, code_size=4, width=4, rates=(1, 2), key=KEY),
+    "LogNCDE": lambda: nde.LogNCDE(
+        lambda x: x[:2], nde.CDEField(2, 3, 4, 1, key=KEY), lambda y: y, windows=nde.paths.RowWindows(2)
+    ),
+    "SignatureRegression": lambda: nde.models.SignatureRegression(1, 2, 2, time_scale=1),
     "LinearCDE": lambda: nde.models.LinearCDE(lambda x: x[:2], nde.LinearCDEField(2, 3, key=KEY), lambda h: h),
     "LS4": lambda: nde.models.LS4(2, 3, horizon=3, dt0=1, width=4, modes=2, key=KEY),
     "StateSpace": lambda: nde.models.StateSpace(2, 2, shortest=1, longest=2, key=KEY),
@@ -77,19 +82,26 @@ PUBLIC = {
     "GaussianLikelihood": lambda: nde.GaussianLikelihood(2, scale=1),
     "ScaledLikelihood": lambda: nde.objectives.ScaledLikelihood(nde.GaussianLikelihood(1), unit=[2]),
     "StudentTLikelihood": lambda: nde.StudentTLikelihood(2, scale=1, degrees=6),
+    "StepPath": lambda: nde.paths.StepPath([0, 1], [[1], [2]]),
+    "RowWindows": lambda: nde.paths.RowWindows(2),
+    "TimeWindows": lambda: nde.paths.TimeWindows(1, 3),
     "BrownianGrid": lambda: nde.BrownianGrid(0, 1, 4, (2,), KEY),
     "VirtualBrownianTree": lambda: nde.VirtualBrownianTree(0, 1, 0.1, (2,), KEY),
     "Reversible": lambda: nde.Reversible(nde.Tsit5()),
     "Rex": lambda: nde.Rex(nde.Tsit5()),
     "SemilinearTerm": lambda: nde.terms.SemilinearTerm(lambda t, y, args: y, nde.terms.AbstractVariables()),
     "VariancePreserving": lambda: nde.terms.VariancePreserving(1, 20),
+    "KnotTerm": lambda: nde.terms.KnotTerm(
+        nde.CDEField(2, 1, 4, 1, key=KEY), nde.LinearInterpolation(jnp.arange(3), jnp.ones((3, 1), int))
+    ),
+    "LogODEField": lambda: nde.terms.LogODEField(nde.CDEField(2, 3, 4, 1, key=KEY), 2),
     "WithIntegrals": lambda: nde.terms.WithIntegrals(nde.ODETerm(nde.MLPField(2, 4, 1, key=KEY)), [lambda *_: 1]),
     "Together": lambda: regularise.Together([regularise.EndTime(), regularise.KineticEnergy()], [1, 0.5]),
     "LearnedEndTime": lambda: regularise.LearnedEndTime(nde.MLPField(2, 4, 1, key=KEY), t0=0, start=1),
 }
 # Results of calls: not made by users.
 NOT_MADE = {"Context", "ContextELBOTerms", "ELBOTerms", "LatentPath", "Shots", "SpaceSpaceLevyArea", "Terms"}
-NOT_MADE |= {"TrajectoryTerms"}
+NOT_MADE |= {"TrajectoryTerms", "MarginalPath", "Normal", "Pieces"}
 FOLDERS = (nde.fields, nde.models, nde.objectives, nde.paths, nde.adjoints, nde.solvers, nde.terms, regularise)
 FOUND = {
     name: each

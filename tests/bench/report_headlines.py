@@ -86,9 +86,11 @@ def _models() -> list[list[str]]:
             "mixed model + Ornstein–Uhlenbeck",
         ]
     ]
+    whats, results = [], []
     for config, what in (("hybrid_pendulum", "pendulum, 8 to 24 s"), ("hybrid_lynx_hare", "hare and lynx, five years")):
         rows = {row["method"]: row["RMSE"] for row in stored(f"fit_{config}")["methods"]}
         own, known = rows["known system + network"], rows["known system"]
-        worse = ": **worse**" if own > known else ""
-        lines.append([f"hybrid ODE, {what}: RMSE", f"{own:.3f} for {known:.3f}{worse}", "the known system alone"])
+        whats.append(what)
+        results.append(f"{own:.3f} for {known:.3f}" + (": **worse**" if own > known else ""))
+    lines.append([f"hybrid ODE, RMSE: {'; '.join(whats)}", "; ".join(results), "the known system alone"])
     return lines
