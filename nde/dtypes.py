@@ -5,6 +5,7 @@ and objectives make one type of what they are called with and of their own param
 work under strict promotion (`jax_numpy_dtype_promotion="strict"`), too, where JAX itself refuses to mix types.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -43,3 +44,14 @@ def promote_state(y: PyTree[Any], dtype: Any) -> PyTree[Array]:
             return jnp.asarray(x, jnp.result_type(x, dtype))
 
     return jax.tree.map(promote, y)
+
+
+def where_finite(function: Callable[[Any], Any], x: PyTree[Array]) -> Any:
+    """`function(x)`, and infinity, without a gradient, where an entry of `x` is no finite number.
+
+    For what follows a solve that may fail, or reads a series that may be broken: a weight's derivative is a product
+    with `x`, and zero times infinity is not zero, so that a loss which leaves a series out must not meet it there.
+    """
+    good = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(x)]))
+    found = function(jax.tree.map(lambda leaf: jnp.where(good, leaf, 0), x))
+    return jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.inf), found)

@@ -11,7 +11,6 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
-import optimistix
 from diffrax import is_okay, RESULTS
 from jaxtyping import PyTree
 
@@ -32,6 +31,7 @@ from nde.loop import (
     LoopOptions,
     LoopOutcome,
     LoopState,
+    NONFINITE,
     Problem,
     save_ends,
     SaveBuffer,
@@ -82,11 +82,15 @@ class EngineLoop(diffrax.AbstractAdjoint):
         state, solver_state = _begin(stepper, start, solve)
         problem = Problem(stepper, solve, jax.tree.leaves(solve.saveat.subs, is_leaf=is_sub))
         specs = [_save_spec(*each) for each in zip(problem.subs, save_states(start), strict=True)]
+        scans = self._scans(state) and not passed_controller_state
+        if not (throw or scans or problem.controls_error) and state.result is None:
+            # So that the loop looks for a failure, whose NaN would be in the gradient of a loss that masks it.
+            state = state._replace(result=_strong_dtypes(start.result))
         trace = self.adjoint.prepare(problem, state)
-        if self._scans(state) and not passed_controller_state:
+        if scans:
             outcome = self._scan(problem, state, specs, guard=not throw)
         else:
-            outcome = self._run(problem, state, specs, trace)
+            outcome = _marked(problem, self._run(problem, state, specs, trace))
         return self._finish(problem, outcome, start, solver_state, throw)
 
     def _stepper(self, solve: Solve, start: EntryState) -> AbstractStepper:
@@ -172,6 +176,16 @@ class EngineLoop(diffrax.AbstractAdjoint):
         return [save_ends(rows, sub, ends) for rows, sub in zip(saved, problem.subs, strict=True)], result
 
 
+def _marked(problem: Problem, outcome: LoopOutcome) -> LoopOutcome:
+    """The outcome with NaN for a state that the solve did not get to."""
+    state = outcome.state
+    if not problem.stops_where_nonfinite(state):
+        return outcome
+    good = state.result != NONFINITE
+    y = jax.tree.map(lambda x: jnp.where(good, x, jnp.nan) if is_inexact(x) else x, state.y)
+    return outcome._replace(state=state._replace(y=y))
+
+
 def _begin(stepper: AbstractStepper, start: EntryState, solve: Solve) -> tuple[LoopState, SolverState]:
     """The state at which the loop starts, and the solver's own state there; `start`: that of diffrax's loop."""
     solver_state = _strong_dtypes(start.solver_state)
@@ -248,11 +262,11 @@ def _saved_rows(old: Any, new: SaveBuffer) -> SavedRows:
 
 def _final_result(problem: Problem, state: LoopState, result: RESULTS) -> RESULTS:
     """The solve's result, failures of the whole among it: too many steps, a last state or a time that is no number."""
-    solve, nonfinite = problem.solve, RESULTS.promote(optimistix.RESULTS.nonfinite)
+    solve = problem.solve
     result = RESULTS.where(problem.running(state, solve.t1), RESULTS.max_steps_reached, result)
     if not problem.controls_error:
-        result = RESULTS.where((result == RESULTS.successful) & any_nonfinite(state.y), nonfinite, result)
-    return RESULTS.where(_any_nan_time(problem), nonfinite, result)
+        result = RESULTS.where((result == RESULTS.successful) & any_nonfinite(state.y), NONFINITE, result)
+    return RESULTS.where(_any_nan_time(problem), NONFINITE, result)
 
 
 def _any_nan_time(problem: Problem) -> jax.Array:

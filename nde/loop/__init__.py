@@ -24,6 +24,7 @@ from nde.loop.interface import Backward as Backward, Loop as Loop
 from nde.loop.packing import Packing as Packing
 from nde.loop.problem import (
     Convert as Convert,
+    NONFINITE as NONFINITE,
     Problem as Problem,
     Solve as Solve,
     TracedProblem as TracedProblem,

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
+import optimistix
 from diffrax import is_okay, RESULTS
 from jaxtyping import PyTree
 
@@ -13,8 +14,11 @@ from nde.loop.closure_convert import ClosedFunction, ClosureConverter, Consts
 from nde.loop.controller_stops import knot_times, sorted_stops, stop_times
 from nde.loop.events import look_for_events
 from nde.loop.state import LoopState, StepOutcome
-from nde.steppers import AbstractStepper, opaque
+from nde.steppers import AbstractStepper, any_nonfinite, opaque
 from nde.types import Args, Dense, SolverState, State, Terms, Time
+
+NONFINITE = RESULTS.promote(optimistix.RESULTS.nonfinite)
+"""The result of a solve whose state or times are no numbers."""
 
 Convert = Callable[..., ClosedFunction]
 """`closure_convert(function, *examples)`: traces a function and makes inputs of what it closes over."""
@@ -52,6 +56,10 @@ class Problem:
     def interpolate(self, t0: Time, t1: Time, dense: Dense, t: Time) -> State:
         """The state at a time inside a step."""
         return self.solve.solver.interpolation_cls(t0=t0, t1=t1, **dense).evaluate(t)
+
+    def stops_where_nonfinite(self, state: LoopState) -> bool:
+        """Whether a step to what is no number ends the solve: without error control, where a failure is looked for."""
+        return state.result is not None and not self.controls_error
 
     def running(self, state: LoopState, t1: Time) -> jax.Array:
         """Whether the solve goes on, steps permitting."""
@@ -133,6 +141,11 @@ class TracedProblem:
         keep, t, tnext, made_jump, controller_state, result = adapt(
             state.t, state.tnext, state.y, y1, solve.args, error, order, state.controller_state
         )
+        if self.problem.stops_where_nonfinite(state):
+            # What no rejection catches. The step is none of the record: so the backward pass meets no infinity.
+            bad = any_nonfinite(y1)
+            keep, t = keep & ~bad, jnp.where(bad, state.t, t)
+            result = RESULTS.where(bad, NONFINITE, result)
         t = jnp.minimum(t, t1)
         is_stop = self._is_stop(tnext, controller_state) if state.made_jump is not None else None
         tnext = clip_to_end(t, tnext, t1, clip_floor, keep, state.tnext, is_stop)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
-from nde.dtypes import as_floats, promote_state
+from nde.dtypes import as_floats, promote_state, where_finite
 from nde.fields import check_field
 from nde.models.checks import refuse
 from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
@@ -153,7 +153,7 @@ class ControlledSDE(AbstractSolvingModel):
     ) -> Solved:
         """The readout of the last state, and what the regulariser makes of the solve: see `nde.regularise`."""
         solved = self._solve(ts, values, mask, key, rows=False, regulariser=regulariser)
-        return solved._replace(ys=self.readout(solved.ys[0]))
+        return solved._replace(ys=where_finite(self.readout, solved.ys[0]))
 
     @eqx.filter_jit
     def latent(
@@ -174,7 +174,7 @@ class ControlledSDE(AbstractSolvingModel):
         clock = (ts - ts[0]) / self.time_scale
         places = jnp.minimum(ts[0] + jnp.asarray(grid * self.time_scale, ts.dtype), ts[-1])
         control = _Control(jax.vmap(path.evaluate)(places), clock[-1], width)
-        z0 = promote_state(self.initial(control.points[0]), ts.dtype)
+        z0 = promote_state(where_finite(self.initial, control.points[0]), ts.dtype)
         _check_fields(self.drift, self.diffusion, z0, control.points[0])
 
         drift, diffusion, y0 = self.drift, self.diffusion, z0
@@ -189,7 +189,9 @@ class ControlledSDE(AbstractSolvingModel):
         numerics = dataclasses.replace(self.numerics, controller=diffrax.StepTo(ts=grid), dt0=None)
         other = jax.random.fold_in(key, 1)
         solved = numerics.solve(terms, grid[0], grid[-1], y0, saveat=saveat, regulariser=regulariser, key=other)
-        return solved._replace(ys=z0[None] * jnp.exp(solved.ys)) if self.geometric else solved
+        if not self.geometric:
+            return solved
+        return solved._replace(ys=where_finite(lambda growth: z0[None] * jnp.exp(growth), solved.ys))
 
 
 class _Control(eqx.Module):

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
-from nde.dtypes import as_floats, promote_state
+from nde.dtypes import as_floats, promote_state, where_finite
 from nde.models.checks import check_matrix
 from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
 from nde.paths import log_signature_path, RowWindows, series_path, TimeWindows
@@ -126,7 +126,7 @@ class LogNCDE(AbstractSolvingModel):
         path = series_path(ts, values, mask, interpolation=self.interpolation, **options)
         assert isinstance(path, diffrax.LinearInterpolation)
         first = path.evaluate(path.t0)
-        y0 = promote_state(self.initial(first), first.dtype)
+        y0 = promote_state(where_finite(self.initial, first), first.dtype)
         check_matrix("LogNCDE", y0, first, eqx.filter_eval_shape(self.field, path.t0, y0, args))
         knots_per_row = (len(path.ts) - 1) // (len(ts) - 1)
         logs = log_signature_path(path, self.windows, self.depth, knots_per_row=knots_per_row)
@@ -136,4 +136,4 @@ class LogNCDE(AbstractSolvingModel):
         saveat = diffrax.SaveAt(t1=True)
         end = len(logs.ts) - 1.0
         solved = self.numerics.solve(term, 0.0, end, y0, args, saveat=saveat, regulariser=regulariser, key=key)
-        return solved._replace(ys=self.readout(solved.ys[0]))
+        return solved._replace(ys=where_finite(self.readout, solved.ys[0]))

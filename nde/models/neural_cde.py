@@ -1,13 +1,15 @@
 """A neural CDE of one irregular, partly missing series."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Unpack
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
-from nde.dtypes import as_floats, promote_state
+from nde.dtypes import as_floats, promote_state, where_finite
 from nde.models.checks import check_matrix, check_times
 from nde.models.controlled import solve_controlled
 from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
@@ -133,7 +135,7 @@ class NeuralCDE(AbstractSolvingModel):
     ) -> Solved:
         """The readout of the last state, and what the regulariser makes of the solve: see `nde.regularise`."""
         solved = self._solve(ts, values, mask, args, regulariser=regulariser, key=key)
-        return solved._replace(ys=self.readout(solved.ys[0]))
+        return solved._replace(ys=where_finite(self.readout, solved.ys[0]))
 
     def trajectory(
         self,
@@ -146,7 +148,7 @@ class NeuralCDE(AbstractSolvingModel):
     ) -> PyTree[Array]:
         """The outputs at all `ts`, with a leading axis of rows; arguments and errors as those of the call."""
         rows = check_times("NeuralCDE", ts, (values, self.initial, self.field, self.readout))
-        return jax.vmap(self.readout)(self._solve(ts, values, mask, args, rows=rows).ys)
+        return jax.vmap(partial(where_finite, self.readout))(self._solve(ts, values, mask, args, rows=rows).ys)
 
     def states(
         self, ts: ArrayLike, values: ArrayLike, mask: ArrayLike | None = None, args: PyTree[Any] = None
@@ -167,9 +169,13 @@ class NeuralCDE(AbstractSolvingModel):
 
     def _solve(self, ts, values, mask, args, **options: Any) -> Solved:
         ts, values = as_floats(ts, values, like=(self.initial, self.field, self.readout))
+        infinite, values = jnp.isinf(values), jnp.where(jnp.isinf(values), 0, values)
         scales: Any = {"scaled": self.scaled, "time_scale": self.time_scale}
         path = series_path(ts, values, mask, interpolation=self.interpolation, **scales)
         first = path.evaluate(path.t0)
         y0 = promote_state(self.initial(first), first.dtype)
         check_matrix("NeuralCDE", y0, first, eqx.filter_eval_shape(self.field, path.t0, y0, args))
+        # an infinite value makes a start that fails, beside a path whose derivatives are numbers all the same
+        seen = infinite if mask is None else infinite & jnp.asarray(mask, bool)
+        y0 = jnp.where(jnp.any(seen), jnp.inf, y0)
         return solve_controlled(self.numerics, self.field, path, y0, args, **options)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
-from nde.dtypes import as_floats
+from nde.dtypes import as_floats, where_finite
 from nde.objectives.likelihoods import AbstractLikelihood
 from nde.objectives.terms import AbstractTerms
 from nde.regularise import AbstractRegulariser
@@ -130,12 +130,18 @@ class ELBO(eqx.Module):
         mask, context = jnp.asarray(mask, bool), jnp.asarray(context, bool)
         values = jnp.where(mask, values, 0.0)
 
-        def sample(key):
-            path = model.posterior(times, values, context, times, key=key, regulariser=regulariser)
-            density = model.likelihood.log_prob(values, model.decode(path.zs))
-            return density, path.kl_path, path.kl_initial, path.penalty
+        read = jnp.where(jnp.all(jnp.isfinite(values)), values, 0.0)
 
-        density, kl_path, kl_initial, penalty = jax.vmap(sample)(jax.random.split(key, self.samples))
+        def terms(values, path):
+            misfit = -model.likelihood.log_prob(values, model.decode(path.zs))
+            return misfit, path.kl_path, path.kl_initial, path.penalty
+
+        def sample(key):
+            path = model.posterior(times, read, context, times, key=key, regulariser=regulariser)
+            return where_finite(lambda x: terms(*x), (values, path))
+
+        misfit, kl_path, kl_initial, penalty = jax.vmap(sample)(jax.random.split(key, self.samples))
+        density = -misfit
         score = jnp.mean(density, 0)
         if self.predictive > 0:
             marginal = logsumexp(density, 0) - jnp.log(self.samples)

@@ -45,7 +45,8 @@ class ExplicitRKStepper(AbstractStepper):
             return solver_state
         first, f = solver_state
         stale = first if made_jump is None else first | made_jump
-        y = jax.tree.map(lambda x: jnp.where(jnp.isnan(x), 0, x), y)  # so that a masked NaN has no NaN for a gradient
+        # so that a start that is no number, of an example that the loss masks, has no NaN for a gradient
+        y = jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, 0), y)
         return jax.tree.map(lambda new, old: jnp.where(stale, new, old), self.term.vf(t0, y, self.args), f)
 
     def step(
