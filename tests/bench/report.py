@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from report_cde import cde_step
 from report_format import HERE, table
 from report_headlines import HEAD, headlines
 from report_linear import linear
@@ -20,7 +21,7 @@ from report_signatures import signatures
 from report_solves import adjoints, engine, orders, sde
 
 SECTIONS: list[Callable[[], str]] = [engine, peers, sde, orders, adjoints, regularisers, forecasts, fits, shooting]
-SECTIONS += [linear, signatures]
+SECTIONS += [cde_step, linear, signatures]
 
 INTRODUCTION = """# What was measured
 

@@ -27,15 +27,13 @@ def linear() -> str:
         "the solve's time / this",
     ]
     head += ["memory of the gradient and of the solve's, MiB", "distance"]
-    loads = [row["load"] for row in found["rows"]]
     return f"""## Linear equations by scan
 
 `python tests/bench/linear_cde.py`: a linear CDE of 32 states on a path of 13 channels, and a state space of 64 real
 states, by scan or convolution, against the solve of the same equation by nde's engine with Tsit5, one step a row;
-single precision. The distance is that of the last state, relative to the largest. The machine was shared while this
-was measured, at a load of {min(loads):.0f} to {max(loads):.0f} on two cores, so that ratios are rough: 17 × and 9 × for
-the diagonal forward and gradient in another run, at 14 to 21. Twenty times was asked: on
-these cores a state space's scan gets there forward, and nothing else does but its convolution's gradient, nearly. Of
-blocks the exponentials, one for each row and block, are what takes the time: a solve needs only products with vectors.
+single precision. The distance is that of the last state, relative to the largest. The load of two cores was
+{", ".join(f"{row['load']:.0f} ({row['structure']})" for row in found["rows"])}; where it is high, ratios are rough.
+Twenty times was asked: a state space's scan gets there forward, and nothing else does. Of blocks the exponentials,
+one for each row and block, are what takes the time: a solve needs only products with vectors.
 
 {table(head, lines)}"""
