@@ -15,8 +15,8 @@ def cde_step() -> str:
     return f"""## A training step of a neural CDE
 
 `python tests/bench/cde_step.py`: a state of 32, a field of one hidden layer of 64, two channels, batch 32, one midpoint
-step a knot. Milliseconds, and in brackets over the faster scan by hand; the machine's load went from {loads[0]:.1f} to {loads[-1]:.1f}, its own included. At most 1.08 of
-the scan was asked: it is kept on 100 and 500 knots, and missed by a little on 2000. NeuralCDE and `nde fit` make the
-path in each call, the others find it ready.
+step a knot. Milliseconds, and in brackets over the faster scan by hand; the machine's load went from {loads[0]:.1f} to
+{loads[-1]:.1f}, its own included. At most 1.08 of the scan was asked: it is kept on 100 and 500 knots, and missed by a
+little on 2000. NeuralCDE and `nde fit` make the path in each call, the others find it ready.
 
 {table(["by", *(f"{rows} knots" for rows in found)], lines)}"""
