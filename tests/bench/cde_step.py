@@ -3,10 +3,9 @@
     pip install '.[bench]' torchcde && python tests/bench/cde_step.py [--rounds 15] [--rows 100,500,2000] [--out …]
 
 Two channels (a path of five), a state of 32, a field of one hidden layer of 64 softplus units and a final tanh, batch
-32, float32, cross-entropy of three classes. Medians of alternating calls in ms: of the time on the clock, and of that
-of all processors, which other work on the machine disturbs less; `over_scan` and `processors_over_scan` are theirs over
-the faster scan's. `differs` is the largest difference of the gradient from the scan's, over the largest entry of its
-leaf.
+32, float32, cross-entropy of three classes. Each way is timed right after the scan whose steps are recomputed: medians
+in ms on the clock, and of all processors; `over_scan` and `processors_over_scan` are the medians of the ratios of the
+two. `differs` is the largest difference of the gradient from the scan's, over the largest entry of its leaf.
 
 scan, recomputed   by hand: a `lax.scan` over the path's derivatives at the stages times the step, which lie ready, with
                    the inside of each step recomputed on the way back (`jax.checkpoint`)
@@ -45,6 +44,7 @@ from nde.models import series_path
 from nde.objectives import classification_loss
 from nde.train import batch_loss
 
+SCAN = "scan, recomputed"
 CHANNELS, STATE, WIDTH, CLASSES, BATCH = 2, 32, 64, 3, 32
 PATH = 1 + 2 * CHANNELS
 SLOW_ROWS, SLOW_ROUNDS = 500, 3
@@ -201,27 +201,34 @@ def by_torchcde(data: Series) -> Callable[[], Any]:
     return call
 
 
-def medians(calls: Mapping[str, Callable], rounds: int, slow: set[str]) -> dict[str, tuple[float, float]]:
-    """Median milliseconds of each in turn: on the clock, and of all processors."""
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-    for done in range(rounds):
-        for name, call in calls.items():
-            if name in slow and done >= SLOW_ROUNDS:
-                continue
-            clock, processors = time.perf_counter(), time.process_time()
-            call()
-            taken[name].append((time.perf_counter() - clock, time.process_time() - processors))
-    return {
-        name: (1e3 * statistics.median(a for a, _ in each), 1e3 * statistics.median(b for _, b in each))
-        for name, each in taken.items()
-    }
+def medians(calls: Mapping[str, Callable], rounds: int, slow: set[str]) -> dict[str, dict[str, float]]:
+    """Median milliseconds of each, and its ratio to the scan that ran just before it: on the clock, and of processors.
+
+    The scan next to it meets the same machine; a call of a peer, or one that writes much memory, is a bad neighbour.
+    """
+    found = {}
+    for name, call in calls.items():
+        pairs = []
+        for _ in range(SLOW_ROUNDS if name in slow else rounds):
+            pairs.append((_taken(calls[SCAN]), _taken(call)))
+        clock, processors = (1e3 * statistics.median(own[kind] for _, own in pairs) for kind in (0, 1))
+        over = [statistics.median(own[kind] / scan[kind] for scan, own in pairs) for kind in (0, 1)]
+        found[name] = {"ms": float(f"{clock:.4g}"), "processors_ms": float(f"{processors:.4g}")}
+        found[name] |= {"over_scan": round(over[0], 3), "processors_over_scan": round(over[1], 3)}
+    return found
+
+
+def _taken(call: Callable) -> tuple[float, float]:
+    clock, processors = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - clock, time.process_time() - processors
 
 
 def measure(rows: int, rounds: int) -> dict[str, Any]:
     """One table."""
     data = series(rows)
     ways = {
-        "scan, recomputed": by_scan(data, partial(jax.checkpoint, prevent_cse=False)),
+        SCAN: by_scan(data, partial(jax.checkpoint, prevent_cse=False)),
         "scan, stored": by_scan(data, lambda step: step),
         "nde.diffeqsolve": by_library(nde, data),
         "nde, KnotTerm": by_knots(data),
@@ -245,12 +252,8 @@ def measure(rows: int, rounds: int) -> dict[str, Any]:
             apart = [float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(leaves, reference, strict=True)]
             found[name]["differs"] = float(f"{max(apart):.1e}")
     slow = {"diffrax", "torchcde"} if rows >= SLOW_ROWS else set()
-    times = medians(calls, rounds, slow)
-    floors = [min(times[name][kind] for name in ("scan, recomputed", "scan, stored")) for kind in (0, 1)]
-    for name, (clock, processors) in times.items():
-        found[name] |= {"ms": float(f"{clock:.4g}"), "processors_ms": float(f"{processors:.4g}")}
-        over = clock / floors[0], processors / floors[1]
-        found[name] |= {"over_scan": round(over[0], 3), "processors_over_scan": round(over[1], 3)}
+    for name, times in medians(calls, rounds, slow).items():
+        found[name] |= times
     return found
 
 
