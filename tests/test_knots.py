@@ -120,3 +120,30 @@ def test_what_cannot_step_from_row_to_row_says_so():
         model(solver=nde.ReversibleHeun(), steps_per_row=1)(TIMES, VALUES)
     with pytest.raises(TypeError, match="the pieces between knots are those of .*, but got Polynomial"):
         nde.terms.KnotTerm(lambda t, y, args: y, np.polynomial.Polynomial([1.0]))
+
+
+@pytest.mark.parametrize("interpolation", ["linear", "rectilinear"])
+def test_adaptive_steps_end_where_the_slope_of_a_path_jumps(interpolation):
+    """Steps past its corners gave 2.40 for 1.14 along this rectilinear path, at any tolerance."""
+    keys = jax.random.split(jax.random.key(3), 3)
+    ts, values = jnp.sort(jax.random.uniform(keys[0], (12,), maxval=5.0)), jax.random.normal(keys[1], (12, 2))
+    keys = jax.random.split(keys[2], 3)
+    field = nde.CDEField(4, 5, width=8, depth=1, key=keys[1])
+    parts = eqx.nn.Linear(5, 4, key=keys[0]), field, eqx.nn.Linear(4, 1, key=keys[2])
+    tight = {"controller": diffrax.PIDController(rtol=1e-8, atol=1e-10), "interpolation": interpolation}
+    by_rows = nde.NeuralCDE(*parts, interpolation=interpolation, solver=diffrax.Tsit5(), steps_per_row=8)
+    adaptive = nde.NeuralCDE(*parts, **tight)
+
+    def output(model, ts):
+        return model(ts, values)[0]
+
+    found, by_times = jax.value_and_grad(output, argnums=1)(adaptive, ts)
+    wanted, wanted_by_times = jax.value_and_grad(output, argnums=1)(by_rows, ts)
+    np.testing.assert_allclose(found, wanted, rtol=1e-7)
+    np.testing.assert_allclose(by_times, wanted_by_times, atol=1e-6)
+    windows = nde.paths.RowWindows(3)
+    logs = [
+        nde.LogNCDE(*parts, windows=windows, solver=diffrax.Tsit5(), **{**options, "interpolation": interpolation})
+        for options in ({"controller": tight["controller"]}, {"controller": diffrax.ConstantStepSize(), "dt0": 1 / 16})
+    ]
+    np.testing.assert_allclose(output(logs[0], ts), output(logs[1], ts), rtol=1e-6)

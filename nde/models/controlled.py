@@ -31,6 +31,8 @@ def solve_controlled(
     With `numerics.steps_per_row` each piece of the path, from one of its knots to the next, is crossed in so many
     steps (`nde.terms.KnotTerm`): a rectilinear path has two pieces a row, the others one.
 
+    Steps of an adaptive controller end at the knots of a path of straight pieces, see `stopping_at_knots`.
+
     **Arguments:** `field`: as that of `nde.NeuralCDE`; `path`: a `nde.paths.series_path`; `rows`: the times of the
     series that the path was made of, if the states at these are wanted.
 
@@ -41,6 +43,7 @@ def solve_controlled(
     """
     options: dict[str, Any] = {"regulariser": regulariser, "key": key}
     if numerics.steps_per_row is None:
+        numerics = stopping_at_knots(numerics, path)
         saveat = diffrax.SaveAt(t1=True) if rows is None else diffrax.SaveAt(ts=rows)
         term = diffrax.ControlTerm(field, path).to_ode()
         return numerics.solve(term, path.t0, path.t1, y0, args, saveat=saveat, **options)
@@ -55,3 +58,18 @@ def solve_controlled(
         return solved
     stride = each * (pieces // (rows.shape[0] - 1))
     return solved._replace(ys=jax.tree.map(lambda ys: ys[::stride], solved.ys))
+
+
+def stopping_at_knots(numerics: Numerics, path: SeriesPath) -> Numerics:
+    """Numerics whose adaptive steps end at the knots of a path of straight pieces; others as they are.
+
+    The slope of such a path jumps there. An estimate of the error looks at a few points of a step, and where these lie
+    on pieces along which little happens, as the clock's of a rectilinear path, it is near zero however much lies
+    between them. (Twelve random rows, rectilinear: an output of 2.40 for 1.14, at a tolerance of 1e-8.) A controller
+    with stops of its own and one of given steps are the user's.
+    """
+    straight = isinstance(path, diffrax.LinearInterpolation)
+    if not (straight and isinstance(numerics.controller, diffrax.PIDController)):
+        return numerics
+    stops = diffrax.ClipStepSizeController(numerics.controller, jump_ts=path.ts)
+    return dataclasses.replace(numerics, controller=stops)

@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
 from nde.dtypes import as_floats, promote_state, where_finite
 from nde.models.checks import check_matrix
+from nde.models.controlled import stopping_at_knots
 from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
 from nde.paths import log_signature_path, RowWindows, series_path, TimeWindows
 from nde.regularise import AbstractRegulariser
@@ -135,5 +136,6 @@ class LogNCDE(AbstractSolvingModel):
         term = diffrax.ControlTerm(LogODEField(self.field, self.depth), counted)
         saveat = diffrax.SaveAt(t1=True)
         end = len(logs.ts) - 1.0
-        solved = self.numerics.solve(term, 0.0, end, y0, args, saveat=saveat, regulariser=regulariser, key=key)
+        numerics = stopping_at_knots(self.numerics, counted)
+        solved = numerics.solve(term, 0.0, end, y0, args, saveat=saveat, regulariser=regulariser, key=key)
         return solved._replace(ys=where_finite(self.readout, solved.ys[0]))

@@ -74,7 +74,8 @@ class NeuralCDE(AbstractSolvingModel):
     its series will be, as a share of it is the clock: give a `time_scale` where outputs on the way must not. The values
     enter as they are: standardise them. The path's second derivative jumps at observations, and its slope where a
     channel ends before the series, and after two rows that lie close together; that of linear and rectilinear paths
-    jumps at all their times.
+    jumps at all their times, where the steps of a `diffrax.PIDController` end therefore; give steps of one size short
+    enough, or `steps_per_row`.
 
     **Source:** Kidger, Morrill, Foster, Lyons, *Neural Controlled Differential Equations for Irregular Time Series*,
     NeurIPS 2020, arXiv 2005.08926; the interpolation, Morrill, Kidger, Yang, Lyons 2021, arXiv 2106.11028.
