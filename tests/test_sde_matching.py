@@ -185,21 +185,57 @@ def test_simulated_bound_of_the_same_model_is_the_matching_bound():
         assert float(one.kl_initial) == pytest.approx(float(matched.kl_initial), rel=1e-9)
 
 
-@pytest.mark.parametrize("predictive", [0.0, 0.5])
-def test_gradient_is_that_of_finite_differences(predictive):
-    parameters, rest = eqx.partition(MODEL, eqx.is_inexact_array)
-    leaves, structure = jax.tree.flatten(parameters)
+def moved(size):
+    """The model whose arrays are moved along one direction."""
+    leaves, structure = jax.tree.flatten(MODEL, is_leaf=eqx.is_inexact_array)
     generator = np.random.default_rng(0)
-    directions = [jnp.asarray(generator.standard_normal(x.shape)) for x in leaves]
+    change = [size * generator.standard_normal(x.shape) if eqx.is_inexact_array(x) else 0 for x in leaves]
+    return jax.tree.unflatten(
+        structure, [x + d if eqx.is_inexact_array(x) else x for x, d in zip(leaves, change, strict=True)]
+    )
+
+
+def check_slope(function, exact=None):
+    exact, step = jax.jit(jax.grad(function if exact is None else exact))(0.0), 1e-6
+    function = jax.jit(function)
+    assert float(exact) == pytest.approx(float((function(step) - function(-step)) / (2 * step)), rel=1e-6)
+
+
+@pytest.mark.parametrize("predictive", [0.0, 0.5])
+def test_gradient_of_the_likelihood_is_that_of_finite_differences(predictive):
     bound = nde.SDEMatching(samples=3, predictive=predictive)
+    context = MASK & (TIMES < 1)[:, None]
+    check_slope(lambda size: bound(moved(size), TIMES, VALUES, MASK, context, key=KEY).loss(0.0))
 
-    @jax.jit
-    def loss(size):
-        moved = jax.tree.unflatten(structure, [x + size * d for x, d in zip(leaves, directions, strict=True)])
-        return bound(eqx.combine(moved, rest), TIMES, VALUES, MASK, MASK & (TIMES < 1)[:, None], key=KEY).loss(0.7)
 
-    exact, step = jax.jit(jax.grad(loss))(0.0), 1e-6
-    assert float(exact) == pytest.approx(float((loss(step) - loss(-step)) / (2 * step)), rel=1e-6)
+@pytest.mark.parametrize("place", [0.1, 0.45, 0.99])
+def test_gradient_of_the_divergence_is_that_at_the_time_that_was_drawn(place):
+    """Where a time is drawn depends on the model; the density that it is divided by is no part of the gradient."""
+    noise = jnp.array([0.3, -1.2, 0.8])
+
+    def square(size, t):
+        path = moved(size).marginal_path(TIMES, VALUES, MASK)
+        return 0.5 * jnp.sum(path(t, path.state(t, noise)) ** 2)
+
+    def estimate(size):
+        return moved(size).marginal_path(TIMES, VALUES, MASK).kl(jnp.asarray(place), noise)
+
+    t, value = estimate(0.0)
+    weight = value / square(0.0, t)
+    check_slope(lambda size: weight * square(size, t), lambda size: estimate(size)[1])
+    check_slope(lambda size: moved(size).kl_initial(moved(size).marginal_path(TIMES, VALUES, MASK)))
+
+
+def test_times_drawn_for_the_divergence_weigh_it_to_its_integral():
+    """The mean over all places against quadrature over time, at one noise."""
+    path, noise = MODEL.marginal_path(TIMES, VALUES, MASK), jnp.array([0.3, -1.2, 0.8])
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    rows = np.asarray(TIMES[:5])
+    ts = jnp.asarray(rows[:-1, None] + np.diff(rows)[:, None] * (nodes + 1) / 2)
+    values = jax.vmap(jax.vmap(lambda t: 0.5 * jnp.sum(path(t, path.state(t, noise)) ** 2)))(ts)
+    exact = float(np.diff(rows) @ np.asarray(values) @ weights / 2)
+    drawn = jax.jit(jax.vmap(lambda place: path.kl(place, noise)[1]))(jnp.asarray((np.arange(20000) + 0.5) / 20000))
+    assert float(drawn.mean()) == pytest.approx(exact, rel=1e-4)
 
 
 def test_bound_reaches_the_exact_likelihood_of_a_linear_gaussian_model():

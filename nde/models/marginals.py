@@ -88,10 +88,12 @@ class MarginalPath(eqx.Module):
     def kl(self, place: Float[Array, ""], noise: Float[Array, " state"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         r"""An unbiased estimate of the path's KL divergence up to `end`, in nats, from one time.
 
-        The integrand $\tfrac12 |u(t, z_t)|^2$ grows as the square of the distance of two nodes over the square of the
-        time between them, so that a time drawn uniformly would seldom meet a short gap and then count for all: the
-        estimate's variance is dominated by the shortest. Half of the draws are therefore uniform over time, and half of
-        them over the gaps, and each is divided by the density of its time.
+        The integrand $\tfrac12 |u(t, z_t)|^2$ is no even one, and a time drawn uniformly seldom meets what counts: it
+        grows as the square of the distance of two nodes over the square of the time between them, and within a gap
+        towards its end, as that of a bridge to a value known up to $s_1$, where $\mathbb E\,|u|^2$ is $1 / (\tau +
+        \delta)$, with $\tau$ the time that is left and $\delta = s_1^2 / \sigma^2$. Half of the draws are therefore
+        uniform over time, and half of them over the gaps; within one they have the density of that bridge,
+        proportional to $1 / (\tau + \delta)$; and each is divided by the density of its time.
 
         **Arguments:** `place`: uniform in [0, 1); `noise`: of the state. **Returns:** the time, and the estimate.
         """
@@ -101,11 +103,17 @@ class MarginalPath(eqx.Module):
         reached = 0.5 * (self.times / end + rank / gaps)[self.before]
         row = jnp.searchsorted(reached, place, side="right") - 1
         here, there, alone = self._around(row)
-        gap = self.times[there] - self.times[here]
+        gap = jnp.where(alone, 1.0, self.times[there] - self.times[here])
         mass = 0.5 * (gap / end + 1.0 / gaps)
-        t = self.times[here] + gap * jnp.clip((place - reached[row]) / mass, 0.0, 1.0)
+        share = jnp.clip((place - reached[row]) / mass, 0.0, 1.0)
+        law = self._node(there)[0]
+        known = jnp.min((law.std / self.diffusion(self.times[there], law.mean)) ** 2)
+        sharp = jax.lax.stop_gradient(jnp.clip(known / gap, 1e-4, 1e2))  # delta, in units of the gap
+        left = sharp * jnp.expm1((1 - share) * jnp.log1p(1 / sharp))
+        t = self.times[here] + jnp.where(alone, 0.0, gap * (1 - left))
+        weight = gap / mass * (left + sharp) * jnp.log1p(1 / sharp)
         u = posterior_control(self.at, self.drift, self.diffusion, t, self.state(t, noise))
-        return t, jnp.where(alone, 0.0, gap / mass * 0.5 * jnp.sum(u**2))
+        return t, jnp.where(alone, 0.0, weight * 0.5 * jnp.sum(u**2))
 
     def __call__(self, t: Float[Array, ""], z: Float[Array, " state"]) -> Float[Array, " state"]:
         inside = t < self.end
