@@ -1,10 +1,10 @@
 """nde: neural differential equations in JAX.
 
 Data make paths; fields and paths make terms; the engine solves terms; a model wraps that; an objective scores it;
-training improves it. The daily names are here; each layer's own overview is the docstring of its folder:
-`nde.data`, `nde.fields`, `nde.paths`, `nde.terms`, `nde.solvers`, `nde.adjoints`, `nde.engine`, `nde.regularise`,
-`nde.models`, `nde.objectives`, `nde.train`, `nde.report`, `nde.config`, `nde.tasks` and `nde.runs`; `nde.fit` does what
-the command line does.
+training improves it. The daily names are here; each layer's own overview is the docstring of its folder: `nde.data`,
+`nde.fields`, `nde.paths`, `nde.terms`, `nde.solvers`, `nde.diffusion`, `nde.adjoints`, `nde.engine`,
+`nde.regularise`, `nde.models`, `nde.objectives`, `nde.train`, `nde.report`, `nde.config`, `nde.tasks` and `nde.runs`;
+`nde.fit` does what the command line does.
 
 Terms, solvers, step-size controllers, adjoints, paths and what else a solve needs are diffrax's own, under the same
 names: what its documentation says of `diffrax.Tsit5` holds for `nde.Tsit5`.

@@ -60,6 +60,7 @@ from nde.adjoints import (
     ContinuousAdjoint as ContinuousAdjoint,
     ReversibleAdjoint as ReversibleAdjoint,
 )
+from nde.diffusion import diffusion_model_term as diffusion_model_term
 from nde.engine import (
     diffeqsolve as diffeqsolve,
     map_in_buckets as map_in_buckets,
@@ -120,11 +121,7 @@ from nde.steppers import (
     Heuristics as Heuristics,
     HeuristicSpec as HeuristicSpec,
 )
-from nde.terms import (
-    diffusion_model_term as diffusion_model_term,
-    to_ito as to_ito,
-    to_stratonovich as to_stratonovich,
-)
+from nde.terms import to_ito as to_ito, to_stratonovich as to_stratonovich
 
 Measure = HeuristicSpec
 """Its name until now."""

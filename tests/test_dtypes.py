@@ -9,7 +9,7 @@ import pytest
 from diffrax import Bosh3, ConstantStepSize, Event, Heun, ODETerm, SaveAt, SubSaveAt, Tsit5
 
 import nde
-from nde.terms import diffusion_model_term, VariancePreserving
+from nde.diffusion import diffusion_model_term, VariancePreserving
 
 W = jnp.array([0.5, 1.0])
 PID = nde.PIDController(rtol=1e-3, atol=1e-3)

@@ -7,13 +7,13 @@ import lineax as lx
 import pytest
 
 import nde
+from nde.diffusion import VariancePreserving
 from nde.terms import (
     brownian_terms,
     is_noise,
     reads_state,
     unwrap_solver,
     unwrap_time_direction,
-    VariancePreserving,
     WithIntegrals,
 )
 

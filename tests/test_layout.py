@@ -14,7 +14,7 @@ ROOT = Path(nde.__file__).parent
 # From the top down; a module may import from its own layer and from those after it.
 LAYERS = [
     "cli", "commands", "runs", "tasks", "config", "data", "report", "models", "objectives", "fields", "regularise",
-    "engine", "adjoints", "loop", "steppers", "solvers", "terms", "paths",
+    "engine", "adjoints", "loop", "steppers", "diffusion", "solvers", "terms", "paths",
     "diffrax_internals", "types", "dtypes", "train",
 ]  # fmt: skip
 

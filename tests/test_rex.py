@@ -11,7 +11,8 @@ from chex import assert_trees_all_close
 from diffrax import Heun, ODETerm, PIDController, SaveAt, StepTo, Tsit5
 
 import nde
-from nde.solvers import AbstractVariables, SemilinearTerm, undo, VariancePreserving
+from nde.diffusion import VariancePreserving
+from nde.solvers import AbstractVariables, SemilinearTerm, undo
 
 SCHEDULE = VariancePreserving(0.1, 8.0)
 MEANS, WEIGHTS, VARIANCE = jnp.array([[-1.0, 0.5], [1.5, 0.2], [0.3, -1.2]]), jnp.array([0.2, 0.5, 0.3]), 0.15
@@ -226,7 +227,7 @@ def test_wrong_input_is_named():
     with pytest.raises(ValueError, match="SemilinearTerm"):
         solve(ODETerm(lambda t, x, args: -x), nde.Rex(Heun()), TS)
     with pytest.raises(ValueError, match="predicts"):
-        nde.diffusion_model_term(data(SCHEDULE), SCHEDULE, "score")
+        nde.diffusion_model_term(data(SCHEDULE), SCHEDULE, "image")
     with pytest.raises(ValueError, match="Brownian"):
         mixture("data", path=jr.key(0))
     with pytest.raises(ValueError, match="undo"):

@@ -90,7 +90,8 @@ PUBLIC = {
     "Reversible": lambda: nde.Reversible(nde.Tsit5()),
     "Rex": lambda: nde.Rex(nde.Tsit5()),
     "SemilinearTerm": lambda: nde.terms.SemilinearTerm(lambda t, y, args: y, nde.terms.AbstractVariables()),
-    "VariancePreserving": lambda: nde.terms.VariancePreserving(1, 20),
+    "VariancePreserving": lambda: nde.diffusion.VariancePreserving(1, 20),
+    "MeanReverting": lambda: nde.diffusion.MeanReverting(nde.diffusion.LinearFlow(), jnp.ones(2, int)),
     "KnotTerm": lambda: nde.terms.KnotTerm(
         nde.CDEField(2, 1, 4, 1, key=KEY), nde.LinearInterpolation(jnp.arange(3), jnp.ones((3, 1), int))
     ),
@@ -102,7 +103,17 @@ PUBLIC = {
 # Results of calls: not made by users.
 NOT_MADE = {"Context", "ContextELBOTerms", "ELBOTerms", "LatentPath", "Shots", "SpaceSpaceLevyArea", "Terms"}
 NOT_MADE |= {"TrajectoryTerms", "MarginalPath", "Normal", "Pieces"}
-FOLDERS = (nde.fields, nde.models, nde.objectives, nde.paths, nde.adjoints, nde.solvers, nde.terms, regularise)
+FOLDERS = (
+    nde.fields,
+    nde.models,
+    nde.objectives,
+    nde.paths,
+    nde.adjoints,
+    nde.solvers,
+    nde.terms,
+    regularise,
+    nde.diffusion,
+)
 FOUND = {
     name: each
     for folder in FOLDERS

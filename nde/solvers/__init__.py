@@ -42,13 +42,7 @@ from nde.solvers.traits import (
     Stages as Stages,
     traits_of as traits_of,
 )
-from nde.terms import (
-    AbstractVariables as AbstractVariables,
-    diffusion_model_term as diffusion_model_term,
-    Schedule as Schedule,
-    SemilinearTerm as SemilinearTerm,
-    VariancePreserving as VariancePreserving,
-)
+from nde.terms import AbstractVariables as AbstractVariables, SemilinearTerm as SemilinearTerm
 
 SOLVERS: dict[str, Callable[[], diffrax.AbstractSolver]] = {
     "euler": diffrax.Euler,  # of SDEs Euler–Maruyama, Itô

@@ -112,7 +112,7 @@ class Rex(diffrax.AbstractWrappedSolver):
         lawson = _Lawson(terms)
         s0, s1, start = lawson.clock(t0), lawson.clock(t1), lawson.into(t0, t0, y0)
         y1, error, dense, z1, result = self.reversible.step(lawson.term, s0, s1, start, args, solver_state, made_jump)
-        error = None if error is None else lawson.out_of(t1, t1, error)
+        error = None if error is None else lawson.lengthened(t1, error)
         points = lawson.points(self.reversible, t0, t1, dense)
         return lawson.out_of(t1, t1, y1), error, {"points": points}, z1, result
 
@@ -138,18 +138,22 @@ class _Lawson:
                 f"Rex solves an nde.terms.SemilinearTerm, as nde.diffusion_model_term makes it, but got "
                 f"{type(given).__name__}: state the linear part, or use nde.Reversible."
             )
-        self.variables, self.term = given.variables, given.transformed()
+        self.given, self.variables, self.term = given, given.variables, given.transformed()
 
     def clock(self, t: ScalarLike):
         return self.variables.clock(t * self.direction)
 
     def into(self, t0: ScalarLike, t1: ScalarLike, x: jax.Array):
         del t1
-        return scaled(1 / self.variables.scale(t0 * self.direction), x)
+        return self.given.into(t0 * self.direction, x)
 
     def out_of(self, t0: ScalarLike, t1: ScalarLike, y: State):
         del t1
-        return scaled(self.variables.scale(t0 * self.direction), y)
+        return self.given.out_of(t0 * self.direction, y)
+
+    def lengthened(self, t: ScalarLike, error: State):
+        """A difference of two states, without the centre."""
+        return scaled(self.variables.scale(t * self.direction), error)
 
     def points(self, reversible, t0: ScalarLike, t1: ScalarLike, dense: Dense):
         """The step's points, stacked, from the dense output in the new variables."""

@@ -7,8 +7,8 @@ stands here.
   (`nde.solvers.check_noise`); `nde.terms.diffusion_term` makes a term of it and a Brownian path.
 - **Itô and Stratonovich.** `nde.to_ito` and `nde.to_stratonovich` turn an equation with diagonal noise from one reading
   into the other.
-- **Semilinear equations.** `nde.terms.SemilinearTerm` keeps apart a linear part that `nde.Rex` solves exactly, as in
-  the equations of diffusion models (`nde.diffusion_model_term`).
+- **Semilinear equations.** `nde.terms.SemilinearTerm` keeps apart a linear part that exponential solvers solve exactly,
+  as in the equations of diffusion models (`nde.diffusion_model_term`).
 - **Controlled equations** whose steps go from knot to knot of their path: `nde.terms.KnotTerm`.
 - **Log-ODEs.** `nde.terms.LogODEField` is the field of a controlled equation with its Lie brackets, for steps over
   whole windows of a path.
@@ -18,11 +18,6 @@ stands here.
 """
 
 from nde.terms.brownian_term import diffusion_term as diffusion_term
-from nde.terms.diffusion_model import (
-    diffusion_model_term as diffusion_model_term,
-    Schedule as Schedule,
-    VariancePreserving as VariancePreserving,
-)
 from nde.terms.inspect import (
     brownian_terms as brownian_terms,
     is_noise as is_noise,

@@ -28,6 +28,10 @@ class AbstractVariables(eqx.Module):
         r"""$\tau(s)$, strictly monotone: the time of the Brownian motion, for an SDE."""
         raise NotImplementedError
 
+    def path_time(self, t: Any) -> jax.Array:
+        r"""$\tau(s(t))$."""
+        return self.noise_clock(self.clock(t))
+
 
 class SemilinearTerm(diffrax.AbstractTerm):
     r"""The equation $\mathrm d(x / m) = f(t, x)\,\mathrm ds$, for an SDE $+\,\mathrm dW_\tau$: written out,
@@ -35,12 +39,14 @@ class SemilinearTerm(diffrax.AbstractTerm):
     $$\mathrm dx = \Bigl(\frac{m'(t)}{m(t)}\,x + m(t)\,s'(t)\,f(t, x)\Bigr)\mathrm dt
     \;\bigl(+\; m(t)\,\mathrm dW_{\tau(s(t))}\bigr).$$
 
-    Its linear part is known, and `nde.Rex` solves it exactly. Other solvers get it written out. The noise does not
-    depend on the state, so that Itô's solution and Stratonovich's are one.
+    Its linear part is known, and exponential solvers (`nde.Rex`, `nde.Lawson`, `nde.Exponential`,
+    `nde.ExponentialAdams`) solve it exactly. Other solvers get it written out. The noise does not depend on the state,
+    so that Itô's solution and Stratonovich's are one. With a `centre` $c$ all of this holds of $x - c$, but for what the field is called with.
 
     **Arguments:** `field`: $f$, called `field(t, x, args)`, of the structure of `x`; `variables`: $m$, $s$, its inverse
     and $\tau$, an `nde.terms.AbstractVariables`; `path`: for an SDE the Brownian motion $W$, with the shape of
-    `x`, known for all $\tau$ from one end of the solve to the other, from the lesser to the greater.
+    `x`, known for all $\tau$ from one end of the solve to the other, from the lesser to the greater; `centre`: $c$, of
+    the structure of `x`, or `None` for zero.
 
     **Raises:** `ValueError` for a path that is no Brownian motion.
 
@@ -51,6 +57,7 @@ class SemilinearTerm(diffrax.AbstractTerm):
     field: Callable
     variables: AbstractVariables
     path: diffrax.AbstractBrownianPath | None = None
+    centre: Any = None
 
     def __check_init__(self):
         if not (self.path is None or isinstance(self.path, diffrax.AbstractBrownianPath)):
@@ -68,7 +75,7 @@ class SemilinearTerm(diffrax.AbstractTerm):
         del s
         f = self.field(t, y, args)
         with jax.numpy_dtype_promotion("standard"):  # times may have another dtype than the state
-            drift = jax.tree.map(lambda x, f: (dm / m * x + m * ds * f).astype(x.dtype), y, f)
+            drift = jax.tree.map(lambda x, f: (dm / m * x + m * ds * f).astype(x.dtype), self.deviation(y), f)
         return drift if self.path is None else (drift, m)
 
     def contr(self, t0, t1, **kwargs):
@@ -76,7 +83,7 @@ class SemilinearTerm(diffrax.AbstractTerm):
         del kwargs
         if self.path is None:
             return t1 - t0
-        return t1 - t0, self.noise(self.variables.clock(t0), self.variables.clock(t1))
+        return t1 - t0, self._increment(self.path_time(t0), self.path_time(t1))
 
     def prod(self, vf, control):
         """The drift times the length, and the noise's factor times the noise."""
@@ -87,21 +94,36 @@ class SemilinearTerm(diffrax.AbstractTerm):
 
     def noise(self, s0, s1) -> Any:
         r"""$W_{\tau(s_1)} - W_{\tau(s_0)}$, in either order."""
+        return self._increment(self.variables.noise_clock(s0), self.variables.noise_clock(s1))
+
+    def _increment(self, tau0, tau1) -> Any:
         assert self.path is not None
-        tau0, tau1 = self.variables.noise_clock(s0), self.variables.noise_clock(s1)
         w = self.path.evaluate(jnp.minimum(tau0, tau1), jnp.maximum(tau0, tau1))
         return jax.tree.map(lambda w: jnp.where(tau1 < tau0, -w, w), w)
 
     def path_time(self, t) -> Any:
         r"""$\tau(s(t))$, the time at which the Brownian motion is read."""
-        return self.variables.noise_clock(self.variables.clock(t))
+        return self.variables.path_time(t)
+
+    def deviation(self, x) -> Any:
+        """$x - c$."""
+        return x if self.centre is None else jax.tree.map(jnp.subtract, x, self.centre)
+
+    def into(self, t, x) -> Any:
+        """$y = (x - c) / m(t)$."""
+        return scaled(1 / self.variables.scale(t), self.deviation(x))
+
+    def out_of(self, t, y) -> Any:
+        """$x = c + m(t) y$."""
+        x = scaled(self.variables.scale(t), y)
+        return x if self.centre is None else jax.tree.map(jnp.add, x, self.centre)
 
     def transformed(self) -> diffrax.AbstractTerm:
         r"""The equation $\mathrm dy = f(t(s), m y)\,\mathrm ds\;(+\,\mathrm dW_\tau)$ in the new variables."""
 
         def drift(s, y, args):
             t = self.variables.time(s)
-            return self.field(t, scaled(self.variables.scale(t), y), args)
+            return self.field(t, self.out_of(t, y), args)
 
         if self.path is None:
             return diffrax.ODETerm(drift)

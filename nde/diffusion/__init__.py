@@ -1,0 +1,32 @@
+"""Diffusion models and flows: how data become noise, what a network predicts of it, and the equations that sample.
+
+A sampler is a product of four tables: a **schedule** (`nde.diffusion.AbstractSchedule`: variance preserving and
+exploding, cosine, EDM, the straight line of flow matching, mean-reverting), a **prediction**
+(`nde.diffusion.PREDICTIONS`, each of which is any other by `nde.diffusion.convert`), **times**
+(`nde.diffusion.log_snr_times` and its siblings) and the **weights** of a solver (`nde.Exponential`,
+`nde.ExponentialAdams`). What is solved, with any amount of noise between the probability-flow ODE and the reverse-
+time SDE, is `nde.diffusion_model_term`.
+"""
+
+from nde.diffusion.predictions import (
+    convert as convert,
+    converted as converted,
+    PREDICTIONS as PREDICTIONS,
+    thresholded as thresholded,
+)
+from nde.diffusion.schedules import (
+    AbstractSchedule as AbstractSchedule,
+    CosineSchedule as CosineSchedule,
+    EDMSchedule as EDMSchedule,
+    LinearFlow as LinearFlow,
+    MeanReverting as MeanReverting,
+    SubVariancePreserving as SubVariancePreserving,
+    VarianceExploding as VarianceExploding,
+    VariancePreserving as VariancePreserving,
+)
+from nde.diffusion.term import diffusion_model_term as diffusion_model_term, noise_span as noise_span
+from nde.diffusion.times import (
+    karras_times as karras_times,
+    log_snr_times as log_snr_times,
+    uniform_times as uniform_times,
+)
