@@ -41,7 +41,8 @@ class SemilinearTerm(diffrax.AbstractTerm):
 
     Its linear part is known, and exponential solvers (`nde.Rex`, `nde.Lawson`, `nde.Exponential`,
     `nde.ExponentialAdams`) solve it exactly. Other solvers get it written out. The noise does not depend on the state,
-    so that Itô's solution and Stratonovich's are one. With a `centre` $c$ all of this holds of $x - c$, but for what the field is called with.
+    so that Itô's solution and Stratonovich's are one. With a `centre` $c$ all of this holds of $x - c$, but for what
+    the field is called with.
 
     **Arguments:** `field`: $f$, called `field(t, x, args)`, of the structure of `x`; `variables`: $m$, $s$, its inverse
     and $\tau$, an `nde.terms.AbstractVariables`; `path`: for an SDE the Brownian motion $W$, with the shape of
