@@ -92,6 +92,10 @@ PUBLIC = {
     "SemilinearTerm": lambda: nde.terms.SemilinearTerm(lambda t, y, args: y, nde.terms.AbstractVariables()),
     "VariancePreserving": lambda: nde.diffusion.VariancePreserving(1, 20),
     "MeanReverting": lambda: nde.diffusion.MeanReverting(nde.diffusion.LinearFlow(), jnp.ones(2, int)),
+    "GaussianMixture": lambda: nde.diffusion.GaussianMixture([1, 2], [[0], [1]], std=1),
+    "MixtureInterpolant": lambda: nde.diffusion.MixtureInterpolant(
+        *(nde.diffusion.GaussianMixture(None, [[0, 1]], std=s) for s in (1, 2)), lambda t: 1 - t, lambda t: t
+    ),
     "KnotTerm": lambda: nde.terms.KnotTerm(
         nde.CDEField(2, 1, 4, 1, key=KEY), nde.LinearInterpolation(jnp.arange(3), jnp.ones((3, 1), int))
     ),

@@ -8,6 +8,8 @@ exploding, cosine, EDM, the straight line of flow matching, mean-reverting), a *
 time SDE, is `nde.diffusion_model_term`.
 """
 
+from nde.diffusion.mixture import GaussianMixture as GaussianMixture
+from nde.diffusion.mixture_interpolant import MixtureInterpolant as MixtureInterpolant
 from nde.diffusion.predictions import (
     convert as convert,
     converted as converted,
