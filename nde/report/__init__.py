@@ -48,6 +48,7 @@ from nde.report.forecast import (
 )
 from nde.report.logits import class_logits as class_logits
 from nde.report.marks import forecast_marks as forecast_marks, warning_of as warning_of
+from nde.report.points import mode_masses as mode_masses, Moments as Moments, moments as moments
 from nde.report.pool import pool_weights as pool_weights, PooledForecast as PooledForecast
 from nde.report.samples import crps_of_samples as crps_of_samples, quantiles_of_samples as quantiles_of_samples
 from nde.report.scores import (
@@ -59,4 +60,13 @@ from nde.report.scores import (
     score as score,
     Scores as Scores,
 )
+from nde.report.transport import (
+    bures_wasserstein as bures_wasserstein,
+    DISTANCES as DISTANCES,
+    energy_distance as energy_distance,
+    gaussian_wasserstein as gaussian_wasserstein,
+    sliced_wasserstein as sliced_wasserstein,
+    wasserstein as wasserstein,
+)
+from nde.report.transport_floor import FlooredDistance as FlooredDistance, transport_distance as transport_distance
 from nde.report.wording import counted as counted, with_error as with_error
