@@ -116,7 +116,13 @@ from nde.paths import (
     SpaceSpaceLevyArea as SpaceSpaceLevyArea,
     VirtualBrownianTree as VirtualBrownianTree,
 )
-from nde.solvers import Reversible as Reversible, Rex as Rex
+from nde.solvers import (
+    Exponential as Exponential,
+    ExponentialAdams as ExponentialAdams,
+    Lawson as Lawson,
+    Reversible as Reversible,
+    Rex as Rex,
+)
 from nde.steppers import (
     Heuristics as Heuristics,
     HeuristicSpec as HeuristicSpec,

@@ -89,6 +89,8 @@ PUBLIC = {
     "VirtualBrownianTree": lambda: nde.VirtualBrownianTree(0, 1, 0.1, (2,), KEY),
     "Reversible": lambda: nde.Reversible(nde.Tsit5()),
     "Rex": lambda: nde.Rex(nde.Tsit5()),
+    "Lawson": lambda: nde.Lawson(nde.Tsit5()),
+    "ExponentialAdams": lambda: nde.ExponentialAdams(2, weights=[[1, 0], [1.5, -0.5]]),
     "SemilinearTerm": lambda: nde.terms.SemilinearTerm(lambda t, y, args: y, nde.terms.AbstractVariables()),
     "VariancePreserving": lambda: nde.diffusion.VariancePreserving(1, 20),
     "MeanReverting": lambda: nde.diffusion.MeanReverting(nde.diffusion.LinearFlow(), jnp.ones(2, int)),

@@ -16,6 +16,7 @@ from nde.diffusion.predictions import (
     PREDICTIONS as PREDICTIONS,
     thresholded as thresholded,
 )
+from nde.diffusion.samplers import er_sde_noise as er_sde_noise, Sampler as Sampler, SAMPLERS as SAMPLERS
 from nde.diffusion.schedules import (
     AbstractSchedule as AbstractSchedule,
     CosineSchedule as CosineSchedule,

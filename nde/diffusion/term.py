@@ -36,7 +36,8 @@ def diffusion_model_term(
 
     An amount that varies with time is given by a function $\varphi$ of $\chi = \gamma^{-1} = \sigma_t / \alpha_t$:
     $\mathrm d(x / (\alpha \varphi)) = \hat x_0\,\mathrm d\varphi^{-1} + \mathrm dW_{(\chi / \varphi)^2}$, whose $\tau$
-    solves $1 + \tau^2 = \chi \varphi' / \varphi$; constant ones are $\varphi = \chi^{1 + \tau^2}$.
+    solves $1 + \tau^2 = \chi \varphi' / \varphi$; constant ones are $\varphi = \chi^{1 + \tau^2}$. Under a schedule with
+    a centre $c$ these are the equations of $x - c$ and $\hat x_0 - c$.
 
     **Arguments:**
 
@@ -74,7 +75,14 @@ def diffusion_model_term(
             f"noise = {noise:g} {'without a path' if path is None else 'with a path'}."
         )
     variables = _variables(schedule, form, noise)
-    return SemilinearTerm(converted(prediction, predicts, form, schedule), variables, path, schedule.centre)
+    field = converted(prediction, predicts, form, schedule)
+    if form == "data" and schedule.centre is not None:
+        return SemilinearTerm(_deviating(field, schedule), variables, path, schedule.centre)
+    return SemilinearTerm(field, variables, path, schedule.centre)
+
+
+def _deviating(field: Callable, schedule: AbstractSchedule) -> Callable:
+    return lambda t, x, args: schedule.deviation(field(t, x, args))
 
 
 def noise_span(schedule: AbstractSchedule, form: str, noise: Any, times: Any) -> tuple[jax.Array, jax.Array]:

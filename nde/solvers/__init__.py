@@ -7,6 +7,10 @@ diffrax's own solvers are used as they are; explicit Runge-Kutta methods are unr
 already, and gets its inverse step here; `nde.Rex` is one for semilinear equations, as those of diffusion models
 (`nde.diffusion_model_term`), whose linear part it solves exactly. The price is stability: see the limits of each.
 
+**Exponential methods** solve the linear part of a `nde.terms.SemilinearTerm` exactly, and the rest by polynomials:
+`nde.Exponential` of its stages, `nde.ExponentialAdams` of past evaluations, `nde.Lawson` by any Runge–Kutta method in
+the new variables. They are the samplers of diffusion models.
+
 **What a solver can** beside what diffrax's interface says of it stands in `nde.solvers.SolverTraits`: its evaluations
 of the field, the noise that it is made for, whether it can be taken back. Of diffrax's solvers it is one table, of
 others their own method `traits()`. An explicit Runge–Kutta method is a class with a tableau (`diffrax.AbstractERK`),
@@ -26,6 +30,8 @@ from nde.solvers.explicit import (
     run_stages as run_stages,
     stage_time as stage_time,
 )
+from nde.solvers.exponential import Exponential as Exponential, ExponentialTableau as ExponentialTableau
+from nde.solvers.exponential_adams import AdamsState as AdamsState, ExponentialAdams as ExponentialAdams
 from nde.solvers.inverse_solve import undo as undo
 from nde.solvers.inverse_step import (
     AbstractInverseStep as AbstractInverseStep,
@@ -33,6 +39,8 @@ from nde.solvers.inverse_step import (
     InverseStepResult as InverseStepResult,
     SubFunction as SubFunction,
 )
+from nde.solvers.lagrange import lagrange_weights as lagrange_weights
+from nde.solvers.lawson import Lawson as Lawson
 from nde.solvers.noise import check_noise as check_noise
 from nde.solvers.reversible import Reversible as Reversible
 from nde.solvers.rex import Rex as Rex

@@ -6,13 +6,12 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from nde.solvers.inverse_step import AbstractInverseStep, EvaluateWithVJP, InverseStepResult, SubFunction
+from nde.solvers.new_variables import NewVariables, points_of, PointsInterpolation
 from nde.solvers.reversible import Reversible
 from nde.solvers.traits import SolverTraits
-from nde.terms import scaled, SemilinearTerm, unwrap_time_direction
-from nde.types import Args, Dense, ScalarLike, SolverState, State, Terms
+from nde.types import Args, ScalarLike, SolverState, State, Terms
 
 
 class Rex(diffrax.AbstractWrappedSolver):
@@ -94,7 +93,7 @@ class Rex(diffrax.AbstractWrappedSolver):
 
     def init(self, terms: Terms, t0: ScalarLike, t1: ScalarLike, y0: State, args: Args):
         """$z_0 = y_0$."""
-        lawson = _Lawson(terms)
+        lawson = NewVariables(terms)
         start = lawson.into(t0, t0, y0)
         return self.reversible.init(lawson.term, lawson.clock(t0), lawson.clock(t1), start, args)
 
@@ -109,11 +108,11 @@ class Rex(diffrax.AbstractWrappedSolver):
         made_jump: ScalarLike,
     ):
         """One step; there is nothing that a jump could make stale."""
-        lawson = _Lawson(terms)
+        lawson = NewVariables(terms)
         s0, s1, start = lawson.clock(t0), lawson.clock(t1), lawson.into(t0, t0, y0)
         y1, error, dense, z1, result = self.reversible.step(lawson.term, s0, s1, start, args, solver_state, made_jump)
         error = None if error is None else lawson.lengthened(t1, error)
-        points = lawson.points(self.reversible, t0, t1, dense)
+        points = points_of(lawson, self.reversible, t0, t1, dense)
         return lawson.out_of(t1, t1, y1), error, {"points": points}, z1, result
 
     def func(self, terms: Terms, t0: ScalarLike, y0: State, args: Args):
@@ -125,51 +124,11 @@ class Rex(diffrax.AbstractWrappedSolver):
         return _RexInverse(self, terms, args)
 
 
-class _Lawson:
-    """A term in the variables in which its linear part is gone, `term`, and the ways there and back.
-
-    A solve backward in time turns the sign of time, and says so by the `direction` of what it wraps the term in.
-    """
-
-    def __init__(self, terms: Terms):
-        given, self.direction = unwrap_time_direction(terms)
-        if not isinstance(given, SemilinearTerm):
-            raise ValueError(
-                f"Rex solves an nde.terms.SemilinearTerm, as nde.diffusion_model_term makes it, but got "
-                f"{type(given).__name__}: state the linear part, or use nde.Reversible."
-            )
-        self.given, self.variables, self.term = given, given.variables, given.transformed()
-
-    def clock(self, t: ScalarLike):
-        return self.variables.clock(t * self.direction)
-
-    def into(self, t0: ScalarLike, t1: ScalarLike, x: jax.Array):
-        del t1
-        return self.given.into(t0 * self.direction, x)
-
-    def out_of(self, t0: ScalarLike, t1: ScalarLike, y: State):
-        del t1
-        return self.given.out_of(t0 * self.direction, y)
-
-    def lengthened(self, t: ScalarLike, error: State):
-        """A difference of two states, without the centre."""
-        return scaled(self.variables.scale(t * self.direction), error)
-
-    def points(self, reversible, t0: ScalarLike, t1: ScalarLike, dense: Dense):
-        """The step's points, stacked, from the dense output in the new variables."""
-        inner = reversible.interpolation_cls(t0=self.clock(t0), t1=self.clock(t1), **dense)
-
-        def at(t: ScalarLike):
-            return self.out_of(t, t, inner.evaluate(self.clock(t)))
-
-        return jax.vmap(at)(t0 + jnp.asarray(PLACES, jnp.result_type(t0)) * (t1 - t0))
-
-
 class _RexInverse(AbstractInverseStep):
     """That of `Reversible`, between the changes to its variables and back; the reverse state is $(x_n, z_n)$."""
 
     def __init__(self, solver: Rex, terms: Terms, args: Args):
-        self.reversible, self.lawson = solver.reversible, _Lawson(terms)
+        self.reversible, self.lawson = solver.reversible, NewVariables(terms)
         self.inner = self.reversible.inverse_step(self.lawson.term, args)
 
     def sub_functions(self, t0: ScalarLike, t1: ScalarLike, y: State, solver_state: SolverState):
@@ -189,7 +148,9 @@ class _RexInverse(AbstractInverseStep):
         return {name: in_clock(part) for name, part in inner.items()} | {
             "into": SubFunction(lawson.into, (t0, t1, y)),
             "out of": SubFunction(lawson.out_of, (t0, t1, solver_state)),
-            "points": SubFunction(lambda t0, t1, dense: lawson.points(self.reversible, t0, t1, dense), (t0, t1, dense)),
+            "points": SubFunction(
+                lambda t0, t1, dense: points_of(lawson, self.reversible, t0, t1, dense), (t0, t1, dense)
+            ),
         }
 
     def init_reverse(self, call: EvaluateWithVJP, t0: ScalarLike, t1: ScalarLike, y: State, solver_state: SolverState):
@@ -218,26 +179,3 @@ class _RexInverse(AbstractInverseStep):
             return t0_ct + t0_step + start_ct + begin_ct, t1_ct + t1_step + end_ct + more_ct, x0_ct, z0_ct
 
         return InverseStepResult(x1, {"points": points} if inside else None, (x0, z0), pull, (x0, z0))
-
-
-PLACES = (1 - np.cos(np.pi * np.arange(6) / 5)) / 2  # Chebyshev's extrema
-
-
-class PointsInterpolation(diffrax.AbstractLocalInterpolation):
-    """The polynomial through `points`, stacked, at the fractions `PLACES` of a step."""
-
-    t0: Any
-    t1: Any
-    points: Any
-
-    def evaluate(self, t0: ScalarLike, t1: ScalarLike | None = None, left=True):
-        """The state at `t0`, or the increment from `t0` to `t1`."""
-        del left
-        if t1 is not None:
-            return jax.tree.map(jnp.subtract, self.evaluate(t1), self.evaluate(t0))
-        span = self.t1 - self.t0
-        place = jnp.where(span == 0, 0, t0 - self.t0) / jnp.where(span == 0, 1, span)
-        places = PLACES.astype(place.dtype)
-        others = [(p, np.delete(places, i)) for i, p in enumerate(places)]
-        weights = jnp.stack([jnp.prod((place - rest) / (p - rest)) for p, rest in others])
-        return jax.tree.map(lambda x: jnp.tensordot(weights.astype(x.dtype), x, 1), self.points)

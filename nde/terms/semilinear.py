@@ -84,7 +84,7 @@ class SemilinearTerm(diffrax.AbstractTerm):
         del kwargs
         if self.path is None:
             return t1 - t0
-        return t1 - t0, self._increment(self.path_time(t0), self.path_time(t1))
+        return t1 - t0, self.increment(self.path_time(t0), self.path_time(t1))
 
     def prod(self, vf, control):
         """The drift times the length, and the noise's factor times the noise."""
@@ -95,9 +95,10 @@ class SemilinearTerm(diffrax.AbstractTerm):
 
     def noise(self, s0, s1) -> Any:
         r"""$W_{\tau(s_1)} - W_{\tau(s_0)}$, in either order."""
-        return self._increment(self.variables.noise_clock(s0), self.variables.noise_clock(s1))
+        return self.increment(self.variables.noise_clock(s0), self.variables.noise_clock(s1))
 
-    def _increment(self, tau0, tau1) -> Any:
+    def increment(self, tau0, tau1) -> Any:
+        r"""$W_{\tau_1} - W_{\tau_0}$, in either order."""
         assert self.path is not None
         w = self.path.evaluate(jnp.minimum(tau0, tau1), jnp.maximum(tau0, tau1))
         return jax.tree.map(lambda w: jnp.where(tau1 < tau0, -w, w), w)

@@ -14,6 +14,7 @@ from pathlib import Path
 from report_cde import cde_step
 from report_format import HERE, table
 from report_headlines import HEAD, headlines
+from report_irregular import irregular
 from report_linear import linear
 from report_matching import matching
 from report_models import fits, forecasts, regularisers, shooting
@@ -22,7 +23,7 @@ from report_signatures import signatures
 from report_solves import adjoints, engine, orders, sde
 
 SECTIONS: list[Callable[[], str]] = [engine, peers, sde, orders, adjoints, regularisers, forecasts, fits, shooting]
-SECTIONS += [cde_step, matching, linear, signatures]
+SECTIONS += [cde_step, irregular, matching, linear, signatures]
 
 INTRODUCTION = """# What was measured
 

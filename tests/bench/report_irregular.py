@@ -109,8 +109,11 @@ def _shifts(rows: list[dict[str, Any]]) -> str:
     return f"""The models of the complete series, on test series whose standardised values are scaled and shifted:
 accuracy, and the share of solves whose output is not finite; means over sets and seeds.
 
-{table(head, lines)}"""
+{table(head, lines)}
+
+A linear CDE multiplies its state by a matrix a row, without bounds: values far from those that it was trained on, and
+rare series of BasicMotions, carry it out of float32."""
 
 
 def _percent(share: float) -> str:
-    return "0" if share == 0 else f"{100 * share:.2g} %"
+    return "0" if share == 0 else f"{100 * share:.3g} %"

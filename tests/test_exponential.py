@@ -1,0 +1,348 @@
+"""Exponential solvers of semilinear equations: orders, published steps, noise, gradients, and what is refused."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nde
+from nde.diffusion import (
+    convert,
+    diffusion_model_term,
+    EDMSchedule,
+    LinearFlow,
+    log_snr_times,
+    MeanReverting,
+    noise_span,
+    VarianceExploding,
+    VariancePreserving,
+)
+from nde.solvers import ExponentialTableau
+from nde.terms import AbstractVariables, SemilinearTerm
+
+VP, VE = VariancePreserving(), VarianceExploding(0.02, 100.0)
+MEANS, VARIANCE = jnp.array([[-1.0, 0.5], [1.0, -0.7]]), 0.15
+START = jnp.array([0.4, -1.3])
+
+
+def mixture(schedule, predicts, means=MEANS):
+    """The exact prediction of two Gaussians."""
+
+    def prediction(t, x, args):
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        spread = alpha**2 * VARIANCE + sigma**2
+        away = x[None] - alpha * means
+        share = jax.nn.softmax(-jnp.sum(away**2, -1) / (2 * spread))
+        return convert(share @ (means + alpha * VARIANCE / spread * away), "data", predicts, schedule, t, x)
+
+    return prediction
+
+
+@eqx.filter_jit
+def end(solver, times, schedule=VP, form="data", x=START, means=MEANS):
+    term = diffusion_model_term(mixture(schedule, form, means), schedule, form)
+    steps = nde.StepTo(times)
+    size = schedule.sigma(times[0]) * x
+    return nde.diffeqsolve(term, solver, times[0], times[-1], None, size, stepsize_controller=steps, max_steps=500).ys[
+        -1
+    ]
+
+
+def exact(schedule, form="data"):
+    return end(nde.Dopri8(), log_snr_times(schedule, 400), schedule, form)
+
+
+ORDERS = {
+    "DPM-Solver-1": ("noise", nde.Exponential(1), 1),
+    "DPM-Solver-2": ("noise", nde.Exponential(2), 2),
+    "DPM-Solver-3": ("noise", nde.Exponential(3), 3),
+    "DPM-Solver++ 2S": ("data", nde.Exponential(2), 2),
+    "DPM-Solver++ 2M": ("data", nde.ExponentialAdams(2, weights="mean"), 2),
+    "3M": ("data", nde.ExponentialAdams(3), 3),
+    "tAB-DEIS 1": ("noise", nde.ExponentialAdams(2, "time"), 2),
+    "tAB-DEIS 2": ("noise", nde.ExponentialAdams(3, "time"), 3),
+    "ρAB-DEIS 1": ("noise", nde.ExponentialAdams(2, "clock"), 2),
+    "ρRK-DEIS 2": ("noise", nde.Lawson(diffrax.Heun()), 2),
+    "ρRK-DEIS 3": ("noise", nde.Lawson(diffrax.Bosh3()), 3),
+    "PNDM": ("noise", nde.ExponentialAdams(4, "time", weights="mean"), 2),
+    "2 with a corrector": ("data", nde.ExponentialAdams(2, corrector=True), 3),
+}
+
+
+@pytest.mark.parametrize("schedule", [VP, VE], ids=["VP", "VE"])
+@pytest.mark.parametrize("method", ORDERS)
+def test_error_falls_with_the_order(method, schedule):
+    form, solver, order = ORDERS[method]
+    steps = (160, 320)
+    coarse, fine = (
+        jnp.linalg.norm(end(solver, log_snr_times(schedule, n), schedule, form) - ENDS[schedule]) for n in steps
+    )
+    assert float(jnp.log2(coarse / fine)) > order - 0.15
+    assert float(fine) > 1e-12
+
+
+ENDS = {schedule: exact(schedule) for schedule in (VP, VE)}
+
+
+def two(form):
+    """Two times, the state at the first, and the prediction there."""
+    times = jnp.array([0.7, 0.3])
+    x = VP.sigma(times[0]) * START
+    return times, x, mixture(VP, form)(times[0], x, None)
+
+
+def test_first_order_steps_are_those_that_were_published():
+    """DDIM by either prediction (DPM-Solver, equation 3.7; DPM-Solver++, equation 4.1)."""
+    for form in ("noise", "data"):
+        times, x, value = two(form)
+        (alpha0, alpha1), (sigma0, sigma1) = VP.alpha(times), VP.sigma(times)
+        h = jnp.log(alpha1 / sigma1) - jnp.log(alpha0 / sigma0)
+        by_noise = alpha1 / alpha0 * x - sigma1 * jnp.expm1(h) * value
+        by_data = sigma1 / sigma0 * x - alpha1 * jnp.expm1(-h) * value
+        expected = by_noise if form == "noise" else by_data
+        for solver in (nde.Exponential(1), nde.ExponentialAdams(1), nde.Lawson(diffrax.Euler())):
+            np.testing.assert_allclose(end(solver, times, VP, form), expected, rtol=1e-12)
+
+
+def test_second_order_steps_are_those_that_were_published():
+    """DPM-Solver-2 (algorithm 1) and DPM-Solver++ 2M (algorithm 2)."""
+    times, x, value = two("noise")
+    lam = jnp.log(VP.gamma(times))
+    h, middle = lam[1] - lam[0], VP.time(jnp.exp(lam.mean()))
+    u = VP.alpha(middle) / VP.alpha(times[0]) * x - VP.sigma(middle) * jnp.expm1(h / 2) * value
+    value = mixture(VP, "noise")(middle, u, None)
+    expected = VP.alpha(times[1]) / VP.alpha(times[0]) * x - VP.sigma(times[1]) * jnp.expm1(h) * value
+    np.testing.assert_allclose(end(nde.Exponential(2), times, VP, "noise"), expected, rtol=1e-12)
+    times, data = jnp.array([0.7, 0.5, 0.2]), mixture(VP, "data")
+    x0, lam = VP.sigma(times[0]) * START, jnp.log(VP.gamma(times))
+    first = data(times[0], x0, None)
+    x1 = VP.sigma(times[1]) / VP.sigma(times[0]) * x0 - VP.alpha(times[1]) * jnp.expm1(lam[0] - lam[1]) * first
+    ratio = (lam[1] - lam[0]) / (lam[2] - lam[1])
+    both = (1 + 1 / (2 * ratio)) * data(times[1], x1, None) - 1 / (2 * ratio) * first
+    x2 = VP.sigma(times[2]) / VP.sigma(times[1]) * x1 - VP.alpha(times[2]) * jnp.expm1(lam[1] - lam[2]) * both
+    np.testing.assert_allclose(end(nde.ExponentialAdams(2, weights="mean"), times, VP, "data"), x2, rtol=1e-12)
+
+
+def test_constants_of_even_times_are_those_of_adams_and_bashforth():
+    """PNDM's: (55, -59, 37, -9) / 24, after three steps with fewer."""
+    times = jnp.linspace(0.9, 0.3, 5)
+    alpha, chi = VP.alpha(times), 1 / VP.gamma(times)
+    y, past = VP.sigma(times[0]) * START / alpha[0], []
+    for n, constants in enumerate(
+        [(1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24)]
+    ):
+        past.insert(0, mixture(VP, "noise")(times[n], alpha[n] * y, None))
+        y += (chi[n + 1] - chi[n]) * sum(c * f for c, f in zip(constants, past, strict=True))
+    found = end(nde.ExponentialAdams(4, "time", weights="mean"), times, VP, "noise")
+    np.testing.assert_allclose(found, alpha[-1] * y, rtol=1e-12)
+
+
+class Polynomial(AbstractVariables):
+    """$m = 1$ and $s = t + t^2$."""
+
+    def scale(self, t):
+        return jnp.ones_like(t)
+
+    def clock(self, t):
+        return t + t**2
+
+    def time(self, s):
+        return jnp.sqrt(0.25 + s) - 0.5
+
+
+@pytest.mark.parametrize(("order", "degree"), [(1, 0), (2, 1), (3, 2), (4, 3)])
+def test_a_field_that_is_a_polynomial_is_integrated_exactly(order, degree):
+    """The integrals of a field of constant, linear, ... values in closed form, once the past is there."""
+    term = SemilinearTerm(lambda t, x, args: t[None] ** degree, Polynomial())
+    times = jnp.array([0.2, 0.3, 0.45, 0.7, 1.0, 1.2])
+
+    def at(first):
+        return sum(c * times[first] ** (degree + p) / (degree + p) for c, p in ((1, 1), (2, 2)))
+
+    solver = nde.ExponentialAdams(order, "time")
+    saveat = nde.SaveAt(steps=True, t0=True)
+    controller = nde.StepTo(times)
+    ys = nde.diffeqsolve(
+        term,
+        solver,
+        times[0],
+        times[-1],
+        None,
+        jnp.zeros(1),
+        saveat=saveat,
+        stepsize_controller=controller,
+        max_steps=8,
+    ).ys[:6, 0]
+    for first in range(order - 1, 5):
+        assert float(ys[first + 1] - ys[first]) == pytest.approx(float(at(first + 1) - at(first)), rel=1e-13)
+
+
+def test_ends_meet_what_scipy_solves_for_every_schedule():
+    for schedule in (VP, VE, EDMSchedule(), LinearFlow()):
+        times = log_snr_times(schedule, 60, ends=(schedule.time(20.0), schedule.time(0.05)))
+        wanted = end(nde.Dopri8(), log_snr_times(schedule, 400, ends=(times[-1], times[0])), schedule)
+        for form, solver in (("data", nde.ExponentialAdams(3)), ("noise", nde.Exponential(3))):
+            np.testing.assert_allclose(end(solver, times, schedule, form), wanted, atol=2e-3)
+
+
+def test_a_centre_shifts_the_whole_solution():
+    centre, times = jnp.array([3.0, -2.0]), log_snr_times(VP, 12)
+    around = MeanReverting(VP, centre)
+
+    def moved(t, x, args):
+        return mixture(VP, "data")(t, x - centre, None) + centre
+
+    for solver in (
+        nde.ExponentialAdams(2),
+        nde.Exponential(3),
+        nde.Lawson(nde.Heun()),
+        nde.Rex(nde.Heun()),
+        nde.Heun(),
+    ):
+        term = diffusion_model_term(moved, around)
+        x = centre + VP.sigma(times[0]) * START
+        controller = nde.StepTo(times)
+        found = nde.diffeqsolve(term, solver, times[0], times[-1], None, x, stepsize_controller=controller).ys[-1]
+        np.testing.assert_allclose(found, end(solver, times) + centre, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", [nde.ExponentialAdams(3), nde.Exponential(2), nde.Lawson(nde.Heun())])
+def test_dense_output_is_of_the_order_of_the_method(solver):
+    times = log_snr_times(VP, 60)
+    term, inner = diffusion_model_term(mixture(VP, "data"), VP), jnp.array([0.8, 0.31, 0.05])
+    options = {"saveat": nde.SaveAt(ts=inner), "max_steps": 500}
+    x = VP.sigma(times[0]) * START
+    found = nde.diffeqsolve(
+        term, solver, times[0], times[-1], None, x, stepsize_controller=nde.StepTo(times), **options
+    ).ys
+    fine = nde.StepTo(log_snr_times(VP, 400))
+    wanted = nde.diffeqsolve(term, nde.Dopri8(), times[0], times[-1], None, x, stepsize_controller=fine, **options).ys
+    np.testing.assert_allclose(found, wanted, atol=3e-3)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        nde.ExponentialAdams(2, weights="mean"),
+        nde.ExponentialAdams(3, "time", orders=(1, 2, 3, 2)),
+        nde.ExponentialAdams(2, corrector=True),
+        nde.Exponential(3),
+        nde.Lawson(nde.Heun()),
+    ],
+    ids=["2M", "tAB3", "corrector", "3S", "ρRK"],
+)
+def test_gradients_are_those_of_finite_differences(solver):
+    """In the start, the prediction's parameters, the times and the schedule."""
+    times = log_snr_times(VP, 5, ends=(0.02, 0.98))
+
+    def loss(inputs):
+        x, means, times, betas = inputs
+        return jnp.sum(jnp.sin(end(solver, times, VariancePreserving(*betas), "data", x, means=means)))
+
+    point = START, MEANS, times, jnp.array([0.1, 20.0])
+    flat, unravel = jax.flatten_util.ravel_pytree(point)
+    function = jax.jit(lambda x: loss(unravel(x)))
+    found, step = jax.jit(jax.grad(function))(flat), 1e-6
+    differences = [
+        (function(flat.at[i].add(step)) - function(flat.at[i].add(-step))) / (2 * step) for i in range(len(flat))
+    ]
+    np.testing.assert_allclose(found, differences, atol=2e-7)
+
+
+def test_weights_in_an_array_are_trained():
+    """Rows of Adams and Bashforth give the method, and the gradient in them is that of finite differences."""
+    times = jnp.linspace(0.9, 0.1, 5)
+    rows = jnp.array([[1.0, 0.0], [1.5, -0.5]])
+    by_rows = end(nde.ExponentialAdams(2, "time", weights=rows), times, VP, "noise")
+    np.testing.assert_allclose(
+        by_rows, end(nde.ExponentialAdams(2, "time", weights="mean"), times, VP, "noise"), rtol=1e-12
+    )
+
+    def loss(rows):
+        return jnp.sum(end(nde.ExponentialAdams(2, weights=rows), times, VP, "noise") ** 2)
+
+    found, step = jax.grad(loss)(rows), 1e-6
+    for i, j in np.ndindex(2, 2):
+        change = jnp.zeros((2, 2)).at[i, j].set(step)
+        difference = (loss(rows + change) - loss(rows - change)) / (2 * step)
+        assert float(found[i, j]) == pytest.approx(float(difference), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "noise", [0.5, 1.0, 1.5, lambda chi: chi * (jnp.exp(chi**0.3) + 10)], ids=["0.5", "1", "1.5", "ER-SDE"]
+)
+def test_any_amount_of_noise_leaves_the_law(noise):
+    """Moments of a Gaussian of variance 0.15 after 40 steps with 20 000 draws, by the SDE in the data form."""
+    schedule = VarianceExploding(0.02, 5.0)
+    times = log_snr_times(schedule, 40)
+    ends = noise_span(schedule, "data", noise, (times[0], times[-1]))
+
+    def data(t, x, args):
+        return VARIANCE / (VARIANCE + schedule.sigma(t) ** 2) * x
+
+    def draw(key):
+        start, motion = jax.random.split(key)
+        path = nde.VirtualBrownianTree(*ends, tol=(ends[1] - ends[0]) * 1e-9, shape=(), key=motion)
+        x = schedule.sigma(times[0]) * jax.random.normal(start)
+        term = diffusion_model_term(data, schedule, path=path, noise=noise)
+        controller = nde.StepTo(times)
+        return nde.diffeqsolve(
+            term, nde.ExponentialAdams(2), times[0], times[-1], None, x, stepsize_controller=controller
+        ).ys[-1]
+
+    drawn = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), 20000))
+    wanted = VARIANCE + 0.02**2
+    assert float(jnp.mean(drawn)) == pytest.approx(0, abs=4 * (wanted / 20000) ** 0.5)
+    assert float(jnp.var(drawn)) == pytest.approx(wanted, rel=0.05)
+
+
+def test_float32_follows_float64():
+    times = log_snr_times(VP, 10)
+    for solver in (nde.ExponentialAdams(3), nde.Exponential(3), nde.ExponentialAdams(2, corrector=True)):
+        exact = end(solver, times, VP, "data")
+        single = end(
+            solver, times.astype(jnp.float32), VP, "data", START.astype(jnp.float32), means=MEANS.astype(jnp.float32)
+        )
+        assert single.dtype == jnp.float32
+        np.testing.assert_allclose(single, exact, rtol=2e-4)
+
+
+def test_steps_may_be_chosen_by_the_error():
+    term, x = diffusion_model_term(mixture(VP, "data"), VP), VP.sigma(1.0) * START
+    controller = nde.PIDController(rtol=1e-5, atol=1e-6)
+    solution = nde.diffeqsolve(
+        term, nde.ExponentialAdams(2, corrector=True), 1.0, 1e-3, -0.01, x, stepsize_controller=controller
+    )
+    np.testing.assert_allclose(solution.ys[-1], ENDS[VP], atol=1e-4)
+
+
+def test_wrong_input_is_named():
+    times = log_snr_times(VP, 3)
+    with pytest.raises(ValueError, match="orders 1, 2 and 3"):
+        nde.Exponential(4)
+    with pytest.raises(ValueError, match="order from 1 to 4"):
+        nde.ExponentialAdams(5)
+    with pytest.raises(ValueError, match="order from 1 to 4"):
+        nde.ExponentialAdams(2, orders=(1, 3))
+    for solver in (nde.Exponential, nde.ExponentialAdams):
+        with pytest.raises(ValueError, match="abscissa must be one of log_clock, time, clock, but got 'snr'"):
+            solver(2, "snr")
+    with pytest.raises(ValueError, match='"exact", "mean" or an array'):
+        nde.ExponentialAdams(weights="published")
+    with pytest.raises(ValueError, match=r"shape \(steps, order\), here \(steps, 2\), but got \(3,\)"):
+        nde.ExponentialAdams(weights=jnp.ones(3))
+    with pytest.raises(ValueError, match="no corrector and are no orders"):
+        nde.ExponentialAdams(weights=jnp.ones((3, 2)), corrector=True)
+    for solver in (nde.Exponential(), nde.ExponentialAdams(), nde.Lawson(nde.Heun())):
+        with pytest.raises(ValueError, match=f"{type(solver).__name__} solves an nde.terms.SemilinearTerm"):
+            nde.diffeqsolve(nde.ODETerm(lambda t, x, args: -x), solver, 0.0, 1.0, 0.1, START)
+    del times
+
+
+def test_a_tableau_of_ones_own():
+    """Ralston's places give order two as well."""
+    tableau = ExponentialTableau((0.0, 2 / 3), ((0,), (0, 1)), 2)
+    coarse, fine = (jnp.linalg.norm(end(nde.Exponential(tableau), log_snr_times(VP, n)) - ENDS[VP]) for n in (100, 200))
+    assert float(jnp.log2(coarse / fine)) == pytest.approx(2, abs=0.15)
