@@ -91,7 +91,9 @@ from nde.fields import (
 from nde.models import (
     ContinuousNormalizingFlow as ContinuousNormalizingFlow,
     ControlledSDE as ControlledSDE,
+    DiffusionModel as DiffusionModel,
     EncoderDecoder as EncoderDecoder,
+    InterpolantModel as InterpolantModel,
     LatentODE as LatentODE,
     LatentSDE as LatentSDE,
     LinearCDE as LinearCDE,

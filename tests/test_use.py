@@ -50,6 +50,10 @@ PUBLIC = {
     "ControlledSDE": lambda: nde.ControlledSDE(
         lambda x: x[:2], *nde.sde_pair("langevin", 2, 3, 4, 1, noise=0.5, key=KEY)[:2], lambda y: y, horizon=5, dt0=1
     ),
+    "DiffusionModel": lambda: nde.DiffusionModel(nde.MLPField(2, 4, 1, time=True, key=KEY), 2),
+    "InterpolantModel": lambda: nde.InterpolantModel(nde.MLPField(2, 4, 1, time=True, key=KEY), 2),
+    "MixerField": lambda: nde.fields.MixerField((4, 4), 4, 1, classes=2, key=KEY),
+    "ResidualField": lambda: nde.fields.ResidualField(2, 4, 1, classes=2, key=KEY),
     "ContinuousNormalizingFlow": lambda: nde.ContinuousNormalizingFlow(nde.MLPField(2, 4, 1, key=KEY), 2),
     "LatentSDE": latent,
     "GaussianMarginals": lambda: nde.models.GaussianMarginals(2, 3, code_size=4, width=4, rates=(1, 2), key=KEY),

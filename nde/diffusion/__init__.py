@@ -6,8 +6,19 @@ exploding, cosine, EDM, the straight line of flow matching, mean-reverting), a *
 (`nde.diffusion.log_snr_times` and its siblings) and the **weights** of a solver (`nde.Exponential`,
 `nde.ExponentialAdams`). What is solved, with any amount of noise between the probability-flow ODE and the reverse-
 time SDE, is `nde.diffusion_model_term`.
+
+Between two laws of which neither need be noise runs an **interpolant** (`nde.diffusion.AbstractInterpolant`); from a
+standard normal one it is a schedule. `nde.DiffusionModel` and `nde.InterpolantModel` learn by either, with
+`nde.objectives.Matching`.
 """
 
+from nde.diffusion.interpolants import (
+    AbstractInterpolant as AbstractInterpolant,
+    BridgeInterpolant as BridgeInterpolant,
+    EncodingDecodingInterpolant as EncodingDecodingInterpolant,
+    LinearInterpolant as LinearInterpolant,
+    TrigonometricInterpolant as TrigonometricInterpolant,
+)
 from nde.diffusion.mixture import GaussianMixture as GaussianMixture
 from nde.diffusion.mixture_interpolant import MixtureInterpolant as MixtureInterpolant
 from nde.diffusion.predictions import (

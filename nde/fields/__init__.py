@@ -12,6 +12,8 @@ field to use another.
 | `nde.fields.LTCField` | leaky states that gates of state and input pull, bounded; the input is its `args` | array |
 | `nde.fields.GatedField` | a GRU in continuous time, bounded | array |
 | `nde.fields.ConcatSquashField` | a network that time gates, for flows | array |
+| `nde.fields.ResidualField` | a residual network that sees the time, and a class, in every layer | array |
+| `nde.fields.MixerField` | the same of a small image, in patches | array |
 | `nde.fields.HamiltonianField` | gradient of a learned energy, damping, forcing | pair `(q, p)` |
 | `nde.fields.AugmentedField` | any field with room for more states | pair `(y, a)` |
 | `nde.fields.KnownField` | your function, with bounded `nde.fields.Parameter`s | what the function takes |
@@ -41,6 +43,7 @@ from nde.fields.augmented import AugmentedField as AugmentedField
 from nde.fields.cde import CDEField as CDEField
 from nde.fields.checks import check_field as check_field
 from nde.fields.concat_squash import ConcatSquashField as ConcatSquashField
+from nde.fields.conditioned import MixerField as MixerField, ResidualField as ResidualField
 from nde.fields.controlled import ControlledField as ControlledField
 from nde.fields.coordinates import (
     AffineField as AffineField,

@@ -3,7 +3,8 @@
 The plain ones take any field, any diffrax solver, controller and adjoint: `NeuralODE`,
 `NeuralSDE`, `NeuralCDE`, `ControlledSDE` (whose drift reads the path of a series) and
 `ContinuousNormalizingFlow`; `LinearCDE` takes no solver, but a scan. All act on one series, or one point, and are
-batched by `jax.vmap`. `LogNCDE` solves a neural CDE over
+batched by `jax.vmap`. `DiffusionModel` and `InterpolantModel` are laws of points that are learned without a solve, and
+sampled by an ODE or an SDE. `LogNCDE` solves a neural CDE over
 windows of a series by their log-signatures. `ObservedODE` is an ODE with what is
 seen of it. `LatentSDE` is a generative model of panels of irregular series, and so is
 `LatentODE`, whose start an ODE-RNN infers. `EncoderDecoder` forecasts
@@ -41,11 +42,13 @@ inf
 
 from nde.models.cde_encoder import CDEEncoder as CDEEncoder
 from nde.models.controlled_sde import ControlledSDE as ControlledSDE
+from nde.models.diffusion_model import DiffusionModel as DiffusionModel
 from nde.models.encoder import BackwardEncoder as BackwardEncoder, Context as Context
 from nde.models.encoder_decoder import EncoderDecoder as EncoderDecoder, SequenceEncoder as SequenceEncoder
 from nde.models.exponential import matrix_exponential as matrix_exponential
 from nde.models.gru_d import GRUD as GRUD
 from nde.models.gru_delta_t import GRUDeltaT as GRUDeltaT
+from nde.models.interpolant_model import InterpolantModel as InterpolantModel
 from nde.models.latent_ode import LatentODE as LatentODE
 from nde.models.latent_path import LatentPath as LatentPath
 from nde.models.latent_sde import LatentSDE as LatentSDE
@@ -70,6 +73,7 @@ from nde.models.numerics import AbstractSolvingModel as AbstractSolvingModel, Nu
 from nde.models.observed_ode import observed_states as observed_states, ObservedODE as ObservedODE
 from nde.models.ode_rnn import ODERNN as ODERNN
 from nde.models.recurrence import linear_recurrence as linear_recurrence
+from nde.models.reflow import reflow_pairs as reflow_pairs, straightness as straightness
 from nde.models.signature_regression import (
     fit_signature_regression as fit_signature_regression,
     SignatureFit as SignatureFit,

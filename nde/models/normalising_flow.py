@@ -1,6 +1,5 @@
 """A continuous normalising flow: a density by the solution of an ODE."""
 
-import math
 from collections.abc import Callable
 from typing import Any, Unpack
 
@@ -13,8 +12,9 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from nde.dtypes import as_floats, float_dtype
 from nde.fields import check_field
+from nde.models.divergence import Divergence, normal_log_prob, trace_directions
 from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
-from nde.regularise import AbstractRegulariser, need_key
+from nde.regularise import AbstractRegulariser
 from nde.terms import WithIntegrals
 
 
@@ -114,11 +114,11 @@ class ContinuousNormalizingFlow(AbstractSolvingModel):
         """
         x = self._check_point(x)
         check_field(self.field, jnp.zeros((), x.dtype), x, args)
-        divergence = _Divergence(self._directions(x.dtype, key))
+        directions = trace_directions("ContinuousNormalizingFlow", self.size, self.probes, x.dtype, key)
         other = None if key is None else jax.random.fold_in(key, 1)
-        solved = self._solve(divergence, x, args, backward=True, regulariser=regulariser, key=other)
+        solved = self._solve(Divergence(directions), x, args, backward=True, regulariser=regulariser, key=other)
         z, change = solved.ys
-        return solved._replace(ys=-0.5 * jnp.sum(z**2) - 0.5 * self.size * math.log(2 * math.pi) + change)
+        return solved._replace(ys=normal_log_prob(z) + change)
 
     def sample(self, args: PyTree[Any] = None, *, key: PRNGKeyArray) -> Float[Array, " size"]:
         """A point drawn from the density, of the type of the field's parameters."""
@@ -140,14 +140,6 @@ class ContinuousNormalizingFlow(AbstractSolvingModel):
                 f"{jnp.shape(x)}; use jax.vmap over points."
             )
         return as_floats(x, like=self.field)[0]
-
-    def _directions(self, dtype, key: PRNGKeyArray | None) -> Float[Array, "directions size"]:
-        """Vectors `v` such that the sum of all `v^T J v` is the trace of `J`, or on average so."""
-        if self.probes is None:
-            return jnp.eye(self.size, dtype=dtype)
-        draws = f"ContinuousNormalizingFlow with probes={self.probes} draws them"
-        key = need_key(key, draws, "call flow.log_prob(x, key=jax.random.key(0)), or make it exact by probes=None")
-        return jax.random.rademacher(key, (self.probes, self.size), dtype) / math.sqrt(self.probes)
 
     def _solve(self, divergence, position, args, *, backward: bool, regulariser=None, key=None) -> Solved:
         dtype = position.dtype
@@ -171,13 +163,3 @@ class ContinuousNormalizingFlow(AbstractSolvingModel):
 def _no_divergence(field, t, y, args):
     """For a position alone, whose step sizes see it with a log-density beside it too."""
     return field(t, y, args), 0.0
-
-
-class _Divergence(eqx.Module):
-    """The field and its divergence along `directions`, from one linearisation."""
-
-    directions: Float[Array, "directions size"]
-
-    def __call__(self, field, t, y, args):
-        velocity, push = jax.linearize(lambda y: field(t, y, args), y)
-        return velocity, jnp.sum(self.directions * jax.vmap(push)(self.directions))

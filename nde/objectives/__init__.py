@@ -9,9 +9,15 @@ Those to train by, called as `objective(model, *arrays, step=step, key=key, regu
 | `nde.objectives.ContextELBO`, of an `ELBO` or of `SDEMatching` | a latent SDE | times, values, mask |
 | `nde.objectives.classification_loss` | a classifier | what the model takes, label |
 | `nde.objectives.density_loss` | a density | point |
+| `nde.objectives.Matching` | a diffusion model or a flow between laws | target, source, label |
 """
 
 from nde.objectives.classification import classification_loss as classification_loss, cross_entropy as cross_entropy
+from nde.objectives.coupling import (
+    independent_pairs as independent_pairs,
+    optimal_assignment as optimal_assignment,
+    transport_pairs as transport_pairs,
+)
 from nde.objectives.density import (
     density_loss as density_loss,
     DensityModel as DensityModel,
@@ -36,6 +42,14 @@ from nde.objectives.likelihoods import (
     GaussianLikelihood as GaussianLikelihood,
     ScaledLikelihood as ScaledLikelihood,
     StudentTLikelihood as StudentTLikelihood,
+)
+from nde.objectives.matching import MatchedModel as MatchedModel, Matching as Matching
+from nde.objectives.matching_times import (
+    AbstractTimes as AbstractTimes,
+    LogitNormalTimes as LogitNormalTimes,
+    LogSNRTimes as LogSNRTimes,
+    UniformTimes as UniformTimes,
+    UShapedTimes as UShapedTimes,
 )
 from nde.objectives.sde_matching import MarginalModel as MarginalModel, SDEMatching as SDEMatching
 from nde.objectives.shooting import (
