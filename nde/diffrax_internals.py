@@ -163,6 +163,11 @@ def is_turned(x: Any) -> bool:
     return isinstance(x, _term.WrapTerm)
 
 
+def turn(term: Any, direction: Any) -> Any:
+    """A term in the time that is its own times a sign."""
+    return _term.WrapTerm(term, direction)
+
+
 def time_direction(term: Any) -> Any:
     """The sign by which diffrax turns the time of a term."""
     return term.direction

@@ -346,3 +346,48 @@ def test_a_tableau_of_ones_own():
     tableau = ExponentialTableau((0.0, 2 / 3), ((0,), (0, 1)), 2)
     coarse, fine = (jnp.linalg.norm(end(nde.Exponential(tableau), log_snr_times(VP, n)) - ENDS[VP]) for n in (100, 200))
     assert float(jnp.log2(coarse / fine)) == pytest.approx(2, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("solver", "form", "tolerance"),
+    [
+        (nde.Exponential(3), "data", 1e-4),
+        (nde.ExponentialAdams(2, corrector=True), "noise", 5e-3),
+        (nde.Lawson(nde.Heun()), "noise", 2e-3),
+    ],
+    ids=["Exponential", "Adams", "Lawson"],
+)
+def test_costate_is_solved_in_the_variables_without_the_linear_part(solver, form, tolerance):
+    """The continuous adjoint's gradient in the start and the parameters, against that of the discrete solve."""
+    times = log_snr_times(VP, 120)
+
+    def loss(inputs, adjoint):
+        x, means = inputs
+        term = diffusion_model_term(mixture(VP, form, means), VP, form)
+        options = {"stepsize_controller": nde.StepTo(times), "adjoint": adjoint, "max_steps": 200}
+        size = VP.sigma(times[0]) * x
+        saveat = nde.SaveAt(ts=times[jnp.array([60])], t1=True)
+        ys = nde.diffeqsolve(term, solver, times[0], times[-1], None, size, saveat=saveat, **options).ys
+        return jnp.sum(jnp.sin(ys))
+
+    point = START, MEANS
+    found, exact = (jax.jit(jax.grad(lambda x, a=a: loss(x, a)))(point) for a in (nde.ContinuousAdjoint(), CHECKPOINT))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True):
+        np.testing.assert_allclose(one, other, atol=tolerance * float(jnp.max(jnp.abs(other))))
+
+
+CHECKPOINT = nde.CheckpointAdjoint()
+
+
+def test_costate_of_an_sde_is_solved_along_the_same_path():
+    times = log_snr_times(VE, 200, ends=(0.2, 0.8))
+    ends = noise_span(VE, "data", 1.0, (times[0], times[-1]))
+
+    def loss(x, adjoint):
+        path = nde.VirtualBrownianTree(*ends, tol=1e-3, shape=(2,), key=jax.random.key(3))
+        term = diffusion_model_term(mixture(VE, "data"), VE, path=path)
+        options = {"stepsize_controller": nde.StepTo(times), "adjoint": adjoint, "max_steps": 300}
+        return jnp.sum(nde.diffeqsolve(term, nde.Exponential(2), times[0], times[-1], None, x, **options).ys ** 2)
+
+    found, exact = (jax.jit(jax.grad(lambda x, a=a: loss(x, a)))(START) for a in (nde.ContinuousAdjoint(), CHECKPOINT))
+    np.testing.assert_allclose(found, exact, rtol=0.02)

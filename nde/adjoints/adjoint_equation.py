@@ -1,6 +1,7 @@
 """The equation of the costate, solved backward together with the state: its term, and one step of it."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import diffrax
@@ -51,13 +52,14 @@ def adjoint_terms(terms: PyTree[Any], args: Any) -> PyTree[Any]:
 
 
 class AdjointState(NamedTuple):
-    """Where the backward pass stands: `h`, the length of the step to try next; `controller`, its controller's state."""
+    """Where the backward pass stands: `h`, the length of the step to try next; `controller`, `solver`: their states."""
 
     t: jax.Array
     h: jax.Array
     y: Any
     costate: Any
     controller: Any
+    solver: Any
 
 
 class TrialStep(NamedTuple):
@@ -81,15 +83,29 @@ class AdjointStep:
     **Arguments:** `stepper`: that of the solver, over the terms of state and costate; `solver`, `terms`: these;
     `controller`: one that chooses steps by their error, in reversed time, or `None` for steps of one size; `order`: of
     the solver, from which the number of Gauss nodes follows; `slack`: how many times the tolerance the costate's error
-    may be.
+    may be; `place`: where the nodes of a semilinear equation lie, see `nde.solvers.SolverTraits`.
     """
 
-    def __init__(self, stepper: Any, solver: Any, terms: Any, controller: Any, args: Any, *, order: int, slack: float):
+    def __init__(
+        self,
+        stepper: Any,
+        solver: Any,
+        terms: Any,
+        controller: Any,
+        args: Any,
+        *,
+        order: int,
+        slack: float,
+        place: Callable | None = None,
+    ):
         self.stepper, self.solver, self.terms, self.controller, self.args = stepper, solver, terms, controller, args
+        self.place = place
         self.slack = slack
         self.error_order = None if controller is None else solver.error_order(terms)
         # As exact as the method that the error is estimated with, and as the interpolation between a step's ends.
-        nodes, weights = np.polynomial.legendre.leggauss(max(1, math.ceil((order - 1) / 2)))
+        # A long step of an exponential method has a field that is far from a polynomial: nodes as many as the order.
+        count = math.ceil((order - 1) / 2) if place is None else order + 1
+        nodes, weights = np.polynomial.legendre.leggauss(max(1, count))
         self.nodes, self.weights = 0.5 + 0.5 * nodes, 0.5 * weights
 
     def begin(self, t: Time, h: Time, t0: Time, y: State, costate: State) -> AdjointState:
@@ -99,14 +115,20 @@ class AdjointStep:
             _, state = self.controller.init(
                 self.terms, -t, -t0, (y, costate), h, self.args, self.solver.func, self.error_order
             )
-        return AdjointState(t, h, y, costate, jax.tree.map(jnp.asarray, state))
+        return AdjointState(t, h, y, costate, jax.tree.map(jnp.asarray, state), self.fresh(t, t0, y, costate))
+
+    def fresh(self, t: Time, t0: Time, y: State, costate: State) -> Any:
+        """The solver's state without a past, as where the costate has jumped."""
+        if self.place is None:
+            return ()
+        return jax.tree.map(jnp.asarray, self.solver.init(self.terms, -t, -t0, (y, costate), self.args))
 
     def advance(self, back: AdjointState, stop: Time) -> TrialStep:
         """Try a step, no further back than to `stop`, which is met if there is hardly anything left of the way."""
         clipped = back.t - back.h < stop + 1e-3 * back.h
         end = jnp.where(clipped, stop, back.t - back.h)
         s0, s1, z = -back.t, -end, (back.y, back.costate)
-        step = self.stepper.step(s0, s1, z, None, None)
+        step = self.stepper.step(s0, s1, z, None if self.place is None else back.solver, None)
         keep, h, state = jnp.asarray(True), back.h, back.controller
         if self.controller is not None:
             state_error, costate_error = jax.tree.map(lambda x: jnp.where(jnp.isnan(x), jnp.inf, x), step.error)
@@ -118,10 +140,14 @@ class AdjointStep:
             h = jnp.where(keep & clipped, jnp.maximum(until - begin, back.h), until - begin)
         inside = self.solver.interpolation_cls(t0=s0, t1=s1, **step.dense)
         at = s0 + (s1 - s0) * jnp.asarray(self.nodes, s0.dtype)
+        solver = back.solver
+        if (place := self.place) is not None:
+            at = jax.vmap(lambda share: place(self.terms, s0, s1, share))(jnp.asarray(self.nodes, s0.dtype))
+            solver = jax.tree.map(lambda a, b: jnp.where(keep, a, b), like(step.solver_state, solver), solver)
         ys, costates = jax.vmap(inside.evaluate)(at)
         y, costate = jax.tree.map(lambda a, b: jnp.where(keep, a, b), step.y, z)
         new = AdjointState(
-            jnp.where(keep, end, back.t), h.astype(back.h.dtype), y, costate, like(state, back.controller)
+            jnp.where(keep, end, back.t), h.astype(back.h.dtype), y, costate, like(state, back.controller), solver
         )
         return TrialStep(new, keep, end, back.t, -at, ys, costates)
 

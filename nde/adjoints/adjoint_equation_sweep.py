@@ -169,7 +169,10 @@ class AdjointEquationSweep:
             number = jnp.clip(index - spec.skip, 0, totals.shape[-1] - 1)
             new_ts[k] = self.batch.add(totals, number[..., None], jnp.where(due, t_ct, 0)[..., None])
         costate = jax.tree.map(jnp.add, back.costate, self._scaled(jump))
-        return carry._replace(back=back._replace(costate=costate), left=new_left, ts=new_ts)
+        fresh = self.equation.fresh
+        new = self.loop.vmapped(fresh)(fresh.consts_of(self.inputs.consts), t, self.t0, y, costate)
+        back = back._replace(costate=costate, solver=self.batch.where(due, new, back.solver))
+        return carry._replace(back=back, left=new_left, ts=new_ts)
 
     def _along(self, t: Time, y: State, costate: State):
         """A costate times the derivative of the state by time."""

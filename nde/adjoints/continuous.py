@@ -1,5 +1,6 @@
 """The continuous adjoint: optimise, then discretise."""
 
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -10,10 +11,11 @@ import jax.numpy as jnp
 from nde.adjoints.adjoint_equation import adjoint_terms, AdjointStep
 from nde.adjoints.adjoint_equation_sweep import AdjointEquationSweep
 from nde.adjoints.base import AbstractAdjoint, RecordSize
+from nde.adjoints.semilinear_pair import semilinear_pair
 from nde.loop import Convert, has_active_stops, Loop, LoopInputs, LoopOutcome, LoopState, Problem
 from nde.solvers import traits_of
 from nde.steppers import make_stepper
-from nde.terms import brownian_terms, Interpretation, unwrap_time_direction
+from nde.terms import brownian_terms, Interpretation, SemilinearTerm, unwrap_time_direction
 from nde.types import State, Time
 
 
@@ -30,6 +32,10 @@ class ContinuousAdjoint(AbstractAdjoint):
     step, outside of the control of the error; over a batch, a parameter that the examples share gets one gradient,
     summed in the loop. Times have $dL/dt_1 = \lambda(t_1) f(t_1, y_1)$, $dL/dt_0 = -\lambda(t_0) f(t_0, y_0)$, and a
     save time the jump there times $f$.
+
+    Of a `nde.terms.SemilinearTerm` by an exponential solver (`nde.Exponential`, `nde.ExponentialAdams`, `nde.Lawson`)
+    state and costate are solved in the variables $y = (x - c) / m$ and $\mu = m \lambda$, whose linear part is gone,
+    $d\mu = -m\,\mu\,\partial_x f\,ds$: AdjointDPM and AdjointDEIS. A multistep method begins anew at each save time.
 
     It is not the gradient of the solve that was done: it differs by the error of both solves, and tends to the same
     as the tolerance falls. `nde.CheckpointAdjoint` gives the exact one, mostly in less time.
@@ -52,7 +58,8 @@ class ContinuousAdjoint(AbstractAdjoint):
     noise, 1/2 for other.
 
     **Source:** Pontryagin et al. 1962; Chen et al., *Neural ordinary differential equations*, 2018, algorithm 1;
-    Li et al., *Scalable gradients for stochastic differential equations*, 2020, theorem 3.3 and algorithm 1.
+    Li et al., *Scalable gradients for stochastic differential equations*, 2020, theorem 3.3 and algorithm 1; Pan et
+    al., *AdjointDPM*, 2023, arXiv 2307.10711; Blasingame & Liu, *AdjointDEIS*, 2024, arXiv 2405.15020.
     """
 
     controller: diffrax.AbstractAdaptiveStepSizeController | None = None
@@ -132,7 +139,7 @@ class AdjointEquation:
             "the heuristics of the solver, which are of the discrete solve": heuristics is not None,
             "terms that are not one term": not isinstance(solve.terms, diffrax.AbstractTerm),
             f"a solve by {type(solver).__name__}, which takes more of a term than its product with the control (give "
-            "ContinuousAdjoint a solver, as diffrax.Heun(), or)": not traits_of(solver).only_products,
+            "ContinuousAdjoint a solver, as diffrax.Heun(), or)": not (traits_of(solver).only_products or self._place),
         }
         if self.is_sde:
             for each in (solve.solver, solver):
@@ -143,24 +150,37 @@ class AdjointEquation:
                 ] = not known
         return next((reason for reason, holds in reasons.items() if holds), None)
 
+    @property
+    def _place(self) -> Callable | None:
+        """That of a solver of semilinear equations, if there is one to solve."""
+        given, _ = unwrap_time_direction(self.solve.terms)
+        return traits_of(self.solver).place if isinstance(given, SemilinearTerm) else None
+
     def _trace(self, convert: Convert, state: LoopState, slack: float) -> None:
         terms: Any = self.solve.terms
         args, pair = self.solve.args, (state.y, state.y)
-        both = adjoint_terms(terms, args)
+        place = self._place
+        both = adjoint_terms(terms, args) if place is None else semilinear_pair(terms, args)
         controller = None if self.controller is None else self.controller.wrap(-1)
         stepper = make_stepper(self.solver, both, args, state.t, state.tnext, pair)
         order: Any = 2 if self.is_sde else self.solver.order(terms)
-        step = AdjointStep(stepper, self.solver, both, controller, args, order=order, slack=slack)
+        step = AdjointStep(stepper, self.solver, both, controller, args, order=order, slack=slack, place=place)
         self.weights = step.weights
         self.begin = convert(step.begin, state.t, state.t, state.t, *pair)
         back = jax.eval_shape(step.begin, state.t, state.t, state.t, *pair)
         self.advance = convert(step.advance, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), back), state.t)
+        self.fresh = convert(step.fresh, state.t, state.t, *pair)
         nodes = [jnp.stack([x] * len(step.weights)) for x in (state.t, *jax.tree.leaves(state.y))]
         ys = jax.tree.structure(state.y).unflatten(nodes[1:])
 
         def change(low: Time, high: Time, ts: jax.Array, ys: State):
             control = terms.contr(low, high)
-            return jax.vmap(lambda t, y: terms.vf_prod(t, y, args, control))(ts, ys)
+            changes = jax.vmap(lambda t, y: terms.vf_prod(t, y, args, control))(ts, ys)
+            if place is None:
+                return changes
+            # Nodes that are not even in time: each stands for another length of it.
+            lengths = shares_of_time(place, terms, high, low, jnp.asarray(step.nodes, low.dtype))
+            return jax.tree.map(lambda x: x * lengths.reshape((-1,) + (1,) * (x.ndim - 1)).astype(x.dtype), changes)
 
         def rate(t: Time, y: State):
             _, control = jax.jvp(lambda end: terms.contr(t, end), (t,), (jnp.ones_like(t),))
@@ -171,3 +191,9 @@ class AdjointEquation:
         grid = self.grid
         if grid is not None:
             self.below = convert(lambda t: jnp.max(jnp.where(grid < t, grid, -jnp.inf)), state.t)
+
+
+def shares_of_time(place: Callable, terms: Any, t0: Time, t1: Time, shares: jax.Array) -> jax.Array:
+    """How fast time goes at shares of a step, in units of the step's length; zero of a step without any."""
+    rates = jax.vmap(lambda share: jax.jvp(lambda u: place(terms, t0, t1, u), (share,), (jnp.ones_like(share),))[1])
+    return jnp.where(t1 == t0, 0, rates(shares) / jnp.where(t1 == t0, 1, t1 - t0))

@@ -1,11 +1,12 @@
 """Exponential one-step solvers of semilinear equations: the linear part exact, the rest by polynomials of stages."""
 
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import diffrax
 import equinox as eqx
 
-from nde.solvers.lagrange import Abscissa, abscissa_of, check_abscissa, lagrange_weights, time_of
+from nde.solvers.lagrange import Abscissa, abscissa_of, check_abscissa, lagrange_weights, place_in, time_of
 from nde.solvers.new_variables import NewVariables, points_at, PointsInterpolation
 from nde.solvers.semilinear_step import advance
 from nde.solvers.traits import SolverTraits
@@ -75,7 +76,7 @@ class Exponential(diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSolver)
 
     def traits(self) -> SolverTraits:
         """An evaluation a stage; additive noise reads alike in both interpretations."""
-        return SolverTraits(len(self.tableau.places))
+        return SolverTraits(len(self.tableau.places), place=partial(place_in, self.abscissa))
 
     def order(self, terms: Terms):
         """The tableau's."""

@@ -1,6 +1,7 @@
 """Exponential multistep solvers of semilinear equations: the linear part exact, the rest by past evaluations."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import diffrax
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nde.dtypes import as_floats
-from nde.solvers.lagrange import Abscissa, check_abscissa, lagrange_weights
+from nde.solvers.lagrange import Abscissa, check_abscissa, lagrange_weights, place_in
 from nde.solvers.new_variables import NewVariables, points_at, PointsInterpolation
 from nde.solvers.semilinear_step import advance
 from nde.solvers.traits import SolverTraits
@@ -127,7 +128,7 @@ class ExponentialAdams(diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSo
 
     def traits(self) -> SolverTraits:
         """One evaluation a step; additive noise reads alike in both interpretations."""
-        return SolverTraits(1, int(self.corrector))
+        return SolverTraits(1, int(self.corrector), place=partial(place_in, self.abscissa))
 
     def order(self, terms: Terms):
         """$k$, one more with a corrector, at most 2 with mean weights."""

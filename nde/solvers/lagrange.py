@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nde.solvers.new_variables import NewVariables
-from nde.types import ScalarLike
+from nde.types import ScalarLike, Terms
 
 Abscissa: TypeAlias = Literal["log_clock", "time", "clock"]
 ABSCISSAE = ("log_clock", "time", "clock")
@@ -34,6 +34,13 @@ def time_of(new: NewVariables, abscissa: str, xi: jax.Array, t0: ScalarLike) -> 
     if abscissa == "time":
         return xi
     return new.time(jnp.sign(new.clock(t0)) * jnp.exp(xi) if abscissa == "log_clock" else xi)
+
+
+def place_in(abscissa: str, terms: Terms, t0: ScalarLike, t1: ScalarLike, share: ScalarLike) -> jax.Array:
+    r"""The time at a share of a step, in $\xi$."""
+    new = NewVariables(terms)
+    xi0, xi1 = abscissa_of(new, abscissa, t0), abscissa_of(new, abscissa, t1)
+    return time_of(new, abscissa, xi0 + share * (xi1 - xi0), t0)
 
 
 def lagrange_weights(

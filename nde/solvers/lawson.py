@@ -1,9 +1,11 @@
 """Lawson's methods: a Runge–Kutta method over a semilinear equation whose linear part is gone."""
 
+from functools import partial
 from typing import Any
 
 import diffrax
 
+from nde.solvers.lagrange import place_in
 from nde.solvers.new_variables import NewVariables, points_of, PointsInterpolation
 from nde.solvers.traits import SolverTraits, traits_of
 from nde.types import Args, ScalarLike, SolverState, State, Terms
@@ -47,7 +49,9 @@ class Lawson(diffrax.AbstractWrappedSolver):
 
     def traits(self) -> SolverTraits:
         """Those of the solver, but for its dense output, which holds points, and what rests on its products alone."""
-        return traits_of(self.solver)._replace(stages=None, inverse=None, only_products=False, tableau=None)
+        inner = traits_of(self.solver)
+        place = partial(place_in, "clock") if inner.only_products else None
+        return inner._replace(stages=None, inverse=None, only_products=False, tableau=None, place=place)
 
     def order(self, terms: Terms):
         """The wrapped solver's order for ODEs."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nde.terms import scaled, SemilinearTerm, unwrap_time_direction
+from nde.terms import SemilinearTerm, unwrap_time_direction
 from nde.types import Args, Dense, ScalarLike, State, Terms
 
 
@@ -54,7 +54,7 @@ class NewVariables:
 
     def lengthened(self, t: ScalarLike, change: State):
         """A difference of two $y$ as one of two states."""
-        return scaled(self.scale(t), change)
+        return self.given.stretch(t * self.direction, change)
 
     def field(self, t: ScalarLike, x: State, args: Args):
         """$f(t, x)$."""

@@ -35,6 +35,8 @@ class SolverTraits(NamedTuple):
     - `noise`: the kinds of noise that it is made for.
     - `only_products`: whether it takes of a term no more than its product with the control, and keeps no state: such
       a one solves the costate's equation of `nde.ContinuousAdjoint`.
+    - `place`: of a solver of a `nde.terms.SemilinearTerm`, which solves the costate's equation too: the time at a share
+      of a step, from `(terms, t0, t1, share)`, even in what the solver takes the field for a polynomial of.
     - `tableau`: of an explicit Runge–Kutta method, as `nde.Reversible` wraps it.
     - `stages`: the `nde.solvers.Stages` in its dense output, from which stiffness is estimated.
     - `inverse`: of a reversible method, how its steps are taken back, from `(terms, args)` to a
@@ -46,6 +48,7 @@ class SolverTraits(NamedTuple):
     interpretations: frozenset[Interpretation] = frozenset()
     noise: frozenset[NoiseKind] = ANY_NOISE
     only_products: bool = False
+    place: Callable[[Any, Any, Any, Any], Any] | None = None
     tableau: Any = None
     stages: Stages | None = None
     inverse: Callable[[Any, Any], AbstractInverseStep] | None = None

@@ -24,6 +24,7 @@ from nde.terms.inspect import (
     is_sub as is_sub,
     reads_state as reads_state,
     single_terms as single_terms,
+    turned as turned,
     unwrap_solver as unwrap_solver,
     unwrap_time_direction as unwrap_time_direction,
 )

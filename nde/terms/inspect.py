@@ -7,7 +7,7 @@ from typing import Any
 import diffrax
 import jax
 
-from nde.diffrax_internals import is_turned, time_direction
+from nde.diffrax_internals import is_turned, time_direction, turn
 from nde.terms.jaxpr_dependence import dependence
 
 
@@ -90,6 +90,11 @@ def unwrap_time_direction(terms: Any) -> tuple[Any, Any]:
     directions = [time_direction(x) for x in jax.tree.leaves(terms, is_leaf=is_turned) if is_turned(x)]
     given = jax.tree.map(lambda x: x.term if is_turned(x) else x, terms, is_leaf=is_turned)
     return given, directions[0] if directions else 1
+
+
+def turned(term: Any, direction: Any) -> Any:
+    """A term in the time that is its own times a sign, as diffrax turns it."""
+    return turn(term, direction)
 
 
 def in_given_time(function: Callable[[Any], Any], term: Any) -> Any:

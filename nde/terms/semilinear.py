@@ -120,6 +120,10 @@ class SemilinearTerm(diffrax.AbstractTerm):
         x = scaled(self.variables.scale(t), y)
         return x if self.centre is None else jax.tree.map(jnp.add, x, self.centre)
 
+    def stretch(self, t, change) -> Any:
+        """A difference of two $y$ as one of two $x$."""
+        return scaled(self.variables.scale(t), change)
+
     def transformed(self) -> diffrax.AbstractTerm:
         r"""The equation $\mathrm dy = f(t(s), m y)\,\mathrm ds\;(+\,\mathrm dW_\tau)$ in the new variables."""
 

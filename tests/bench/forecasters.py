@@ -27,6 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 
@@ -180,6 +181,7 @@ def main() -> None:
                 run, training[name] = trained(name, fold, folder, console)
             add(options.out, fold, list(scored(run, name)), training)
         console.print(f"{name}, fold {fold}: {training.get(name, '')}")
+        jax.clear_caches()  # fifty trainings in one process otherwise run out of the memory that compiled code may take
     for task, scores in read(options.out)["scores"].items():
         console.print(render(rows_of(scores), REFERENCE, task))
 

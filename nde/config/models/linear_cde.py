@@ -1,5 +1,6 @@
 """The linear CDE of structured matrices: `name = "linear_cde"`."""
 
+import math
 from typing import ClassVar, Literal
 
 import equinox as eqx
@@ -20,8 +21,8 @@ class LinearCDEModel(ModelSection):
 
     `block_size` is that of a block-diagonal structure, `rank` that of one of low rank; `scale` is of the initial
     matrices, and `width` of the readout's and the initial network's hidden layer. Over the longest series the clock and
-    each count of observations run to about one. It is solved by a scan: `[solver]` and `[regularise]` say nothing to
-    it.
+    each count of observations run to about one, and values are divided by the root of how often a channel is observed.
+    It is solved by a scan: `[solver]` and `[regularise]` say nothing to it.
     """
 
     name: Literal["linear_cde"] = "linear_cde"
@@ -56,7 +57,9 @@ class LinearCDEModel(ModelSection):
         )
         norm = eqx.nn.LayerNorm(size)  # the state's size is an exponential, which says little of a class
         network = eqx.nn.MLP(size, facts.classes, width, 1, key=readout_key)
-        scales = [1 / facts.horizon, *[1.0] * facts.channels, *[1 / facts.observations] * facts.channels]
+        # The state is an exponential of the path: steps of either sign add up like the root of their number.
+        values = 1 / math.sqrt(max(facts.observations, 1.0))
+        scales = [1 / facts.horizon, *[values] * facts.channels, *[1 / facts.observations] * facts.channels]
         return LinearCDE(
             eqx.nn.MLP(path_size, size, width, 1, key=initial_key),
             field,
