@@ -27,6 +27,7 @@ from nde.report import (
     plot_forecasts,
     plot_training,
     render,
+    Row,
     sample_forecast,
     SampleForecast,
     score,
@@ -807,3 +808,12 @@ def test_paired_difference_needs_the_same_targets_and_two_series():
         paired_difference(one, other, "nll")
     single = Scores(np.array([1.0]), np.array([1.0]), np.array([2.0]))
     assert np.isnan(paired_difference(single, single, "nll")[1])
+
+
+def test_a_table_shows_its_numbers_whole_beside_a_long_name():
+    names = ["latent SDE", "latent SDE + latent ODE + ODE-RNN to SDE + CDE to ODE + GRU-Δt to SDE + baselines"]
+    rows = [Row(name, 1.2345, 0.4321, -0.1234, 0.0123, -0.0456, 0.0078) for name in names]
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(render(rows, names[0], "held out"))
+    text = console.export_text()
+    assert text.count("1.2345") == 2 and text.count("0.4321") == 2 and "-0.123 ± 0.012" in text

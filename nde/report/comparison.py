@@ -104,7 +104,8 @@ def render(rows: list[Row], method: str, title: str) -> Table:
     """The rows as a table for the terminal."""
     table = Table(title=title, caption=f"per value, lower is better; Δ = {method} − method ± standard error")
     for name in ("method", "NLL", "CRPS", "Δ NLL", "Δ CRPS"):
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+        # A long name, as that of a pool of many models, wraps; numbers are shown whole.
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
     for row in rows:
         same = row.method == method
         differences = (

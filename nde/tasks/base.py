@@ -129,7 +129,8 @@ class TableEvaluation(AbstractEvaluation):
     def table(self) -> Table:
         table = Table(title=self.title, caption=self.caption)
         for name, value in self.scores[0].items():
-            table.add_column(name, justify="left" if isinstance(value, str) else "right")
+            text = isinstance(value, str)  # a long one wraps; numbers are shown whole
+            table.add_column(name, justify="left" if text else "right", no_wrap=not text)
         for row in self.scores:
             table.add_row(*(value if isinstance(value, str) else _shown(value) for value in row.values()))
         return table
