@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from nde.cli import app
 from nde.config import build_update, load_config, PointFacts
+from nde.models import at_tolerance
 from nde.report import density_rows, fit_gaussian, fit_kde, PlaneGrid
 from nde.runs import Run
-from nde.tasks.density import _exact, _log_prob
+from nde.tasks.density import log_prob
 
 SMALL = [
     "data.dataset=eight_gaussians", "data.points=60", "data.validation_points=20", "data.test_points=40",
@@ -63,7 +64,7 @@ def test_averaged_parameters_are_kept_and_evaluated(fitted):
 def test_a_flow_trained_without_an_estimate_of_the_error_is_scored_adaptively(solver):
     config = load_config({"task": "density", "solver": {"name": "euler", "dt0": 0.1, **solver}})
     flow = config.model[0].build(PointFacts(2), config.solver, key=jax.random.key(0))
-    assert np.isfinite(_log_prob(_exact(flow, 1e-3), np.zeros((1, 2)))).all()
+    assert np.isfinite(log_prob(at_tolerance(flow, 1e-3), np.zeros((1, 2)))).all()
 
 
 def test_fit_leaves_the_table_and_the_figures(fitted):

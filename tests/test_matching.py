@@ -299,14 +299,14 @@ def moments_fit(samples, tolerance=4.5):
 def test_samples_have_the_law_with_any_amount_of_noise(predicts, noise):
     model = exact_model(VariancePreserving(), predicts)
     times = log_snr_times(model.schedule, 60)
-    draw = jax.vmap(lambda key: model.sample(key=key, noise=noise, times=times, solver=nde.Heun()))
+    draw = jax.vmap(lambda key: model.sample(key=key, noise=noise, steps=times, solver=nde.Heun()))
     moments_fit(np.asarray(jax.jit(draw)(KEYS)))
 
 
 def test_a_sample_takes_the_steps_and_the_solver_that_are_asked_for():
     model = exact_model(VariancePreserving())
     times = log_snr_times(model.schedule, 7)
-    solved = model.draw(key=KEY, times=times, solver=nde.Heun())
+    solved = model.draw(key=KEY, steps=times, solver=nde.Heun())
     assert int(solved.stats["num_steps"]) == 7
     assert int(solved.stats["num_field_evaluations"]) == 14
 

@@ -13,6 +13,7 @@ from nde.config.forecast import (
     ForecastConfig as ForecastConfig,
     ForecastEvaluate as ForecastEvaluate,
 )
+from nde.config.generate import GenerateConfig as GenerateConfig
 from nde.config.models import (
     HybridModel as HybridModel,
     LatentSDEModel as LatentSDEModel,
@@ -36,6 +37,7 @@ from nde.config.parse import (
     parse_config as parse_config,
     save_config as save_config,
 )
+from nde.config.points import PointsData as PointsData
 from nde.config.regularise import (
     build_loss as build_loss,
     build_regulariser as build_regulariser,

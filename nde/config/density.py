@@ -2,31 +2,17 @@
 
 from typing import ClassVar, Literal
 
-import pydantic
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
-from nde.config.run import RunConfig
+from nde.config.matching import MatchedRun
+from nde.config.points import PointsData
 from nde.config.sections import Section
-from nde.config.table import check_dataset
 
 
-class DensityData(Section):
-    """`[data]`: points of a data set of `nde.data.DATASETS`, and how many of them train, validate and test.
+class DensityData(PointsData):
+    """`[data]`: as of `nde.config.points.PointsData`; two moons unless given."""
 
-    `seed` of the points; left out, the run's own. `size`, how long a point is, is written by `nde fit`.
-    """
-
-    dataset: str = "two_moons"
-    points: int = Field(default=5000, ge=10)
-    validation_points: int = Field(default=1000, ge=10)
-    test_points: int = Field(default=5000, ge=10)
-    seed: int | None = Field(default=None, ge=0, lt=2**32)
-    size: PositiveInt | None = None
-
-    @pydantic.field_validator("dataset")
-    @classmethod
-    def _check_dataset(cls, name: str) -> str:
-        return check_dataset(name, ("points",))
+    default_dataset: ClassVar[str] = "two_moons"
 
 
 class DensityEvaluate(Section):
@@ -36,7 +22,7 @@ class DensityEvaluate(Section):
     samples: PositiveInt = 5000
 
 
-class DensityConfig(RunConfig):
+class DensityConfig(MatchedRun):
     """A whole run of density models. What is left out has its default."""
 
     task: Literal["density"] = "density"

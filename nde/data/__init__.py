@@ -3,7 +3,8 @@
 A table of irregular observations, or arrays (`nde.data.panel_of_arrays`), become a `nde.data.Panel`: every series
 padded to one number of rows, with a mask of what was observed. `nde.data.split_series` divides it by series, a
 `nde.data.Normaliser` fitted on the training part brings the channels to one scale, and `nde.data.index_batches` says
-which series make up which batch. A `nde.data.LabelledPanel` is one whose series belong to classes. `nde.data.DATASETS`
+which series make up which batch. A `nde.data.LabelledPanel` is one whose series belong to classes. A
+`nde.data.PointSet` are points without a time. `nde.data.DATASETS`
 is the table of the data sets that a config can name.
 """
 
@@ -15,6 +16,7 @@ from nde.data.datasets import (
     DENSITIES as DENSITIES,
     Density as Density,
     load_basic_motions as load_basic_motions,
+    load_digits as load_digits,
     load_japanese_vowels as load_japanese_vowels,
     load_lynx_hare as load_lynx_hare,
     load_pbc as load_pbc,
@@ -41,5 +43,6 @@ from nde.data.labelled import (
 from nde.data.layout import DATE_UNITS as DATE_UNITS, TableError as TableError, TableFormat as TableFormat
 from nde.data.normalise import Normaliser as Normaliser
 from nde.data.panel import Panel as Panel, TableRows as TableRows
+from nde.data.points import as_point_set as as_point_set, PointSet as PointSet, read_points as read_points
 from nde.data.split import Split as Split, split_series as split_series
 from nde.data.table import panel_of as panel_of, read_panel as read_panel

@@ -94,19 +94,22 @@ def read_table(path: Any, layout: TableFormat) -> Table:
 
     **Raises:** `TableError` for a file that is missing or can not be read, and for a column that is missing or double.
     """
+    table = read_cells(path, layout)
+    check_columns(table, layout)
+    return table
+
+
+def read_cells(path: Any, layout: TableFormat) -> Table:
+    """Read the cells of a table as `read_table`, whatever its columns are called."""
     if not isinstance(path, str | Path):
-        table = Table.of_frame(as_frame(path), "data")
-        check_columns(table, layout)
-        return table
+        return Table.of_frame(as_frame(path), "data")
     path = Path(path)
     if not path.is_file():
         raise TableError(f"{path}: no such file; give the path of a .csv or .parquet table.")
     kind = path.suffix.lower()
     if kind not in (".csv", ".tsv", ".parquet"):
         raise TableError(f"{path}: unknown kind of table '{path.suffix}'; use .csv or .parquet.")
-    table = _read_parquet(path) if kind == ".parquet" else _read_text(path, layout)
-    check_columns(table, layout)
-    return table
+    return _read_parquet(path) if kind == ".parquet" else _read_text(path, layout)
 
 
 def check_columns(table: Table, layout: TableFormat) -> None:
@@ -118,8 +121,14 @@ def check_columns(table: Table, layout: TableFormat) -> None:
     columns = table.frame.columns
     missing = [name for name in wanted if name not in columns]
     if missing:
-        text = f"no column '{missing[0]}'; the columns are {', '.join(columns)}."
-        raise table.error(text + _separator_hint(columns, wanted))
+        raise no_column(table, missing[0], wanted)
+
+
+def no_column(table: Table, name: str, wanted: list[str]) -> TableError:
+    """What is wrong with a table that lacks a column, of those that are `wanted`."""
+    columns = table.frame.columns
+    text = f"no column '{name}'; the columns are {', '.join(columns)}."
+    return table.error(text + _separator_hint(columns, wanted))
 
 
 SEPARATORS = ((";", "';'"), ("\t", r"'\t'"), ("|", "'|'"), (",", "','"))

@@ -69,7 +69,12 @@ from nde.models.normalising_flow import (
     ContinuousNormalizingFlow as ContinuousNormalizingFlow,
     position_norm as position_norm,
 )
-from nde.models.numerics import AbstractSolvingModel as AbstractSolvingModel, Numerics as Numerics, Solved as Solved
+from nde.models.numerics import (
+    AbstractSolvingModel as AbstractSolvingModel,
+    at_tolerance as at_tolerance,
+    Numerics as Numerics,
+    Solved as Solved,
+)
 from nde.models.observed_ode import observed_states as observed_states, ObservedODE as ObservedODE
 from nde.models.ode_rnn import ODERNN as ODERNN
 from nde.models.recurrence import linear_recurrence as linear_recurrence

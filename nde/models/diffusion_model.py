@@ -18,6 +18,7 @@ from nde.diffusion import (
     log_snr_times,
     noise_span,
     PREDICTIONS,
+    Sampler,
     VariancePreserving,
 )
 from nde.dtypes import as_floats, float_dtype
@@ -26,6 +27,7 @@ from nde.models.divergence import carried, normal_log_prob, trace_directions
 from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
 from nde.paths import VirtualBrownianTree
 from nde.regularise import AbstractRegulariser
+from nde.solvers import ExponentialAdams
 
 
 class DiffusionModel(AbstractSolvingModel):
@@ -172,44 +174,69 @@ class DiffusionModel(AbstractSolvingModel):
         args: PyTree[Any] = None,
         *,
         key: PRNGKeyArray,
-        noise: float = 0.0,
-        times: ArrayLike | None = None,
-        solver: diffrax.AbstractSolver | None = None,
+        **options: Any,
     ) -> Float[Array, " size"]:
-        r"""A point drawn from the law: see `draw`."""
-        return self.draw(args, key=key, noise=noise, times=times, solver=solver).ys
+        r"""A point drawn from the law; `options` are those of `draw`."""
+        return self.draw(args, key=key, **options).ys
 
     def draw(
         self,
         args: PyTree[Any] = None,
         *,
         key: PRNGKeyArray,
-        noise: float = 0.0,
-        times: ArrayLike | None = None,
+        noise: Any = 0.0,
+        steps: int | ArrayLike | None = None,
         solver: diffrax.AbstractSolver | None = None,
+        form: str | None = None,
+        sampler: Sampler | None = None,
         regulariser: AbstractRegulariser | None = None,
     ) -> Solved:
         r"""A sample and what its solve was like, of the reverse equation with an amount of noise $\tau$.
 
-        **Arguments:** `args`: the condition; `noise`: $\tau$, zero for the probability-flow ODE and one for the
-        reverse-time SDE, static; `times`: those of the steps, from the noise to the data, as
-        `nde.diffusion.log_snr_times` makes them; `solver`: in place of that of the numerics. Without times the steps
-        are those of the numerics, for an SDE 100 that are even in log-SNR, by `diffrax.Heun` unless given.
+        **Arguments:**
+
+        - `args`: the condition.
+        - `noise`: $\tau$, zero for the probability-flow ODE and one for the reverse-time SDE, or a function as of
+          `nde.diffusion_model_term`; static.
+        - `steps`: their times, from the noise to the data, as `nde.diffusion.log_snr_times` makes them, or how many of
+          these; without, those of the numerics, for an SDE 100.
+        - `solver`: in place of that of the numerics; of an SDE DPM-Solver++ 2M unless given.
+        - `form`: of `nde.diffusion_model_term`; `"velocity"` for an equation that is written out.
+        - `sampler`: a row of `nde.diffusion.SAMPLERS`, in place of the form, the noise and the solver.
+        - `regulariser`: see `nde.regularise`.
         """
+        if sampler is not None:
+            solver, form, noise = sampler.solver, sampler.form, sampler.noise
+        noisy = callable(noise) or noise != 0
+        if noisy:
+            steps, solver = 100 if steps is None else steps, solver or ExponentialAdams(2, weights="mean")
         dtype = self._dtype()
         start_key, path_key, other = jax.random.split(key, 3)
         first, last = self.span
-        spread = self._spread(last).astype(dtype)
-        x = spread * jax.random.normal(start_key, (self.size,), dtype)
-        if self.schedule.centre is not None:
-            x = x + self.schedule.centre
-        if noise and times is None:
-            times, solver = log_snr_times(self.schedule, 100), solver or diffrax.Heun()
-        numerics = self._stepping(times, solver, dtype)
-        ends = (jnp.asarray(last, dtype), jnp.asarray(first, dtype)) if times is None else _ends_of(numerics)
-        term = self._term(noise, ends, path_key, dtype)
+        numerics = self.numerics if solver is None else dataclasses.replace(self.numerics, solver=solver)
+        ends = jnp.asarray(last, dtype), jnp.asarray(first, dtype)
+        if steps is not None:
+            grid = jnp.asarray(log_snr_times(self.schedule, steps) if isinstance(steps, int) else steps, dtype)
+            numerics = dataclasses.replace(numerics, controller=diffrax.StepTo(grid), dt0=None, max_steps=grid.size + 1)
+            ends = grid[0], grid[-1]
+        x, term = self._start(ends[0], start_key), self._term(noise, form, ends, path_key)
         saveat = diffrax.SaveAt(t1=True)
-        solved = numerics.solve(term, *ends, x, args, saveat=saveat, backward=True, regulariser=regulariser, key=other)
+        solved = numerics.solve(
+            term, ends[0], ends[1], x, args, saveat=saveat, backward=True, regulariser=regulariser, key=other
+        )
+        return solved._replace(ys=solved.ys[0])
+
+    def encode(
+        self,
+        x: ArrayLike,
+        args: PyTree[Any] = None,
+        *,
+        regulariser: AbstractRegulariser | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Solved:
+        """The noise that the probability-flow ODE makes of a point, and what its solve was like."""
+        x = self._check_point(x)
+        solved = carried(self.numerics, self.velocity, x, self.span, args, regulariser=regulariser, key=key)
         return solved._replace(ys=solved.ys[0])
 
     def log_prob(self, x: ArrayLike, args: PyTree[Any] = None, *, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
@@ -225,12 +252,7 @@ class DiffusionModel(AbstractSolvingModel):
         key: PRNGKeyArray | None = None,
     ) -> Solved:
         """The log-density at a point, and what the regulariser makes of its solve: see `nde.regularise`."""
-        if jnp.shape(x) != (self.size,):
-            raise ValueError(
-                f"DiffusionModel of size {self.size} needs a point of shape ({self.size},), but got {jnp.shape(x)}; "
-                "use jax.vmap over points."
-            )
-        (x,) = as_floats(x, like=self.network)
+        x = self._check_point(x)
         check_field(self.velocity, jnp.asarray(self.span[1], x.dtype), x, args)
         directions = trace_directions("DiffusionModel", self.size, self.probes, x.dtype, key)
         other = None if key is None else jax.random.fold_in(key, 1)
@@ -278,14 +300,12 @@ class DiffusionModel(AbstractSolvingModel):
         dtype = self._dtype()
         times = jnp.asarray(times, dtype)
         start_key, *keys = jax.random.split(key, len(times))
-        x = self._spread(times[0]).astype(dtype) * jax.random.normal(start_key, (self.size,), dtype)
-        if self.schedule.centre is not None:
-            x = x + self.schedule.centre
+        x = self._start(times[0], start_key)
 
         def step(x, here):
             t0, t1, key = here
             path_key, *corrections_keys = jax.random.split(key, corrections + 1)
-            term = self._term(noise, (t0, t1), path_key, dtype)
+            term = self._term(noise, None, (t0, t1), path_key)
             numerics = dataclasses.replace(
                 self.numerics,
                 solver=solver or diffrax.Euler(),
@@ -300,23 +320,31 @@ class DiffusionModel(AbstractSolvingModel):
 
         return jax.lax.scan(step, x, (times[:-1], times[1:], jnp.stack(keys)))[0]
 
-    def _term(self, noise: float, ends: tuple[Array, Array], key: PRNGKeyArray, dtype: Any) -> Any:
-        form = self.predicts if self.predicts in ("data", "noise") else "data"
+    def _start(self, t: Array, key: PRNGKeyArray) -> Float[Array, " size"]:
+        dtype = self._dtype()
+        x = self._spread(t).astype(dtype) * jax.random.normal(key, (self.size,), dtype)
+        return x if self.schedule.centre is None else x + self.schedule.centre
+
+    def _term(self, noise: Any, form: str | None, ends: tuple[Array, Array], key: PRNGKeyArray) -> Any:
+        if form is None:
+            form = self.predicts if self.predicts in ("data", "noise") else "data"
+        form = "data" if form == "velocity" else form  # which are the same, written out
         prediction = converted(self.prediction, self.predicts, form, self.schedule)
-        if not noise:
+        if not callable(noise) and noise == 0:
             return diffusion_model_term(prediction, self.schedule, form)
         with jax.ensure_compile_time_eval():  # a tree whose ends are known is cheaper
             low, high = noise_span(self.schedule, form, noise, ends)
-        shape = jax.ShapeDtypeStruct((self.size,), dtype)
+        shape = jax.ShapeDtypeStruct((self.size,), self._dtype())
         path = VirtualBrownianTree(low, high, (high - low) * PATH_TOLERANCE, shape, key)
         return diffusion_model_term(prediction, self.schedule, form, path, noise=noise)
 
-    def _stepping(self, times: ArrayLike | None, solver: diffrax.AbstractSolver | None, dtype: Any) -> Numerics:
-        numerics = self.numerics if solver is None else dataclasses.replace(self.numerics, solver=solver)
-        if times is None:
-            return numerics
-        grid = jnp.asarray(times, dtype)
-        return dataclasses.replace(numerics, controller=diffrax.StepTo(grid), dt0=None, max_steps=grid.size + 1)
+    def _check_point(self, x: ArrayLike) -> Float[Array, " size"]:
+        if jnp.shape(x) != (self.size,):
+            raise ValueError(
+                f"DiffusionModel of size {self.size} needs a point of shape ({self.size},), but got {jnp.shape(x)}; "
+                "use jax.vmap over points."
+            )
+        return as_floats(x, like=self.network)[0]
 
     def _spread(self, t: Any) -> Array:
         r"""$\rho$: the standard deviation of noisy Gaussian data, of the noise alone without a scale."""
@@ -345,10 +373,3 @@ class DiffusionModel(AbstractSolvingModel):
 PATH_TOLERANCE = 2.0**-48
 """Of the Brownian motion of a sample, below which it is not resolved, in units of its length: its clock goes over many
 orders of magnitude, and must be resolved where it is slowest."""
-
-
-def _ends_of(numerics: Numerics) -> tuple[Array, Array]:
-    controller = numerics.controller
-    assert isinstance(controller, diffrax.StepTo)
-    grid = jnp.asarray(controller.ts)
-    return grid[0], grid[-1]

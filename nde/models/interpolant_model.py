@@ -1,6 +1,5 @@
 """A flow between two laws: a velocity, and with a denoiser an SDE of any noise, learned along an interpolant."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, Unpack
@@ -15,7 +14,7 @@ from nde.diffusion import AbstractInterpolant, AbstractSchedule, LinearInterpola
 from nde.dtypes import as_floats, float_dtype
 from nde.models.diffusion_model import DiffusionModel
 from nde.models.divergence import carried, normal_log_prob, trace_directions
-from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
+from nde.models.numerics import AbstractSolvingModel, equal_steps, Keywords, Numerics, numerics_of, Solved
 from nde.paths import BrownianGrid
 from nde.regularise import AbstractRegulariser
 from nde.terms import diffusion_term
@@ -165,7 +164,7 @@ class InterpolantModel(AbstractSolvingModel):
         args: PyTree[Any] = None,
         *,
         noise: float = 0.0,
-        steps: int = 100,
+        steps: int | None = None,
         solver: diffrax.AbstractSolver | None = None,
         backward: bool = False,
         key: PRNGKeyArray | None = None,
@@ -173,27 +172,23 @@ class InterpolantModel(AbstractSolvingModel):
     ) -> Solved:
         r"""Where a point is carried from one end to the other, and what the solve was like.
 
-        **Arguments:** `x`: of shape `(size,)`; `noise`: $\tau$, static; with noise `steps`, how many, static, and
-        `solver`, of their SDE; `backward`: from the target to the source, static; `key`: for noise, or a regulariser
-        that draws.
+        **Arguments:** `x`: of shape `(size,)`; `noise`: $\tau$, static; `steps`: so many equal ones instead of those of
+        the numerics, of an SDE 100 unless given, static; `solver`: of these, `diffrax.Heun` unless given; `backward`:
+        from the target to the source, static; `key`: for noise, or a regulariser that draws.
         """
         x = self._check_point(x)
         ends = (1.0, 0.0) if backward else self.span
-        if not noise:
-            solved = carried(
-                self.numerics, self.velocity, x, ends, args, backward=backward, regulariser=regulariser, key=key
-            )
-            return solved._replace(ys=solved.ys[0])
-        if self.denoiser is None or key is None:
+        if noise and (self.denoiser is None or key is None):
             missing = "a key" if key is None else "a denoiser, or as_diffusion()"
             raise ValueError(f"InterpolantModel needs {missing} for noise above zero, but got {noise=}.")
-        numerics = dataclasses.replace(
-            self.numerics,
-            solver=solver or diffrax.Heun(),
-            controller=diffrax.ConstantStepSize(),
-            dt0=1 / steps,
-            max_steps=steps + 2,
-        )
+        steps = 100 if noise and steps is None else steps
+        numerics = self.numerics if steps is None else equal_steps(self.numerics, steps, 1 / steps, solver)
+        if not noise:
+            solved = carried(
+                numerics, self.velocity, x, ends, args, backward=backward, regulariser=regulariser, key=key
+            )
+            return solved._replace(ys=solved.ys[0])
+        assert key is not None and steps is not None
         solved = numerics.solve(
             self._sde(noise, backward, BrownianGrid(0.0, 1.0, steps, (self.size,), key), x.dtype),
             ends[0],
@@ -206,6 +201,22 @@ class InterpolantModel(AbstractSolvingModel):
             key=jax.random.fold_in(key, 1),
         )
         return solved._replace(ys=solved.ys[0])
+
+    def encode(
+        self,
+        x: ArrayLike,
+        args: PyTree[Any] = None,
+        *,
+        regulariser: AbstractRegulariser | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Solved:
+        """The point of the source that the ODE carries to `x`, and what its solve was like."""
+        return self.carry(x, args, backward=True, regulariser=regulariser, key=key)
+
+    @property
+    def has_density(self) -> bool:
+        """Whether it has a log-density: its source is normal."""
+        return self.normal
 
     def log_prob(self, x: ArrayLike, args: PyTree[Any] = None, *, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
         """The log-density at a point of the target, in nats, by the ODE from a normal source; `key`: for probes."""

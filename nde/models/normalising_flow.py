@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 from nde.dtypes import as_floats, float_dtype
 from nde.fields import check_field
 from nde.models.divergence import Divergence, normal_log_prob, trace_directions
-from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
+from nde.models.numerics import AbstractSolvingModel, equal_steps, Keywords, Numerics, numerics_of, Solved
 from nde.regularise import AbstractRegulariser
 from nde.terms import WithIntegrals
 
@@ -96,6 +96,10 @@ class ContinuousNormalizingFlow(AbstractSolvingModel):
         default = Numerics(controller=diffrax.PIDController(rtol=1e-5, atol=1e-5, norm=position_norm))
         self.numerics = numerics_of("ContinuousNormalizingFlow", default, numerics, **keywords)
 
+    @property
+    def error_norm(self):
+        return position_norm
+
     def log_prob(self, x: ArrayLike, args: PyTree[Any] = None, *, key: PRNGKeyArray | None = None) -> Float[Array, ""]:
         """The log-density at a point of shape `(size,)`, in nats; exact, or an unbiased estimate that `key` draws."""
         return self.solve(x, args, key=key).ys
@@ -124,6 +128,27 @@ class ContinuousNormalizingFlow(AbstractSolvingModel):
         """A point drawn from the density, of the type of the field's parameters."""
         dtype = float_dtype(eqx.filter(self.field, eqx.is_inexact_array))
         return self.forward(jax.random.normal(key, (self.size,), dtype), args)
+
+    def draw(
+        self,
+        args: PyTree[Any] = None,
+        *,
+        key: PRNGKeyArray,
+        steps: int | None = None,
+        solver: diffrax.AbstractSolver | None = None,
+    ) -> Solved:
+        """A sample, and what its solve was like.
+
+        **Arguments:** `steps`: so many equal ones instead of those of the numerics; `solver`: of these,
+        `diffrax.Heun` unless given.
+        """
+        if steps is not None:
+            numerics = equal_steps(self.numerics, steps, self.t1 / steps, solver)
+            return eqx.tree_at(lambda m: m.numerics, self, numerics).draw(args, key=key)
+        dtype = float_dtype(eqx.filter(self.field, eqx.is_inexact_array))
+        z = jax.random.normal(key, (self.size,), dtype)
+        solved = self._solve(_no_divergence, z, args, backward=False)
+        return solved._replace(ys=solved.ys[0])
 
     def forward(self, z: ArrayLike, args: PyTree[Any] = None) -> Float[Array, " size"]:
         """The point of the data to which the flow carries `z` of the base."""

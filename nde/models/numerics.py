@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix as optx
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree
 
 from nde.adjoints import CheckpointAdjoint
@@ -142,6 +143,27 @@ class Numerics(eqx.Module):
         return -self.dt0 if backward is True else jnp.where(backward, -self.dt0, self.dt0)
 
 
+def equal_steps(numerics: Numerics, steps: int, dt0: Any, solver: diffrax.AbstractSolver | None = None) -> Numerics:
+    """The numerics with so many steps of `dt0`, by `diffrax.Heun` unless another solver is given."""
+    constant = diffrax.ConstantStepSize()
+    return dataclasses.replace(
+        numerics, solver=solver or diffrax.Heun(), controller=constant, dt0=dt0, max_steps=steps + 2
+    )
+
+
+def at_tolerance(model: Any, tolerance: float) -> Any:
+    """The model, its steps as small as a tolerance asks, by its own solver, or Tsit5 if that estimates no error.
+
+    To score, or to draw, what was trained with fixed steps or roughly.
+    """
+    solver = model.solver if isinstance(model.solver, diffrax.AbstractAdaptiveSolver) else diffrax.Tsit5()
+    controller = diffrax.PIDController(rtol=tolerance, atol=tolerance, norm=model.error_norm)
+    numerics = dataclasses.replace(
+        model.numerics, solver=solver, controller=controller, adjoint=CheckpointAdjoint(), dt0=None, max_steps=4096
+    )
+    return eqx.tree_at(lambda m: m.numerics, model, numerics)
+
+
 def _said(numerics: Numerics, name: str) -> str:
     value = getattr(numerics, name)
     return f"the class {value.__name__}" if isinstance(value, type) else repr(value)
@@ -194,6 +216,11 @@ class AbstractSolvingModel(eqx.Module):
     """A model that solves an equation: it holds `numerics`, whose members are to be read, and swapped, as its own."""
 
     numerics: eqx.AbstractVar[Numerics]
+
+    @property
+    def error_norm(self) -> Callable[[Any], Any]:
+        """The norm of its error, as a controller takes it."""
+        return optx.rms_norm
 
     @property
     def solver(self) -> diffrax.AbstractSolver:

@@ -33,7 +33,7 @@ class MatchedModel(Protocol):
         ...
 
     @property
-    def solve(self) -> Callable[..., Any]:
+    def encode(self) -> Callable[..., Any]:
         """The solve that a regulariser penalises: `(x, args, regulariser=regulariser, key=key)` to a `Solved`."""
         ...
 
@@ -100,7 +100,7 @@ class Matching(eqx.Module):
         loss = sum((self._size(r) for r in residuals[1:]), self._size(residuals[0]))
         if regulariser is None:
             return Terms(loss=loss)
-        return Terms(loss=loss, penalty=model.solve(x1, label, regulariser=regulariser, key=other).penalty)
+        return Terms(loss=loss, penalty=model.encode(x1, label, regulariser=regulariser, key=other).penalty)
 
     def _size(self, residual: Float[Array, " size"]) -> Float[Array, ""]:
         square = jnp.mean(residual**2)

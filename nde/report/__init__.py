@@ -46,6 +46,12 @@ from nde.report.forecast import (
     Forecast as Forecast,
     sample_forecast as sample_forecast,
 )
+from nde.report.generation import (
+    bits_per_dimension as bits_per_dimension,
+    plot_clouds as plot_clouds,
+    plot_images as plot_images,
+    sample_distances as sample_distances,
+)
 from nde.report.logits import class_logits as class_logits
 from nde.report.marks import forecast_marks as forecast_marks, warning_of as warning_of
 from nde.report.points import mode_masses as mode_masses, Moments as Moments, moments as moments

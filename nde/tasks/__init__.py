@@ -22,10 +22,12 @@ from nde.tasks.classify import ClassifyTask as ClassifyTask
 from nde.tasks.density import DensityTask as DensityTask
 from nde.tasks.dynamics import DynamicsTask as DynamicsTask
 from nde.tasks.forecast import ForecastTask as ForecastTask
+from nde.tasks.generate import GenerateTask as GenerateTask
 
 TASKS: dict[str, AbstractTask] = {
     "forecast": ForecastTask(),
     "classify": ClassifyTask(),
     "dynamics": DynamicsTask(),
     "density": DensityTask(),
+    "generate": GenerateTask(),
 }

@@ -1,34 +1,22 @@
 """The density of points as a task."""
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from nde.adjoints import CheckpointAdjoint
 from nde.config import build_loss, DensityConfig, Member, PointFacts
-from nde.data import DATASETS
-from nde.models import ContinuousNormalizingFlow, position_norm
-from nde.objectives import density_loss
+from nde.models import at_tolerance
+from nde.objectives import point_loss
 from nde.report import density_rows, fit_gaussian, fit_kde, PlaneGrid, plot_plane
 from nde.tasks.base import AbstractTask, Examples, member_key, OpenedRun, TableEvaluation
+from nde.tasks.points import describe_points, load_points, PointsProblem, resolved_points
 from nde.train import blame, LossFunction
-
-
-@dataclass(frozen=True)
-class Points:
-    """Points of a density, `(points, size)` each: to train on, to stop by, to score."""
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
 
 
 class DensityTask(AbstractTask):
@@ -37,57 +25,55 @@ class DensityTask(AbstractTask):
     loss_name = "loss (nats per point)"
     score_name = "validation loss (nats per point)"
 
-    def load(self, config: DensityConfig) -> Points:
-        data = config.data
-        sizes = (data.points, data.validation_points, data.test_points)
-        seed = config.seed if data.seed is None else data.seed
-        points = DATASETS[data.dataset].load(seed=seed, size=sum(sizes))
-        return Points(*np.split(points, np.cumsum(sizes)[:-1]))
+    def load(self, config: DensityConfig) -> PointsProblem:
+        return load_points(config)
 
-    def resolve(self, config: DensityConfig, problem: Points) -> DensityConfig:
-        seed = config.seed if config.data.seed is None else config.data.seed
-        found = {"seed": seed, "size": problem.train.shape[1]}
-        return config.model_copy(update={"data": config.data.model_copy(update=found)})
+    def resolve(self, config: DensityConfig, problem: PointsProblem) -> DensityConfig:
+        return config.model_copy(update={"data": config.data.model_copy(update=resolved_points(config, problem))})
 
     def facts(self, config: DensityConfig, *, until: float = 0.0) -> PointFacts:
         del until  # a flow's time is its own
         assert config.data.size is not None
-        return PointFacts(config.data.size, learned_end="end_time" in config.regularise.penalties)
+        learned = "end_time" in config.regularise.penalties
+        return PointFacts(config.data.size, learned_end=learned, image=config.data.image)
 
-    def describe(self, config: DensityConfig, problem: Points) -> list[str]:
-        sizes = [len(problem.train), len(problem.validation), len(problem.test)]
-        return [f"points of {config.data.dataset}: {sizes[0]} train, {sizes[1]} validate, {sizes[2]} test"]
+    def describe(self, config: DensityConfig, problem: PointsProblem) -> list[str]:
+        return describe_points(config, problem)
 
-    def examples(self, config: DensityConfig, problem: Points, member: Member) -> Examples:
-        return Examples((problem.train,), [f"point {i}" for i in range(len(problem.train))])
+    def examples(self, config: DensityConfig, problem: PointsProblem, member: Member) -> Examples:
+        return Examples((problem.train.points,), [f"point {i}" for i in range(len(problem.train))])
 
-    def loss(self, config: DensityConfig, problem: Points) -> LossFunction:
-        return build_loss(config.regularise, config.train, density_loss)
+    def loss(self, config: DensityConfig, problem: PointsProblem) -> LossFunction:
+        return build_loss(config.regularise, config.train, partial(point_loss, matching=config.objective.build()))
 
-    def validation(self, config: DensityConfig, problem: Points) -> Callable[[Any], float]:
-        return lambda model: -float(_log_prob(model, problem.validation).mean())
+    def validation(self, config: DensityConfig, problem: PointsProblem) -> Callable[[Any], float]:
+        points, log_scale = problem.validation.points, problem.log_scale
+        return lambda model: log_scale - float(log_prob(model, points).mean())
 
-    def evaluate(self, run: OpenedRun, problem: Points) -> TableEvaluation:
+    def evaluate(self, run: OpenedRun, problem: PointsProblem) -> TableEvaluation:
         settings = run.config.evaluate
         flows = {}
         for label, models in run.models().items():
             for i, model in enumerate(models):
-                flows[label if len(models) == 1 else f"{label} {i + 1}"] = _exact(model, settings.tolerance)
+                flows[label if len(models) == 1 else f"{label} {i + 1}"] = at_tolerance(model, settings.tolerance)
         first = next(iter(flows))
+        train, test = problem.train.points, problem.test.points
         laws: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-            "Gaussian": fit_gaussian(problem.train),
-            "Gaussian kernels": fit_kde(problem.train, problem.validation),
+            "Gaussian": fit_gaussian(train),
+            "Gaussian kernels": fit_kde(train, problem.validation.points),
         }
-        scores = {name: law(problem.test) for name, law in laws.items()}
-        scores |= {name: _log_prob(flow, problem.test) for name, flow in flows.items()}
-        truth = DATASETS[run.config.data.dataset].truth.get("log_prob")
+        scores = {name: law(test) for name, law in laws.items()}
+        scores |= {name: log_prob(flow, test) for name, flow in flows.items()}
+        scores = {name: values - problem.log_scale for name, values in scores.items()}
+        made = run.config.data.made()
+        truth = None if made is None or run.config.data.is_standardised() else made.truth.get("log_prob")
         if truth is not None:
-            scores["the density itself"] = truth(problem.test)
+            scores["the density itself"] = truth(test)
         notes, details = [], None
-        summary: dict[str, float] = {"points_scored": len(problem.test)}
-        if problem.test.shape[1] == 2:
+        summary: dict[str, float] = {"points_scored": len(test)}
+        if test.shape[1] == 2:
             grid = PlaneGrid(EXTENT)
-            heights = {f"log-density of the {first}": _log_prob(flows[first], grid.points())}
+            heights = {f"log-density of the {first}": log_prob(flows[first], grid.points())}
             mass = summary["mass_on_the_grid"] = grid.integral(*heights.values())
             if truth is not None:
                 heights["true log-density"] = truth(grid.points())
@@ -97,7 +83,7 @@ class DensityTask(AbstractTask):
                 f"the {first}'s density has a mass of {mass:.4f} on the square of the figure, {2 * EXTENT:g} a side."
             ]
         return TableEvaluation(
-            title=f"{run.config.data.dataset}: log-likelihood of {len(problem.test)} held-out points",
+            title=f"{run.config.data.source_name()}: log-likelihood of {len(test)} held-out points",
             caption=f"nats per point, higher is better; difference = {first} − method; se over points",
             scores=density_rows(scores, first),
             notes=notes,
@@ -105,38 +91,37 @@ class DensityTask(AbstractTask):
             details=details,
         )
 
-    def figures(self, run: OpenedRun, problem: Points, evaluation: TableEvaluation) -> dict[str, Figure]:
+    def figures(self, run: OpenedRun, problem: PointsProblem, evaluation: TableEvaluation) -> dict[str, Figure]:
         if evaluation.details is None:  # points that are not in the plane
             return {}
         samples, heights, grid = evaluation.details
-        return {"density": plot_plane(problem.test, samples, heights, grid)}
+        return {"density": plot_plane(problem.test.points, samples, heights, grid)}
 
 
 EXTENT = 4.5
 
 
-def _exact(flow: ContinuousNormalizingFlow, tolerance: float) -> ContinuousNormalizingFlow:
-    """The flow with steps as small as a tolerance asks, by its own solver, or Tsit5 if that estimates no error."""
-    solver = flow.solver if isinstance(flow.solver, diffrax.AbstractAdaptiveSolver) else diffrax.Tsit5()
-    controller = diffrax.PIDController(rtol=tolerance, atol=tolerance, norm=position_norm)
-    numerics = dataclasses.replace(
-        flow.numerics, solver=solver, controller=controller, adjoint=CheckpointAdjoint(), dt0=None, max_steps=4096
-    )
-    return eqx.tree_at(lambda f: f.numerics, flow, numerics)
+@eqx.filter_jit
+def _log_probs(flow: Any, points: jax.Array, labels: jax.Array | None) -> jax.Array:
+    keys = jax.random.split(jax.random.key(0), len(points))  # for a model that estimates its trace
+    return jax.vmap(lambda x, label, key: flow.log_prob(x, label, key=key))(points, labels, keys)
 
 
 @eqx.filter_jit
-def _log_probs(flow: ContinuousNormalizingFlow, points: jax.Array) -> jax.Array:
-    return jax.vmap(flow.log_prob)(points)
-
-
-@eqx.filter_jit
-def _draw(flow: ContinuousNormalizingFlow, keys: jax.Array) -> jax.Array:
+def _draw(flow: Any, keys: jax.Array) -> jax.Array:
     return jax.vmap(lambda key: flow.sample(key=key))(keys)
 
 
-def _log_prob(flow: ContinuousNormalizingFlow, points: np.ndarray) -> np.ndarray:
-    """Log-densities in nats, `(points,)`, in double precision from here on."""
+def log_prob(flow: Any, points: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+    """Log-densities in nats, `(points,)`, in double precision from here on; of a model that estimates them, estimates.
+
+    **Arguments:** `points`: in the model's units; `labels`: their classes.
+    """
     data = jnp.asarray(points, jnp.result_type(float))
+    classes = None if labels is None else jnp.asarray(labels)
     names = [f"point {i}" for i in range(len(points))]
-    return np.asarray(blame(lambda rows: _log_probs(flow, data[rows]), np.arange(len(points)), names), np.float64)
+
+    def some(rows):
+        return _log_probs(flow, data[rows], None if classes is None else classes[rows])
+
+    return np.asarray(blame(some, np.arange(len(points)), names), np.float64)

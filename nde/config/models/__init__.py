@@ -6,8 +6,10 @@ from nde.config.models.base import (
     SeriesFacts as SeriesFacts,
 )
 from nde.config.models.controlled_sde import ControlledSDEModel
+from nde.config.models.diffusion import DiffusionSection
 from nde.config.models.encoder_decoder import EncoderDecoderModel as EncoderDecoderModel, ENCODERS as ENCODERS
 from nde.config.models.flow import FlowModel
+from nde.config.models.flow_matching import FlowMatchingSection
 from nde.config.models.gru import GRUModel
 from nde.config.models.gru_d import GRUDModel
 from nde.config.models.latent_ode import LatentODEModel as LatentODEModel
@@ -42,6 +44,8 @@ MODELS: dict[str, type[ModelSection]] = {
     "hybrid": HybridModel,
     "neural_ode": NeuralODEModel,
     "flow": FlowModel,
+    "diffusion": DiffusionSection,
+    "flow_matching": FlowMatchingSection,
 }
 
 

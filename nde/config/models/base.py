@@ -35,10 +35,19 @@ class SeriesFacts:
 
 @dataclass(frozen=True)
 class PointFacts:
-    """What a density model takes from its data: the `size` of a point, and whether its end of time is `learned_end`."""
+    """What a model of points takes from its data.
+
+    - `size`: of a point; `image`: `(height, width)` of one that is an image.
+    - `classes`: how many, zero for points without.
+    - `has_source`: whether the points come from data of their own, not from noise.
+    - `learned_end`: whether a flow's end of time is learned.
+    """
 
     size: int
     learned_end: bool = False
+    classes: int = 0
+    image: tuple[int, int] | None = None
+    has_source: bool = False
 
 
 class ModelSection(Section):
@@ -75,6 +84,15 @@ class ModelSection(Section):
     def build(self, facts: Any, common: SolverConfig, *, key: PRNGKeyArray) -> PyTree:
         """The untrained model, from what the data say and the common `[solver]`."""
         raise NotImplementedError
+
+    def check_objective(self, objective: Any) -> None:
+        """Refuse an `[objective]` that it can not be trained by, with a `ValueError`; nothing, unless overridden."""
+        del objective
+
+    def drawing(self, evaluate: Any) -> dict[str, Any]:
+        """What of `[evaluate]` its `draw` takes by keyword; nothing, unless overridden."""
+        del evaluate
+        return {}
 
     def merged_solver(self, common: SolverConfig, default: SolverConfig | None = None) -> SolverConfig:
         """Its own keys over the common ones over its defaults."""

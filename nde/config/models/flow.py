@@ -24,7 +24,7 @@ class FlowModel(ModelSection):
     depth: PositiveInt = 2
 
     title: ClassVar[str] = "flow"
-    tasks: ClassVar[tuple[str, ...]] = ("density",)
+    tasks: ClassVar[tuple[str, ...]] = ("density", "generate")
     default_solver: ClassVar[SolverConfig] = SolverConfig(name="tsit5", dt0=0.2)
 
     def penalties(self, common: SolverConfig) -> list[str]:
@@ -32,6 +32,8 @@ class FlowModel(ModelSection):
         return [*served, "stiffness"] if self.merged_solver(common).name == "tsit5" else served
 
     def build(self, facts: PointFacts, common: SolverConfig, *, key: PRNGKeyArray) -> ContinuousNormalizingFlow:
+        if facts.has_source or facts.classes:
+            raise ValueError("a flow begins in noise, and knows no classes: leave data.source and data.label out")
         field = ConcatSquashField(facts.size, self.width, self.depth, activation=jnp.tanh, key=key)
         return ContinuousNormalizingFlow(
             LearnedEndTime(field) if facts.learned_end else field,

@@ -6,6 +6,7 @@ suits can then be given it by name.
 
 from nde.data.datasets.base import Dataset as Dataset
 from nde.data.datasets.basic_motions import BASIC_MOTIONS, load_basic_motions as load_basic_motions
+from nde.data.datasets.digits import DIGITS, load_digits as load_digits
 from nde.data.datasets.japanese_vowels import JAPANESE_VOWELS, load_japanese_vowels as load_japanese_vowels
 from nde.data.datasets.labelled_spirals import LABELLED_SPIRALS, make_labelled_spirals as make_labelled_spirals
 from nde.data.datasets.lynx_hare import (
@@ -46,6 +47,7 @@ DATASETS: dict[str, Dataset] = {
     "stochastic_lorenz": STOCHASTIC_LORENZ,
     "spirals": SPIRALS,
     "pendulum": PENDULUM,
+    "digits": DIGITS,
     **PLANE,
 }
 """By the name that a config gives."""

@@ -15,7 +15,7 @@ class Dataset:
     - `load`: `load(seed=0, size=None)` of one that is `made`, where `size` is the number of series or points, else
       `load()`.
     - `shape`: what that returns: `series`, a `nde.data.Panel`; `labelled`, a `nde.data.LabelledPanel`; `points`, an
-      array `(points, size)`.
+      array `(points, size)` or a `nde.data.PointSet`.
     - `made`: whether it is made from a seed; else it ships with nde or with a package.
     - `path`: where its table lies, of one that is a table.
     - `defaults`: keys of `[data]` that go with it, where a config leaves them out.

@@ -1,0 +1,147 @@
+"""The points of a run, of whatever task: read or made, divided, brought to one scale, and written into its config."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nde.config import PointsData, RunConfig
+from nde.data import as_point_set, PointSet, read_points
+from nde.tasks.base import RunError
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the points, in the models' units, and their classes, `None` without."""
+
+    points: np.ndarray
+    labels: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+@dataclass(frozen=True)
+class PointsProblem:
+    """The points of a config: to train on, to stop by, to score.
+
+    - `data`: all of them, in their own units.
+    - `train`, `validation`, `test`: those of each part, in the models' units, `(x - shift) / scale`.
+    - `source`: where flows begin, in the models' units, if not in noise; as many for each part.
+    """
+
+    data: PointSet
+    train: Part
+    validation: Part
+    test: Part
+    shift: np.ndarray
+    scale: np.ndarray
+    source: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    def undo(self, points: Any) -> np.ndarray:
+        """Points in the models' units in their own again."""
+        return np.asarray(points, np.float64) * self.scale + self.shift
+
+    @property
+    def log_scale(self) -> float:
+        """What a log-density in the models' units is above one in the data's own."""
+        return float(np.log(self.scale).sum())
+
+
+def load_points(config: RunConfig, source: str | None = None) -> PointsProblem:
+    """The points of a config with a `[data]` of `nde.config.PointsData`; `source`: the data set where flows begin.
+
+    **Raises:** `TableError` for a bad table; `RunError` for one that has changed, or a source of another size.
+    """
+    settings: PointsData = config.data
+    seed = config.seed if settings.seed is None else settings.seed
+    data, counts = _read(settings, seed)
+    if settings.size not in (None, data.points.shape[1]) or settings.classes not in (None, data.classes):
+        raise RunError(f"{settings.source_name()}: the points are not those which the run was made from.")
+    order = np.arange(len(data)) if settings.path is None else np.random.default_rng(seed).permutation(len(data))
+    rows = np.split(order, np.cumsum(counts)[:-1])
+    train = data.points[rows[0]]
+    shift, scale = np.zeros(train.shape[1]), np.ones(train.shape[1])
+    if settings.is_standardised():
+        shift, scale = train.mean(0), train.std(0)
+        still = [i for i, spread in enumerate(scale) if not spread > 0]
+        if still:
+            name = f"column '{data.columns[still[0]]}'" if data.columns else f"coordinate {still[0]}"
+            raise RunError(f"{settings.source_name()}: {name} never varies, and has no density; leave it out.")
+    parts = [Part((data.points[i] - shift) / scale, None if data.labels is None else data.labels[i]) for i in rows]
+    begin = None if source is None else _begin(settings, source, seed, [len(i) for i in rows], shift, scale)
+    return PointsProblem(data, parts[0], parts[1], parts[2], shift, scale, begin)
+
+
+def resolved_points(config: RunConfig, problem: PointsProblem) -> dict[str, Any]:
+    """What `nde fit` found, for keys of `[data]`."""
+    settings, data = config.data, problem.data
+    found: dict[str, Any] = {
+        "seed": config.seed if settings.seed is None else settings.seed,
+        "size": problem.train.points.shape[1],
+        "cell": data.cell,
+        "image": data.image,
+    }
+    if data.labels is not None:
+        found["classes"] = data.classes
+    if settings.path is not None:
+        path = Path(settings.path).absolute()
+        found |= {"path": str(path), "columns": data.columns, "sha256": _fingerprint(path)}
+    return found
+
+
+def describe_points(config: RunConfig, problem: PointsProblem) -> list[str]:
+    """What to say of the points before training."""
+    settings, data = config.data, problem.data
+    parts = (problem.train, problem.validation, problem.test)
+    sizes = ", ".join(f"{len(part)} {what}" for part, what in zip(parts, ("train", "validate", "test"), strict=True))
+    columns = f"; columns: {', '.join(data.columns[:30])}" if data.columns else ""
+    classes = f", of {len(data.classes)} classes" if data.labels is not None else ""
+    scaled = ", standardised" if settings.is_standardised() else ""
+    return [f"points of {settings.source_name()}{classes}{scaled}: {sizes}{columns}"]
+
+
+def _read(settings: PointsData, seed: int) -> tuple[PointSet, tuple[int, ...]]:
+    """The points, and how many train, validate and test."""
+    made = settings.made()
+    if made is not None:
+        counts = (settings.points, settings.validation_points, settings.test_points)
+        return as_point_set(made.load(seed=seed, size=sum(counts))), counts
+    path = Path(str(settings.path))
+    data = read_points(path, columns=settings.columns, label=settings.label, layout=settings.table_format())
+    if settings.sha256 not in (None, _fingerprint(path)):
+        raise RunError(f"{path}: the table has changed since the run was made; give the run back its table.")
+    tested, kept = round(settings.test * len(data)), round(settings.validation * len(data))
+    counts = (len(data) - tested - kept, kept, tested)
+    if min(counts) < FEWEST:
+        raise RunError(
+            f"{path}: {len(data)} rows make {counts[0]} points to train, {counts[1]} to validate and {counts[2]} to "
+            f"test, but each needs {FEWEST}; give more rows, or other shares data.validation and data.test."
+        )
+    return data, counts
+
+
+FEWEST = 10
+"""Points of each part, of a table."""
+
+
+def _begin(settings: PointsData, source: str, seed: int, counts: list[int], shift: Any, scale: Any) -> Any:
+    # another seed than that of the data: a source of the same data set is another sample
+    made = PointsData(dataset=source).made()
+    assert made is not None
+    try:
+        points = as_point_set(made.load(seed=seed + 1, size=sum(counts))).points
+    except ValueError as error:
+        raise RunError(f"data.source: {error}") from None
+    if points.shape[1] != len(shift):
+        raise RunError(
+            f"data.source = '{source}' has points of size {points.shape[1]}, and {settings.source_name()} of size "
+            f"{len(shift)}: a flow needs one size at both ends."
+        )
+    return tuple(np.split((points - shift) / scale, np.cumsum(counts)[:-1]))
+
+
+def _fingerprint(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
