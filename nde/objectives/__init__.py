@@ -51,7 +51,7 @@ from nde.objectives.matching_times import (
     UniformTimes as UniformTimes,
     UShapedTimes as UShapedTimes,
 )
-from nde.objectives.point_loss import point_loss as point_loss
+from nde.objectives.points import point_loss as point_loss
 from nde.objectives.sde_matching import MarginalModel as MarginalModel, SDEMatching as SDEMatching
 from nde.objectives.shooting import (
     growing_horizon as growing_horizon,
