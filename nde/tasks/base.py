@@ -265,7 +265,7 @@ def predicting(run: OpenedRun, asked: str | None) -> str:
     return found[0]
 
 
-PURPOSES = ("initial weights", "training", "validation", "forecasts", "figures", "data", "pool", "classes", "samples")
+PURPOSES = ("initial weights", "training", "validation", "forecasts", "figures", "data", "pool", "classes")
 
 
 def member_key(config: RunConfig, member: int, purpose: str) -> jax.Array:

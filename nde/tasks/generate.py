@@ -224,7 +224,7 @@ def _draw(run: OpenedRun, problem: PointsProblem, model: Any, options: dict, cou
     labels = problem.test.labels
     labels = None if labels is None else labels[:count]  # classes as often as in what is compared
     x0 = None if problem.source is None else problem.source[2][:count]
-    found, evaluations = _samples(model, labels, x0, member_key(run.config, index, "samples"), count, options)
+    found, evaluations = _samples(model, labels, x0, member_key(run.config, index, "forecasts"), count, options)
     return Drawn(problem.undo(found), labels, float(np.mean(evaluations)))
 
 
