@@ -164,6 +164,37 @@ def test_gradients_are_those_of_finite_differences():
     check_grads(of_covariances, (COVARIANCES + 0.1 * np.diag([1.0, 2.0]),), order=1, modes=["rev"], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "first"),
+    [
+        (nde.diffusion.VariancePreserving(), 1e-5),
+        (nde.diffusion.SubVariancePreserving(), 1e-5),
+        (nde.diffusion.VarianceExploding(1e-3, 50.0), 0.0),
+    ],
+)
+def test_likelihood_by_the_probability_flow_is_the_mixtures_own(schedule, first):
+    """log p(x) = log p_T(x_T) + the integral of the divergence on the way there, from where the noise is negligible."""
+    last = schedule.ends[1]
+
+    def divergence(field, t, y, args):
+        return field(t, y, args), jnp.trace(jax.jacfwd(lambda y: field(t, y, args))(y))
+
+    pair = nde.terms.WithIntegrals(diffrax.ODETerm(PLANE.prediction(schedule, "velocity")), joint=divergence)
+    control = pair.controller(diffrax.PIDController(rtol=1e-6, atol=1e-6))
+
+    @jax.jit
+    @jax.vmap
+    def log_probs(x):
+        solution = nde.diffeqsolve(
+            pair.terms, nde.Tsit5(), first, last, None, pair.state(x), stepsize_controller=control
+        )
+        z, (change,) = jax.tree.map(lambda leaf: leaf[0], solution.ys)
+        return PLANE.marginal(schedule, last).log_prob(z) + change
+
+    points = PLANE.sample(KEY, 20)
+    np.testing.assert_allclose(log_probs(points), jax.vmap(PLANE.log_prob)(points), atol=1e-3)
+
+
 # --- interpolants ---
 
 CHORD = (lambda t: 1 - t, lambda t: t**2, lambda t: jnp.sqrt(2 * t * (1 - t)))
