@@ -1,6 +1,6 @@
 """Sampling the reverse SDE with adaptive steps, beside Euler–Maruyama: a mixture of Gaussians in 64 dimensions.
 
-    python tests/bench/adaptive_sampler.py [--points 1000]
+    python tests/bench/adaptive_sampler.py [--points 500]
 
 Heun's method with its embedded Euler step as error estimate and a step size controller, through `nde.diffeqsolve` on a
 `nde.VirtualBrownianTree`, as Jolicoeur-Martineau et al. (2021, arXiv 2105.14080) sample: each sample has its own steps,
@@ -49,13 +49,13 @@ RESULTS = Path(__file__).parent / "results" / "adaptive_sampler.json"
 SIZE = 64
 ABSOLUTE = 0.0078
 SCHEDULES = {"VP": VariancePreserving(), "VE": VarianceExploding()}
-TOLERANCES = (0.02, 0.05, 0.1, 0.2)
+TOLERANCES = (0.05, 0.1, 0.2)
 CONTROLLERS = {
     "usual gain": {"icoeff": 1.0, "pcoeff": 0.0, "safety": 0.9},
     "half the gain": {"icoeff": 0.5, "pcoeff": 0.0, "safety": 0.9},
     "proportional and integral": {"icoeff": 0.1, "pcoeff": 0.3, "safety": 0.7},
 }
-STEPS = (12, 25, 50, 100, 200, 400, 800, 1600)
+STEPS = (12, 25, 50, 100, 200, 400, 800)
 GRIDS = {"even in t": uniform_times, "even in log-SNR": log_snr_times}
 
 
@@ -130,7 +130,7 @@ def main() -> None:
     """Measure, print, store."""
     jax.config.update("jax_enable_x64", True)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=int, default=1000)
+    parser.add_argument("--points", type=int, default=500)
     options = parser.parse_args()
     law, found = mixture(), {}
     for name, schedule in SCHEDULES.items():
@@ -138,6 +138,8 @@ def main() -> None:
         exact = law.marginal(schedule, schedule.ends[0]).sample(jax.random.key(9), options.points)
         part["floor"] = errors(law, schedule, exact)
         for grid, times in GRIDS.items():
+            if name == "VE" and grid != "even in t":  # which are the same times
+                continue
             for steps in STEPS:
                 each = times(schedule, steps)
                 samples = euler_maruyama(law, schedule, each, jax.random.key(1), 4 * options.points)

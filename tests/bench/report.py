@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from report_cde import cde_step
+from report_diffusion import adaptive_sampler, likelihood, samplers
 from report_forecasters import forecasters
 from report_format import HERE, table
 from report_headlines import HEAD, headlines
@@ -24,7 +25,7 @@ from report_signatures import signatures
 from report_solves import adjoints, engine, orders, sde
 
 SECTIONS: list[Callable[[], str]] = [engine, peers, sde, orders, adjoints, regularisers, forecasts, fits, shooting]
-SECTIONS += [cde_step, irregular, forecasters, matching, linear, signatures]
+SECTIONS += [cde_step, irregular, forecasters, matching, linear, signatures, samplers, adaptive_sampler, likelihood]
 
 INTRODUCTION = """# What was measured
 

@@ -1,0 +1,169 @@
+"""The sections on diffusion models: likelihood, samplers, adaptive sampling."""
+
+from typing import Any
+
+from report_format import stored, table
+
+
+def likelihood() -> str:
+    """The log-likelihood of a mixture by the probability-flow ODE."""
+    found = stored("mixture_likelihood")
+    lines = [
+        [
+            row["schedule"],
+            str(row["size"]),
+            row["precision"],
+            f"{row['tolerance']:.0e}",
+            *(f"{row[name]:.1e}" for name in ("largest_error", "rms_error")),
+            f"{abs(row['error_of_the_mean']):.1e}",
+            f"{abs(row['error_of_the_mean_of_a_normal_end']):.1e}",
+            f"{row['evaluations']:.0f}",
+        ]
+        for row in found["rows"]
+        if row["divergence"] == "exact" and row["tolerance"] in (1e-4, 1e-5, 1e-6)
+    ]
+    head = ["schedule", "dimensions", "precision", "tolerance", "largest error", "root mean square"]
+    head += ["of the mean", "of the mean, normal end", "evaluations"]
+    probes = [row["rms_error"] for row in found["rows"] if row["divergence"] == "one probe"]
+    fine = [row["largest_error"] for row in found["rows"] if row["tolerance"] == 1e-6]
+    return f"""## Likelihood of a mixture by its probability-flow ODE
+
+`python tests/bench/mixture_likelihood.py`: {found["points"]} points of a mixture of four Gaussians, the log-density by
+Tsit5 with the exact divergence beside the state, against its closed form; errors in nats. Within 1e-3 at every point
+was asked: at 1e-6 the largest error of all is {max(fine):.1e}. The mean over the points, which is what one reports, is
+there from 1e-5 on. A model takes the law at the noise's end for a normal one; that alone moves the mean by what the
+column of the normal end says. One Hutchinson probe a point spreads its log-density by {min(probes):.1f} to
+{max(probes):.1f} nats.
+
+{table(head, lines)}"""
+
+
+def samplers() -> str:
+    """All samplers at few evaluations, and guidance."""
+    found = stored("samplers")
+    parts = [_by_ode(found["ode"])]
+    if "sde" in found:
+        parts.append(_by_sde(found["sde"]))
+    if "guidance" in found:
+        parts.append(_by_guidance(found["guidance"]))
+    return "## Samplers of diffusion models at few evaluations\n\n" + "\n\n".join(parts)
+
+
+def best(part: dict[str, Any], count: int, variance: str) -> tuple[float, str, str]:
+    """The least mean distance of all samplers and grids: it, the sampler, the grid."""
+    return min(
+        (of_name[str(count)]["mean"], name, grid)
+        for grid, of_grid in part[variance].items()
+        for name, of_name in of_grid.items()
+        if str(count) in of_name
+    )
+
+
+def _by_ode(part: dict[str, Any]) -> str:
+    counts, variances, said = ("5", "10", "20"), list(part), []
+    lines = []
+    for name in part[variances[0]]["log-SNR"]:
+        line = [f"`{name}`"]
+        for variance in variances:
+            for count in counts:
+                of_grids = {grid: part[variance][grid][name].get(count) for grid in part[variance]}
+                line.append(" / ".join("" if row is None else f"{row['mean']:.2g}" for row in of_grids.values()))
+        lines.append(line)
+    for variance in variances:
+        least, name, grid = best(part, 10, variance)
+        heun = {each: part[variance][each]["heun"]["10"]["mean"] for each in part[variance]}
+        said.append(
+            f"at variance {variance} the best at 10 evaluations is `{name}`, times even in {grid}, with {least:.2g}: "
+            f"{least / heun['log-SNR']:.2f} of Heun's in x on times even in log-SNR, "
+            f"{least / min(heun.values()):.2f} of Heun's on its own best times"
+        )
+    grids = ", ".join(part[variances[0]])
+    head = ["sampler", *(f"{variance}: {count}" for variance in variances for count in counts)]
+    return f"""`python tests/bench/samplers.py`: three modes in the plane, variance preserving, the exact prediction.
+Mean distance of a sample's end from that of the probability-flow ODE solved from the same noise, by the variance of the
+modes and the evaluations; in a cell times even in {grids}, in turn. A quarter of Heun's in x was asked:
+{"; ".join(said)}.
+
+{table(head, lines)}"""
+
+
+def _by_sde(part: dict[str, Any]) -> str:
+    lines = []
+    for name in part["0.15"]:
+        line = [f"`{name}`"]
+        for variance in part:
+            for count in ("10", "20", "40"):
+                row = part[variance][name].get(count)
+                line.append("" if row is None else f"{row['energy_distance']:.3f} ({row['within_modes']:+.2f})")
+        lines.append(line)
+    floors = [
+        f"{row['floor']:.3f} ± {row['floor_sd']:.3f} ({variance})"
+        for variance in part
+        for row in [next(iter(part[variance]["ddim"].values()))]
+    ]
+    head = ["sampler", *(f"{variance}: {count}" for variance in part for count in ("10", "20", "40"))]
+    return f"""Samplers that draw noise, beside two that do not, times even in log-SNR: the energy distance of 1000
+samples from the law at the data's end, and in brackets the relative error of the variance within modes. Two samples of
+that law lie {" and ".join(floors)} apart: nothing can be told below that.
+
+{table(head, lines)}"""
+
+
+def _by_guidance(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        [
+            f"{row['scale']:.0f}",
+            f"`{row['sampler']}`" + (", thresholded" if row.get("thresholded") else ""),
+            str(row.get("evaluations", "")),
+            f"{row['outside']:.2f}",
+            f"{row['largest']:.2f}",
+            f"{row['distance_from_the_nearest_mean_in_std']:.1f}",
+            f"{row['distance_from_the_exact_end']:.2f}",
+        ]
+        for row in rows
+        if row["scale"] in (1.0, 8.0) and row.get("evaluations", 20) in (10, 20)
+    ]
+    head = ["scale", "sampler", "evaluations", "share outside", "largest coordinate"]
+    head += ["distance from a mean, in its standard deviation", "from the exact end"]
+    return f"""Guidance without a classifier, two classes of two modes each in 16 dimensions within [-1, 1], times even
+in log-SNR: the share of samples with a coordinate outside.
+
+{table(head, lines)}"""
+
+
+def adaptive_sampler() -> str:
+    """Adaptive steps for the reverse SDE, beside Euler–Maruyama."""
+    found = stored("adaptive_sampler")
+    lines, said = [], []
+    for name in ("VP", "VE"):
+        for row in found[name]["adaptive"]:
+            equal = [row["euler_maruyama even in t"], row["euler_maruyama even in log-SNR"]]
+            lines.append(
+                [
+                    name,
+                    row["controller"],
+                    f"{row['tolerance']:g}",
+                    f"{row['evaluations']:.0f}",
+                    f"{100 * row['rejected']:.1f} %",
+                    f"{row['within_modes']:+.3f}",
+                    f"{row['masses_in_standard_errors']:.1f}",
+                    *("" if each is None else f"{each:.0f}" for each in equal),
+                ]
+            )
+        curve = [
+            f"{row['evaluations']}: {row['within_modes']:+.3f}"
+            for row in found[name]["euler_maruyama"]
+            if row["grid"] == "even in t"
+        ]
+        said.append(f"{name} {', '.join(curve)}")
+    floor = found["VP"]["floor"]["within_modes_error"]
+    head = ["schedule", "controller", "relative tolerance", "evaluations", "rejected", "error within modes"]
+    head += ["masses, in standard errors", "Euler–Maruyama's at equal error, even in t", "even in log-SNR"]
+    return f"""## Adaptive steps for the reverse SDE
+
+`python tests/bench/adaptive_sampler.py`: five modes of standard deviation 0.05 in {found["size"]} dimensions,
+{found["points"]} samples, Heun's method with its embedded error estimate. The error within modes is that of the mean
+squared distance from the nearest mean, relative, with a standard error of {floor:.3f}; of Euler–Maruyama, even in t,
+{"; ".join(said)}. At most 5 % rejected and half of Euler–Maruyama's evaluations were asked.
+
+{table(head, lines)}"""
