@@ -125,8 +125,18 @@ def _by_guidance(rows: list[dict[str, Any]]) -> str:
     ]
     head = ["scale", "sampler", "evaluations", "share outside", "largest coordinate"]
     head += ["distance from a mean, in its standard deviation", "from the exact end"]
+    few = {(row["sampler"], row.get("thresholded")): row for row in rows if row["scale"] == 8.0}
+    few |= {
+        (row["sampler"], row["thresholded"]): row
+        for row in rows
+        if row["scale"] == 8.0 and row.get("evaluations") == 10
+    }
+    noise, data = few["dpm_solver_2", False], few["dpm_solver++_2m", True]
     return f"""Guidance without a classifier, two classes of two modes each in 16 dimensions within [-1, 1], times even
-in log-SNR: the share of samples with a coordinate outside.
+in log-SNR: the share of samples with a coordinate outside. At a scale of 8 and 10 evaluations the noise-predicting
+method of order 2 leaves the range with {100 * noise["outside"]:.0f} % of the samples, as far as {noise["largest"]:.1f},
+and 2M with thresholding with {100 * data["outside"]:.1f} %, as far as {data["largest"]:.2f}; a small share of the
+mixture itself lies outside. At 20 evaluations neither leaves it.
 
 {table(head, lines)}"""
 
@@ -164,6 +174,12 @@ def adaptive_sampler() -> str:
 `python tests/bench/adaptive_sampler.py`: five modes of standard deviation 0.05 in {found["size"]} dimensions,
 {found["points"]} samples, Heun's method with its embedded error estimate. The error within modes is that of the mean
 squared distance from the nearest mean, relative, with a standard error of {floor:.3f}; of Euler–Maruyama, even in t,
-{"; ".join(said)}. At most 5 % rejected and half of Euler–Maruyama's evaluations were asked.
+{"; ".join(said)}.
+
+At most 5 % rejected and half of Euler–Maruyama's evaluations were asked. Half the gain rejects a quarter of the steps
+on VP, which the narrow modes keep near the limit of stability; a proportional and integral controller with more safety
+keeps below 5 % up to a tolerance of 0.1. There it takes a fifth of the evaluations of Euler–Maruyama with times even in
+t, and as many as Euler–Maruyama with times even in log-SNR: it finds that grid by itself, and gains nothing beyond. On
+VE, whose even times are even in log-SNR, Euler–Maruyama needs less than half of its evaluations: the target is missed.
 
 {table(head, lines)}"""
