@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from report_cde import cde_step
-from report_diffusion import adaptive_sampler, likelihood, samplers
+from report_diffusion import adaptive_sampler, diffusion_adjoints, likelihood, samplers
 from report_forecasters import forecasters
 from report_format import HERE, table
 from report_headlines import HEAD, headlines
@@ -25,7 +25,8 @@ from report_signatures import signatures
 from report_solves import adjoints, engine, orders, sde
 
 SECTIONS: list[Callable[[], str]] = [engine, peers, sde, orders, adjoints, regularisers, forecasts, fits, shooting]
-SECTIONS += [cde_step, irregular, forecasters, matching, linear, signatures, samplers, adaptive_sampler, likelihood]
+SECTIONS += [cde_step, irregular, forecasters, matching, linear, signatures]
+SECTIONS += [samplers, diffusion_adjoints, adaptive_sampler, likelihood]
 
 INTRODUCTION = """# What was measured
 
