@@ -111,8 +111,9 @@ accuracy, and the share of solves whose output is not finite; means over sets an
 
 {table(head, lines)}
 
-A linear CDE multiplies its state by a matrix a row, without bounds: values far from those that it was trained on, and
-rare series of BasicMotions, carry it out of float32."""
+A linear CDE multiplies its state by a matrix a row, without bounds: values far from those that it was trained on carry
+it out of float32. Its values are divided by the root of their number: without that, as in a first run of this study,
+training on BasicMotions came out of float32, and its accuracy was lower by 0.074 over all sets and rates."""
 
 
 def _percent(share: float) -> str:
