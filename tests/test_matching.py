@@ -214,7 +214,7 @@ def test_labels_are_hidden_as_often_as_asked():
         (LogitNormalTimes(0.3, 0.7), lambda u: stats.norm.cdf((np.log(u / (1 - u)) - 0.3) / 0.7)),
         (UShapedTimes(4.0), lambda u: (np.sinh(4 * (2 * u - 1)) / np.sinh(4) + 1) / 2),
     ],
-    ids=str,
+    ids=["uniform", "logit-normal", "U-shaped"],
 )
 def test_times_have_their_law(times, law):
     drawn = jax.vmap(lambda key: times.draw((1.0, 3.0), None, key=key))(jax.random.split(KEY, 4000))
