@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import nde
 from nde.data import (
     DATASETS,
     DENSITIES,
@@ -171,8 +172,10 @@ def test_every_data_set_loads_in_its_shape(name):
     dataset = DATASETS[name]
     if name in ("basic_motions", "japanese_vowels", "pickup_gesture"):
         pytest.importorskip("aeon")
+    if name == "digits":
+        pytest.importorskip("sklearn")
     data = dataset.load(seed=1) if dataset.made else dataset.load()
-    kinds = {"series": Panel, "labelled": LabelledPanel, "points": np.ndarray}
+    kinds = {"series": Panel, "labelled": LabelledPanel, "points": np.ndarray | nde.data.PointSet}
     assert isinstance(data, kinds[dataset.shape])
     if dataset.path is not None:
         assert dataset.path().is_file() and {"id", "time"} <= set(dataset.defaults)
