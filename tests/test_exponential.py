@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import integrate
 
 import nde
 from nde.diffusion import (
@@ -179,12 +180,20 @@ def test_a_field_that_is_a_polynomial_is_integrated_exactly(order, degree):
         assert float(ys[first + 1] - ys[first]) == pytest.approx(float(at(first + 1) - at(first)), rel=1e-13)
 
 
-def test_ends_meet_what_scipy_solves_for_every_schedule():
-    for schedule in (VP, VE, EDMSchedule(), LinearFlow()):
-        times = log_snr_times(schedule, 60, ends=(schedule.time(20.0), schedule.time(0.05)))
-        wanted = end(nde.Dopri8(), log_snr_times(schedule, 400, ends=(times[-1], times[0])), schedule)
-        for form, solver in (("data", nde.ExponentialAdams(3)), ("noise", nde.Exponential(3))):
-            np.testing.assert_allclose(end(solver, times, schedule, form), wanted, atol=2e-3)
+@pytest.mark.parametrize("schedule", [VP, VE, EDMSchedule(), LinearFlow()], ids=["VP", "VE", "EDM", "flow"])
+def test_ends_meet_those_of_scipy(schedule):
+    """The probability-flow ODE written out, by an implementation that knows nothing of ours."""
+    times = log_snr_times(schedule, 60, ends=(schedule.time(20.0), schedule.time(0.05)))
+    score, x = mixture(schedule, "score"), schedule.sigma(times[0]) * START
+
+    @jax.jit
+    def velocity(t, x):
+        return schedule.drift_rate(t) * x - schedule.squared_diffusion(t) / 2 * score(t, x, None)
+
+    span = float(times[0]), float(times[-1])
+    wanted = integrate.solve_ivp(velocity, span, np.asarray(x), rtol=1e-8, atol=1e-10).y[:, -1]
+    for form, solver in (("data", nde.ExponentialAdams(3)), ("noise", nde.Exponential(3))):
+        np.testing.assert_allclose(end(solver, times, schedule, form), wanted, atol=2e-3)
 
 
 def test_a_centre_shifts_the_whole_solution():
@@ -309,17 +318,25 @@ def test_float32_follows_float64():
         np.testing.assert_allclose(single, exact, rtol=2e-4)
 
 
-def test_steps_may_be_chosen_by_the_error():
+@pytest.mark.parametrize("solver", [nde.ExponentialAdams(2, corrector=True), nde.ExponentialAdams(3)])
+def test_steps_may_be_chosen_by_the_error(solver):
+    """From a first step that is far too long: without a past there is an estimate as well."""
     term, x = diffusion_model_term(mixture(VP, "data"), VP), VP.sigma(1.0) * START
     controller = nde.PIDController(rtol=1e-5, atol=1e-6)
-    solution = nde.diffeqsolve(
-        term, nde.ExponentialAdams(2, corrector=True), 1.0, 1e-3, -0.01, x, stepsize_controller=controller
-    )
+    solution = nde.diffeqsolve(term, solver, 1.0, 1e-3, -0.9, x, stepsize_controller=controller, max_steps=4096)
     np.testing.assert_allclose(solution.ys[-1], ENDS[VP], atol=1e-4)
+    assert int(solution.stats["num_rejected_steps"]) > 0
+
+
+def test_learned_weights_have_no_estimate_of_their_error():
+    term, controller = diffusion_model_term(mixture(VP, "data"), VP), nde.PIDController(rtol=1e-5, atol=1e-6)
+    with pytest.raises(RuntimeError, match="adaptive step"):
+        nde.diffeqsolve(
+            term, nde.ExponentialAdams(1, weights=[[1.0]]), 1.0, 1e-3, -0.1, START, stepsize_controller=controller
+        )
 
 
 def test_wrong_input_is_named():
-    times = log_snr_times(VP, 3)
     with pytest.raises(ValueError, match="orders 1, 2 and 3"):
         nde.Exponential(4)
     with pytest.raises(ValueError, match="order from 1 to 4"):
@@ -338,7 +355,6 @@ def test_wrong_input_is_named():
     for solver in (nde.Exponential(), nde.ExponentialAdams(), nde.Lawson(nde.Heun())):
         with pytest.raises(ValueError, match=f"{type(solver).__name__} solves an nde.terms.SemilinearTerm"):
             nde.diffeqsolve(nde.ODETerm(lambda t, x, args: -x), solver, 0.0, 1.0, 0.1, START)
-    del times
 
 
 def test_a_tableau_of_ones_own():

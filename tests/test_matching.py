@@ -149,7 +149,10 @@ def test_the_least_loss_is_at_the_exact_prediction_in_whatever_unit_the_error_is
 
     def each(p, key):
         x1 = MEAN + STD * jax.random.normal(key, (2,))
-        network = lambda t, x, args: exact(t, x) + p[:2] + p[2:] * x  # noqa: E731
+
+        def network(t, x, args):
+            return exact(t, x) + p[:2] + p[2:] * x
+
         model = nde.DiffusionModel(network, 2, schedule, predicts="noise", error=error, scale=None)
         return jnp.sum(model.residuals(t, x1, key=jax.random.fold_in(key, 1))[0] ** 2)
 

@@ -100,7 +100,8 @@ def test_guidance_extrapolates_from_the_whole_to_the_class():
 
 def test_responsibilities_are_bayes_rule():
     x = jnp.array([0.5, 0.1])
-    each = [w * stats.multivariate_normal(m, c).pdf(x) for w, m, c in zip(PLANE.weights, PLANE.means, COVARIANCES)]  # noqa: B905
+    parts = zip(PLANE.weights, PLANE.means, COVARIANCES, strict=True)
+    each = [w * stats.multivariate_normal(m, c).pdf(x) for w, m, c in parts]
     np.testing.assert_allclose(PLANE.responsibilities(x), np.array(each) / np.sum(each), rtol=1e-10)
 
 

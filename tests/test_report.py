@@ -19,6 +19,7 @@ from nde.report import (
     compare,
     counted,
     coverage,
+    fitted_table,
     forecast_marks,
     Landmark,
     NormalForecast,
@@ -817,3 +818,14 @@ def test_a_table_shows_its_numbers_whole_beside_a_long_name():
     console.print(render(rows, names[0], "held out"))
     text = console.export_text()
     assert text.count("1.2345") == 2 and text.count("0.4321") == 2 and "-0.123 ± 0.012" in text
+
+
+def test_a_table_of_many_numbers_shows_its_names_too():
+    """Seven columns of numbers left nothing of the methods' names on a terminal of 80 columns."""
+    names = ["W2", "sliced", "energy", "log_likelihood", "se", "bits/dim", "evaluations"]
+    columns = {"method": ["flow matching", "floor: held-out points"]} | dict.fromkeys(names, ["46.3318", "–"])
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(fitted_table(columns, text=["method"]))
+    text = console.export_text()
+    assert text.count("46.3318") == 7 and "matching" in text and "likelihood" in text
+    assert max(map(len, text.splitlines())) <= 80

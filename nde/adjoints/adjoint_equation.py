@@ -103,7 +103,7 @@ class AdjointStep:
         self.slack = slack
         self.error_order = None if controller is None else solver.error_order(terms)
         # As exact as the method that the error is estimated with, and as the interpolation between a step's ends.
-        # A long step of an exponential method has a field that is far from a polynomial: nodes as many as the order.
+        # In a long step of an exponential method the integrand is far from a polynomial: more nodes than the order.
         count = math.ceil((order - 1) / 2) if place is None else order + 1
         nodes, weights = np.polynomial.legendre.leggauss(max(1, count))
         self.nodes, self.weights = 0.5 + 0.5 * nodes, 0.5 * weights

@@ -19,23 +19,17 @@ class SemilinearPair(SemilinearTerm):
     2405.15020.
     """
 
-    def deviation(self, x: State):
-        """Of the state."""
-        return super().deviation(x[0]), x[1]
-
     def into(self, t, x: State):
-        m, (state, costate) = self.variables.scale(t), self.deviation(x)
-        return scaled(1 / m, state), scaled(m, costate)
+        state, costate = x
+        return super().into(t, state), scaled(self.variables.scale(t), costate)
 
     def out_of(self, t, y: State):
-        m, (state, costate) = self.variables.scale(t), y
-        state = scaled(m, state)
-        state = state if self.centre is None else jax.tree.map(jnp.add, state, self.centre)
-        return state, scaled(1 / m, costate)
+        state, costate = y
+        return super().out_of(t, state), scaled(1 / self.variables.scale(t), costate)
 
     def stretch(self, t, change: State):
-        m = self.variables.scale(t)
-        return scaled(m, change[0]), scaled(1 / m, change[1])
+        state, costate = change
+        return super().stretch(t, state), scaled(1 / self.variables.scale(t), costate)
 
     def increment(self, tau0, tau1) -> Any:
         """Noise is in the state alone."""
@@ -43,11 +37,9 @@ class SemilinearPair(SemilinearTerm):
         return w, jax.tree.map(jnp.zeros_like, w)
 
 
-def semilinear_pair(terms: Terms, args: Args) -> Terms | None:
-    """The term of state and costate in reversed time; `None` for terms that are not one semilinear term."""
+def semilinear_pair(terms: Terms, args: Args) -> Terms:
+    """The term of state and costate in reversed time, of one semilinear term."""
     given, direction = unwrap_time_direction(terms)
-    if not isinstance(given, SemilinearTerm):
-        return None
     pair = SemilinearPair(_field(given, args), given.variables, given.path, given.centre)
     return turned(pair, -direction)
 

@@ -22,6 +22,7 @@ from nde.diffusion.interpolants import (
 from nde.diffusion.mixture import GaussianMixture as GaussianMixture
 from nde.diffusion.mixture_interpolant import MixtureInterpolant as MixtureInterpolant
 from nde.diffusion.predictions import (
+    check_prediction as check_prediction,
     convert as convert,
     converted as converted,
     PREDICTIONS as PREDICTIONS,

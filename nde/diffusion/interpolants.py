@@ -83,11 +83,13 @@ class LinearInterpolant(AbstractInterpolant):
 
 
 class TrigonometricInterpolant(AbstractInterpolant):
-    r"""$x_t = \cos(\tfrac\pi2 t)\,x_0 + \sin(\tfrac\pi2 t)\,x_1$: for source and target of one variance, $x_t$ has it too.
+    r"""$x_t = \cos(\tfrac\pi2 t)\,x_0 + \sin(\tfrac\pi2 t)\,x_1$.
+
+    For source and target of one variance, $x_t$ has it too.
 
     **Source:** Albergo & Vanden-Eijnden, *Building normalizing flows with stochastic interpolants*, 2023, arXiv
     2209.15571.
-    """  # noqa: E501  (a formula can not be broken)
+    """
 
     def alpha(self, t):
         return jnp.cos(jnp.pi / 2 * _time(t))

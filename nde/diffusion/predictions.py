@@ -15,10 +15,10 @@ the score $\nabla \log p_t(x_t) = -\varepsilon / \sigma_t$; the velocity
 $\dot\alpha_t x_0 + \dot\sigma_t \varepsilon$, which is the field of the probability-flow ODE."""
 
 
-def check_prediction(name: str, predicts: str) -> None:
-    """A `ValueError` for what is none of `PREDICTIONS`."""
+def check_prediction(name: str, predicts: str, what: str = "predicts") -> None:
+    """A `ValueError` for what is none of `PREDICTIONS`, naming whose, and what of it."""
     if predicts not in PREDICTIONS:
-        raise ValueError(f"{name}: predicts must be one of {', '.join(PREDICTIONS)}, but got {predicts!r}.")
+        raise ValueError(f"{name}: {what} must be one of {', '.join(PREDICTIONS)}, but got {predicts!r}.")
 
 
 def convert(value: Any, predicts: str, to: str, schedule: AbstractSchedule, t: Any, x: Any) -> Any:

@@ -99,20 +99,20 @@ class ResidualField(eqx.Module):
 class _Mixing(eqx.Module):
     """A block of an MLP-mixer: among the patches, then within each, both with what the condition shifts and scales."""
 
-    among: tuple[eqx.nn.Linear, eqx.nn.Linear]
-    within: tuple[eqx.nn.Linear, eqx.nn.Linear]
+    among: eqx.nn.MLP
+    within: eqx.nn.MLP
     condition: eqx.nn.Linear
 
     def __init__(self, patches: int, width: int, *, key: PRNGKeyArray):
-        keys = jax.random.split(key, 5)
-        self.among = eqx.nn.Linear(patches, 2 * patches, key=keys[0]), eqx.nn.Linear(2 * patches, patches, key=keys[1])
-        self.within = eqx.nn.Linear(width, 2 * width, key=keys[2]), eqx.nn.Linear(2 * width, width, key=keys[3])
-        self.condition = eqx.nn.Linear(width, 4 * width, key=keys[4])
+        among_key, within_key, condition_key = jax.random.split(key, 3)
+        self.among = eqx.nn.MLP(patches, patches, 2 * patches, 1, activation=jax.nn.silu, key=among_key)
+        self.within = eqx.nn.MLP(width, width, 2 * width, 1, activation=jax.nn.silu, key=within_key)
+        self.condition = eqx.nn.Linear(width, 4 * width, key=condition_key)
 
     def __call__(self, h: Float[Array, "patches width"], c: Float[Array, " width"]) -> Float[Array, "patches width"]:
         shift, scale, shift_within, scale_within = jnp.split(self.condition(c), 4)
-        h = h + _layers(self.among, _normed(h, shift, scale).T).T
-        return h + _layers(self.within, _normed(h, shift_within, scale_within))
+        h = h + jax.vmap(self.among)(_normed(h, shift, scale).T).T
+        return h + jax.vmap(self.within)(_normed(h, shift_within, scale_within))
 
 
 class MixerField(eqx.Module):
@@ -176,12 +176,7 @@ class MixerField(eqx.Module):
         return out.swapaxes(1, 2).reshape(y.shape)
 
 
-def _layers(pair: tuple[eqx.nn.Linear, eqx.nn.Linear], h: Float[Array, "rows in"]) -> Float[Array, "rows in"]:
-    return jax.vmap(pair[1])(jax.nn.silu(jax.vmap(pair[0])(h)))
-
-
 def _normed(h: Float[Array, "rows width"], shift: Any = None, scale: Any = None) -> Float[Array, "rows width"]:
     """Each row with mean zero and variance one, then shifted and scaled."""
-    centred = h - jnp.mean(h, 1, keepdims=True)
-    normed = centred / jnp.sqrt(jnp.mean(centred**2, 1, keepdims=True) + 1e-5)
+    normed = jax.vmap(eqx.nn.LayerNorm(h.shape[1], use_weight=False, use_bias=False))(h)
     return normed if shift is None else normed * (1 + scale)[None] + shift[None]

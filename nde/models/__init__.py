@@ -78,7 +78,11 @@ from nde.models.numerics import (
 from nde.models.observed_ode import observed_states as observed_states, ObservedODE as ObservedODE
 from nde.models.ode_rnn import ODERNN as ODERNN
 from nde.models.recurrence import linear_recurrence as linear_recurrence
-from nde.models.reflow import reflow_pairs as reflow_pairs, straightness as straightness
+from nde.models.reflow import (
+    flow_paths as flow_paths,
+    reflow_pairs as reflow_pairs,
+    straightness as straightness,
+)
 from nde.models.restart import restart_sample as restart_sample, RestartInterval as RestartInterval
 from nde.models.signature_regression import (
     fit_signature_regression as fit_signature_regression,

@@ -95,3 +95,16 @@ def last_observed(
     last = jax.lax.cummax(rows, axis=0)
     found = jnp.take_along_axis(jnp.where(observed, values, 0.0), jnp.maximum(last - 1, 0), axis=0)
     return jnp.where(last > 0, found, 0.0)
+
+
+def check_point(model: str, x: Any, size: int, like: PyTree[Any] = None) -> Float[Array, " size"]:
+    """A point of shape `(size,)`, of a floating type that holds that of `like` too.
+
+    **Raises:** `ValueError`, naming `model` and the shape, for another shape.
+    """
+    if jnp.shape(x) != (size,):
+        raise ValueError(
+            f"{model} of size {size} needs a point of shape ({size},), but got {jnp.shape(x)}; use jax.vmap over "
+            "points."
+        )
+    return as_floats(x, like=like)[0]

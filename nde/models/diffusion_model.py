@@ -12,18 +12,20 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from nde.diffusion import (
     AbstractSchedule,
+    check_prediction,
     convert,
     converted,
     diffusion_model_term,
     log_snr_times,
     noise_span,
-    PREDICTIONS,
     Sampler,
     VariancePreserving,
 )
-from nde.dtypes import as_floats, float_dtype
+from nde.dtypes import float_dtype
 from nde.fields import check_field
+from nde.models.checks import check_point
 from nde.models.divergence import carried, normal_log_prob, trace_directions
+from nde.models.gaussian_shares import GaussianShares
 from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
 from nde.paths import VirtualBrownianTree
 from nde.regularise import AbstractRegulariser
@@ -106,9 +108,8 @@ class DiffusionModel(AbstractSolvingModel):
         **keywords: Unpack[Keywords],
     ):
         error = predicts if error is None else error
-        for name, given in (("predicts", predicts), ("error", error)):
-            if given not in PREDICTIONS:
-                raise ValueError(f"DiffusionModel: {name} must be one of {', '.join(PREDICTIONS)}, but got {given!r}.")
+        check_prediction("DiffusionModel", predicts)
+        check_prediction("DiffusionModel", error, "error")
         if size < 1 or (probes is not None and probes < 1) or (scale is not None and not scale > 0):
             raise ValueError(
                 "DiffusionModel needs size >= 1, probes >= 1 or None, and scale > 0 or None, but got "
@@ -129,9 +130,9 @@ class DiffusionModel(AbstractSolvingModel):
         """What `predicts` says, of the noisy point `x` at time `t`."""
         if self.scale is None:
             return self.network(t, x, args)
-        of_state, of_network = self._scaling(t)[self.predicts]
+        of_state, of_network = self._shares.of(self.predicts, t)
         deviation = self.schedule.deviation(x)
-        seen = deviation * (1 / self._spread(t)).astype(x.dtype)
+        seen = deviation * (1 / self._shares.spread(t)).astype(x.dtype)
         # of the noise's share a quarter of the logarithm: of order one from one end of a schedule to the other
         output = self.network(-self.schedule.log_snr(t) / 8, seen, args)
         found = of_state.astype(x.dtype) * deviation + of_network.astype(x.dtype) * output
@@ -254,20 +255,11 @@ class DiffusionModel(AbstractSolvingModel):
         """The log-density at a point, and what the regulariser makes of its solve: see `nde.regularise`."""
         x = self._check_point(x)
         check_field(self.velocity, jnp.asarray(self.span[1], x.dtype), x, args)
-        directions = trace_directions("DiffusionModel", self.size, self.probes, x.dtype, key)
-        other = None if key is None else jax.random.fold_in(key, 1)
-        solved = carried(
-            self.numerics,
-            self.velocity,
-            x,
-            self.span,
-            args,
-            directions=directions,
-            regulariser=regulariser,
-            key=other,
-        )
+        directions, key = trace_directions("DiffusionModel", self.size, self.probes, x.dtype, key)
+        options = {"directions": directions, "regulariser": regulariser, "key": key}
+        solved = carried(self.numerics, self.velocity, x, self.span, args, **options)
         z, change = solved.ys
-        base = normal_log_prob(self.schedule.deviation(z), self._spread(self.span[1]))
+        base = normal_log_prob(self.schedule.deviation(z), self._shares.spread(self.span[1]))
         return solved._replace(ys=base + change)
 
     def sample_corrected(
@@ -322,7 +314,7 @@ class DiffusionModel(AbstractSolvingModel):
 
     def _start(self, t: Array, key: PRNGKeyArray) -> Float[Array, " size"]:
         dtype = self._dtype()
-        x = self._spread(t).astype(dtype) * jax.random.normal(key, (self.size,), dtype)
+        x = self._shares.spread(t).astype(dtype) * jax.random.normal(key, (self.size,), dtype)
         return x if self.schedule.centre is None else x + self.schedule.centre
 
     def _term(self, noise: Any, form: str | None, ends: tuple[Array, Array], key: PRNGKeyArray) -> Any:
@@ -339,32 +331,11 @@ class DiffusionModel(AbstractSolvingModel):
         return diffusion_model_term(prediction, self.schedule, form, path, noise=noise)
 
     def _check_point(self, x: ArrayLike) -> Float[Array, " size"]:
-        if jnp.shape(x) != (self.size,):
-            raise ValueError(
-                f"DiffusionModel of size {self.size} needs a point of shape ({self.size},), but got {jnp.shape(x)}; "
-                "use jax.vmap over points."
-            )
-        return as_floats(x, like=self.network)[0]
+        return check_point("DiffusionModel", x, self.size, self.network)
 
-    def _spread(self, t: Any) -> Array:
-        r"""$\rho$: the standard deviation of noisy Gaussian data, of the noise alone without a scale."""
-        return jnp.sqrt(self.schedule.alpha(t) ** 2 * (self.scale or 0.0) ** 2 + self.schedule.sigma(t) ** 2)
-
-    def _scaling(self, t: Any) -> dict[str, tuple[Array, Array]]:
-        """What of each prediction is the state's share, and the network's."""
-        assert self.scale is not None
-        alpha, sigma, rho = self.schedule.alpha(t), self.schedule.sigma(t), self._spread(t)
-        alpha_rate, sigma_rate = self.schedule.rates(t)
-        s = self.scale
-        return {
-            "data": (alpha * s**2 / rho**2, sigma * s / rho),
-            "noise": (sigma / rho**2, -alpha * s / rho),
-            "score": (-1 / rho**2, alpha * s / (rho * sigma)),
-            "velocity": (
-                (alpha_rate * alpha * s**2 + sigma_rate * sigma) / rho**2,
-                (alpha_rate * sigma - sigma_rate * alpha) * s / rho,
-            ),
-        }
+    @property
+    def _shares(self) -> GaussianShares:
+        return GaussianShares(self.schedule, self.scale or 0.0)
 
     def _dtype(self) -> Any:
         return float_dtype(eqx.filter(self.network, eqx.is_inexact_array))

@@ -28,16 +28,17 @@ class Divergence(eqx.Module):
 
 def trace_directions(
     model: str, size: int, probes: int | None, dtype: Any, key: PRNGKeyArray | None
-) -> Float[Array, "directions size"]:
-    """Vectors `v` such that the sum of all `v^T J v` is the trace of `J`, or with `probes` on average so.
+) -> tuple[Float[Array, "directions size"], PRNGKeyArray | None]:
+    """Vectors `v` such that the sum of all `v^T J v` is the trace of `J`, or with `probes` on average so; another key.
 
     **Raises:** `ValueError`, naming `model`, for probes without a key.
     """
+    other = None if key is None else jax.random.fold_in(key, 1)
     if probes is None:
-        return jnp.eye(size, dtype=dtype)
+        return jnp.eye(size, dtype=dtype), other
     draws = f"{model} with probes={probes} draws them"
     key = need_key(key, draws, "call log_prob(x, key=jax.random.key(0)), or make it exact by probes=None")
-    return jax.random.rademacher(key, (probes, size), dtype) / math.sqrt(probes)
+    return jax.random.rademacher(key, (probes, size), dtype) / math.sqrt(probes), other
 
 
 def carried(

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from nde.diffusion import AbstractInterpolant, AbstractSchedule, LinearInterpolant
-from nde.dtypes import as_floats, float_dtype
+from nde.dtypes import float_dtype
+from nde.models.checks import check_point
 from nde.models.diffusion_model import DiffusionModel
 from nde.models.divergence import carried, normal_log_prob, trace_directions
 from nde.models.numerics import AbstractSolvingModel, equal_steps, Keywords, Numerics, numerics_of, Solved
@@ -21,10 +22,10 @@ from nde.terms import diffusion_term
 
 
 class InterpolantModel(AbstractSolvingModel):
-    r"""What carries a source at $t = 0$ to a target at $t = 1$ along an interpolant, $x_t = \alpha x_0 + \beta x_1 + \gamma z$.
+    r"""What carries a source at $t = 0$ to a target at $t = 1$ along an interpolant.
 
-    Its law is that of the ODE $dx = b(t, x)\,dt$ with the velocity $b = \mathbb E[\dot x_t | x_t = x]$, and, with a
-    denoiser $\eta = \mathbb E[z | x_t = x]$, also that of the SDEs
+    With $x_t = \alpha x_0 + \beta x_1 + \gamma z$ its law is that of the ODE $dx = b(t, x)\,dt$ with the velocity
+    $b = \mathbb E[\dot x_t | x_t = x]$, and, with a denoiser $\eta = \mathbb E[z | x_t = x]$, also that of the SDEs
 
     $$dx = \Bigl(b(t, x) \mp \frac{\epsilon_t}{\gamma_t}\,\eta(t, x)\Bigr) dt + \sqrt{2 \epsilon_t}\,dW,
     \qquad \epsilon_t = \tau^2 \gamma_t^2,$$
@@ -65,7 +66,7 @@ class InterpolantModel(AbstractSolvingModel):
 
     **Source:** Albergo, Boffi, Vanden-Eijnden 2023, arXiv 2303.08797; Lipman et al. 2023, arXiv 2210.02747; Liu, Gong,
     Liu 2022, arXiv 2209.03003.
-    """  # noqa: E501  (a formula can not be broken)
+    """
 
     velocity: Callable[..., Any]
     denoiser: Callable[..., Any] | None
@@ -233,19 +234,9 @@ class InterpolantModel(AbstractSolvingModel):
         """The log-density at a point, and what the regulariser makes of its solve: see `nde.regularise`."""
         self._need_normal("have a log-density")
         x = self._check_point(x)
-        directions = trace_directions("InterpolantModel", self.size, self.probes, x.dtype, key)
-        other = None if key is None else jax.random.fold_in(key, 1)
-        solved = carried(
-            self.numerics,
-            self.velocity,
-            x,
-            (1.0, 0.0),
-            args,
-            backward=True,
-            directions=directions,
-            regulariser=regulariser,
-            key=other,
-        )
+        directions, key = trace_directions("InterpolantModel", self.size, self.probes, x.dtype, key)
+        options = {"backward": True, "directions": directions, "regulariser": regulariser, "key": key}
+        solved = carried(self.numerics, self.velocity, x, (1.0, 0.0), args, **options)
         z, change = solved.ys
         return solved._replace(ys=normal_log_prob(z) + change)
 
@@ -291,12 +282,7 @@ class InterpolantModel(AbstractSolvingModel):
             )
 
     def _check_point(self, x: ArrayLike) -> Float[Array, " size"]:
-        if jnp.shape(x) != (self.size,):
-            raise ValueError(
-                f"InterpolantModel of size {self.size} needs a point of shape ({self.size},), but got {jnp.shape(x)}; "
-                "use jax.vmap over points."
-            )
-        return as_floats(x, like=(self.velocity, self.denoiser))[0]
+        return check_point("InterpolantModel", x, self.size, (self.velocity, self.denoiser))
 
 
 class _Reversed(eqx.Module):

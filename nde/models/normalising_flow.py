@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
-from nde.dtypes import as_floats, float_dtype
+from nde.dtypes import float_dtype
 from nde.fields import check_field
+from nde.models.checks import check_point
 from nde.models.divergence import Divergence, normal_log_prob, trace_directions
 from nde.models.numerics import AbstractSolvingModel, equal_steps, Keywords, Numerics, numerics_of, Solved
 from nde.regularise import AbstractRegulariser
@@ -118,9 +119,8 @@ class ContinuousNormalizingFlow(AbstractSolvingModel):
         """
         x = self._check_point(x)
         check_field(self.field, jnp.zeros((), x.dtype), x, args)
-        directions = trace_directions("ContinuousNormalizingFlow", self.size, self.probes, x.dtype, key)
-        other = None if key is None else jax.random.fold_in(key, 1)
-        solved = self._solve(Divergence(directions), x, args, backward=True, regulariser=regulariser, key=other)
+        directions, key = trace_directions("ContinuousNormalizingFlow", self.size, self.probes, x.dtype, key)
+        solved = self._solve(Divergence(directions), x, args, backward=True, regulariser=regulariser, key=key)
         z, change = solved.ys
         return solved._replace(ys=normal_log_prob(z) + change)
 
@@ -159,12 +159,7 @@ class ContinuousNormalizingFlow(AbstractSolvingModel):
         return self._solve(_no_divergence, self._check_point(x), args, backward=True).ys[0]
 
     def _check_point(self, x: ArrayLike) -> Float[Array, " size"]:
-        if jnp.shape(x) != (self.size,):
-            raise ValueError(
-                f"ContinuousNormalizingFlow of size {self.size} needs a point of shape ({self.size},), but got "
-                f"{jnp.shape(x)}; use jax.vmap over points."
-            )
-        return as_floats(x, like=self.field)[0]
+        return check_point("ContinuousNormalizingFlow", x, self.size, self.field)
 
     def _solve(self, divergence, position, args, *, backward: bool, regulariser=None, key=None) -> Solved:
         dtype = position.dtype

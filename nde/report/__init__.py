@@ -15,6 +15,7 @@ from nde.report.classes import (
     plot_seen_series as plot_seen_series,
     SeenSeries as SeenSeries,
 )
+from nde.report.columns import fitted_table as fitted_table
 from nde.report.comparison import (
     compare as compare,
     render as render,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from nde.report.columns import fitted_table
 from nde.report.scores import paired_difference, Scores
 from nde.report.wording import counted, with_error
 
@@ -102,19 +103,21 @@ def write_table(path: Path, rows: list[Row]) -> None:
 
 def render(rows: list[Row], method: str, title: str) -> Table:
     """The rows as a table for the terminal."""
-    table = Table(title=title, caption=f"per value, lower is better; Δ = {method} − method ± standard error")
-    for name in ("method", "NLL", "CRPS", "Δ NLL", "Δ CRPS"):
-        # A long name, as that of a pool of many models, wraps; numbers are shown whole.
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
-    for row in rows:
-        same = row.method == method
-        differences = (
-            ("", "")
-            if same
-            else (
-                with_error(row.nll_difference, row.nll_error),
-                with_error(row.crps_difference, row.crps_error),
-            )
-        )
-        table.add_row(row.method, f"{row.nll:.4f}", f"{row.crps:.4f}", *differences)
-    return table
+
+    def differences(kind: str) -> list[str]:
+        return [
+            ""
+            if row.method == method
+            else with_error(getattr(row, f"{kind}_difference"), getattr(row, f"{kind}_error"))
+            for row in rows
+        ]
+
+    columns = {
+        "method": [row.method for row in rows],
+        "NLL": [f"{row.nll:.4f}" for row in rows],
+        "CRPS": [f"{row.crps:.4f}" for row in rows],
+        "Δ NLL": differences("nll"),
+        "Δ CRPS": differences("crps"),
+    }
+    caption = f"per value, lower is better; Δ = {method} − method ± standard error"
+    return fitted_table(columns, text=["method"], title=title, caption=caption)

@@ -106,14 +106,14 @@ class Exponential(diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSolver)
         """One step."""
         del solver_state, made_jump
         new = NewVariables(terms, "Exponential")
-        start, xi0 = new.into(t0, t0, y0), abscissa_of(new, self.abscissa, t0)
+        start, xi0 = new.into(t0, y0), abscissa_of(new, self.abscissa, t0)
         span = abscissa_of(new, self.abscissa, t1) - xi0
         times, values = [t0], [new.field(t0, y0, args)]
 
         def reach(t: ScalarLike, nodes: tuple[int, ...]):
             known, fields = [times[j] for j in nodes], [values[j] for j in nodes]
             weights = lagrange_weights(new, self.abscissa, t0, t, known, mean=self.tableau.mean)
-            return new.out_of(t, t, advance(new, t0, t, start, weights, fields))
+            return new.out_of(t, advance(new, t0, t, start, weights, fields))
 
         for place, nodes in zip(self.tableau.places[1:], self.tableau.nodes[:-1], strict=True):
             t = time_of(new, self.abscissa, xi0 + place * span, t0)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from nde.dtypes import as_floats
 from nde.solvers.lagrange import Abscissa, check_abscissa, lagrange_weights, place_in
 from nde.solvers.new_variables import NewVariables, points_at, PointsInterpolation
-from nde.solvers.semilinear_step import advance
+from nde.solvers.semilinear_step import advance, weighted
 from nde.solvers.traits import SolverTraits
 from nde.types import Args, ScalarLike, SolverState, State, Terms
 
@@ -52,8 +52,9 @@ class ExponentialAdams(diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSo
     | SA-Solver | data | 2, 3 | log_clock | exact | yes | any |
     | ER-SDE-Solver | data | 1 to 3 | log_clock | exact | no | a function |
 
-    The difference of the method's result from that of an order less estimates its error, so that an adaptive controller
-    may choose the steps of an ODE. Dense output is the polynomial in $t$ through six points of each step.
+    The difference of the method's result from that of an order less estimates its error, in the first step from no
+    step at all, so that an adaptive controller may choose the steps of an ODE; learned weights have no estimate. Dense
+    output is the polynomial in $t$ through six points of each step.
 
     **Arguments:**
 
@@ -168,40 +169,41 @@ class ExponentialAdams(diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSo
         del made_jump
         state: AdamsState = solver_state
         new = NewVariables(terms, "ExponentialAdams")
-        start = new.into(t0, t0, y0)
+        start = new.into(t0, y0)
         now = new.field(t0, y0, args) if state.now is None else state.now
         past = range(self.num_steps - 1)
         times = [t0, *(state.times[j] for j in past)]
         values = [now, *(jax.tree.map(lambda x, j=j: x[j], state.values) for j in past)]
-        most = self._most(state.steps)
-        valid = [True, *((state.steps > j) & (j + 1 < most) for j in past)]
+        count = jnp.minimum(state.steps + 1, self._most(state.steps))
 
-        def predicted(t):
-            weights = self._weights(new, t0, t, times, valid, state.steps)
-            return advance(new, t0, t, start, weights, values)
+        def weights(t: ScalarLike) -> list:
+            return self._weights(new, t0, t, times, count, state.steps)
 
-        following, end = None, predicted
-        fewer = [*valid[:-1], False] if self.num_steps > 1 else [False]
-        lower = self._weights(new, t0, t1, times, fewer, state.steps) if self.num_steps > 1 else [0.0]
+        following, end = None, weights
         if self.corrector:
-            following = new.field(t1, new.out_of(t1, t1, predicted(t1)), args)
+            following = new.field(t1, new.out_of(t1, advance(new, t0, t1, start, weights(t1), values)), args)
+            lower = [*weights(t1), 0]
 
-            def end(t):
+            def end(t: ScalarLike) -> list:
                 # The field at the step's end comes last: the first time is that whose weight makes up the sum.
-                weights = lagrange_weights(
-                    new, self.abscissa, t0, t, [*times, t1], valid=[*valid, True], mean=self._mean
-                )
-                return advance(new, t0, t, start, weights, [*values, following])
+                valid = [*self._valid(count), True]
+                return lagrange_weights(new, self.abscissa, t0, t, [*times, t1], valid=valid, mean=self._mean)
 
-            lower = self._weights(new, t0, t1, times, valid, state.steps)
-        y1 = end(t1)
-        reference = advance(new, t0, t1, start, lower, values)
-        error = new.lengthened(t1, jax.tree.map(jnp.subtract, y1, reference))
+            values = [*values, following]
+        else:  # without any evaluation but one that of an order less is to stand still
+            fewer = self._weights(new, t0, t1, times, count - 1, state.steps)
+            lower = [jnp.where(count > 1, weight, 0) for weight in fewer]
+        final = end(t1)
+        y1 = advance(new, t0, t1, start, final, values)
+        error = None
+        if isinstance(self.weights, str):  # of weights that are learned nobody knows the order
+            change = weighted([one - other for one, other in zip(final, lower, strict=True)], values)
+            error = new.lengthened(t1, jax.tree.map(lambda x, y: x.astype(y.dtype), change, start))
         shifted = jax.tree.map(lambda x, f: jnp.concatenate([f[None].astype(x.dtype), x])[:-1], state.values, now)
         remembered = jnp.concatenate([jnp.asarray(t0, state.times.dtype)[None], state.times])[:-1]
         state = AdamsState(state.steps + 1, remembered, shifted, following)
-        points = points_at(lambda t: new.out_of(t, t, end(t)), t0, t1)
-        return new.out_of(t1, t1, y1), error, points, state, diffrax.RESULTS.successful
+        points = points_at(lambda t: new.out_of(t, advance(new, t0, t, start, end(t), values)), t0, t1)
+        return new.out_of(t1, y1), error, points, state, diffrax.RESULTS.successful
 
     def func(self, terms: Terms, t0: ScalarLike, y0: State, args: Args):
         """The field, written out."""
@@ -213,14 +215,17 @@ class ExponentialAdams(diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSo
 
     def _most(self, steps: jax.Array) -> Any:
         """How many evaluations the step may use."""
-        return (
-            self.num_steps
-            if self.orders is None
-            else jnp.asarray(self.orders)[jnp.minimum(steps, len(self.orders) - 1)]
-        )
+        if self.orders is None:
+            return self.num_steps
+        return jnp.asarray(self.orders)[jnp.minimum(steps, len(self.orders) - 1)]
 
-    def _weights(self, new: NewVariables, t0: Any, t: Any, times: list, valid: list, steps: jax.Array) -> list:
+    def _valid(self, count: jax.Array) -> list:
+        """Which of the evaluations are the latest `count`; the latest one always."""
+        return [True, *(count > j for j in range(1, self.num_steps))]
+
+    def _weights(self, new: NewVariables, t0: Any, t: Any, times: list, count: jax.Array, steps: jax.Array) -> list:
+        """Those of the latest `count` evaluations, or the row of the step."""
         if isinstance(self.weights, str):
-            return lagrange_weights(new, self.abscissa, t0, t, times, valid=valid, mean=self._mean)
+            return lagrange_weights(new, self.abscissa, t0, t, times, valid=self._valid(count), mean=self._mean)
         row = self.weights[jnp.minimum(steps, len(self.weights) - 1)] * (new.clock(t) - new.clock(t0))
         return [row[j] for j in range(self.num_steps)]

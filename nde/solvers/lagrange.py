@@ -83,7 +83,7 @@ def lagrange_weights(
     for j in range(1, len(times)):
         # A knot that is not valid is none of the product, and its own weight is zero.
         factors = [
-            jnp.where(valid[i], (nodes - knots[i]) / _where(valid[i], valid[j], knots[j] - knots[i]), 1)
+            jnp.where(valid[i], (nodes - knots[i]) / _apart(knots[j] - knots[i], valid[i], valid[j]), 1)
             for i in range(len(times))
             if i != j
         ]
@@ -94,6 +94,6 @@ def lagrange_weights(
     return [whole - sum(weights[1:], weights[0]), *weights]
 
 
-def _where(first: Any, second: Any, distance: jax.Array) -> jax.Array:
+def _apart(distance: jax.Array, *valid: Any) -> jax.Array:
     """The distance of two knots, and 1 where one of them is not valid: they may coincide there."""
-    return jnp.where(jnp.logical_and(first, second), distance, 1)
+    return jnp.where(jnp.logical_and(*valid), distance, 1)

@@ -68,7 +68,7 @@ class Lawson(diffrax.AbstractWrappedSolver):
     def init(self, terms: Terms, t0: ScalarLike, t1: ScalarLike, y0: State, args: Args):
         """The wrapped solver's state, over the equation in the new variables."""
         new = NewVariables(terms, "Lawson")
-        return self.solver.init(new.term, new.clock(t0), new.clock(t1), new.into(t0, t0, y0), args)
+        return self.solver.init(new.term, new.clock(t0), new.clock(t1), new.into(t0, y0), args)
 
     def step(
         self,
@@ -82,11 +82,11 @@ class Lawson(diffrax.AbstractWrappedSolver):
     ):
         """One step."""
         new = NewVariables(terms, "Lawson")
-        s0, s1, start = new.clock(t0), new.clock(t1), new.into(t0, t0, y0)
+        s0, s1, start = new.clock(t0), new.clock(t1), new.into(t0, y0)
         y1, error, dense, state, result = self.solver.step(new.term, s0, s1, start, args, solver_state, made_jump)
         error = None if error is None else new.lengthened(t1, error)
         points = {"points": points_of(new, self.solver, t0, t1, dense)}
-        return new.out_of(t1, t1, y1), error, points, state, result
+        return new.out_of(t1, y1), error, points, state, result
 
     def func(self, terms: Terms, t0: ScalarLike, y0: State, args: Args):
         """The field."""

@@ -21,7 +21,7 @@ class NewVariables:
     **Raises:** `ValueError` for another term.
     """
 
-    def __init__(self, terms: Terms, name: str = "Rex"):
+    def __init__(self, terms: Terms, name: str = "an exponential method"):
         given, self.direction = unwrap_time_direction(terms)
         if not isinstance(given, SemilinearTerm):
             raise ValueError(
@@ -42,15 +42,13 @@ class NewVariables:
         """The solve's time at which the clock shows `s`."""
         return self.variables.time(s) * self.direction
 
-    def into(self, t0: ScalarLike, t1: ScalarLike, x: State):
+    def into(self, t: ScalarLike, x: State):
         """$y$ of a state."""
-        del t1
-        return self.given.into(t0 * self.direction, x)
+        return self.given.into(t * self.direction, x)
 
-    def out_of(self, t0: ScalarLike, t1: ScalarLike, y: State):
+    def out_of(self, t: ScalarLike, y: State):
         """The state of a $y$."""
-        del t1
-        return self.given.out_of(t0 * self.direction, y)
+        return self.given.out_of(t * self.direction, y)
 
     def lengthened(self, t: ScalarLike, change: State):
         """A difference of two $y$ as one of two states."""
@@ -80,7 +78,7 @@ def points_at(at: Callable, t0: ScalarLike, t1: ScalarLike) -> Dense:
 def points_of(new: NewVariables, solver: Any, t0: ScalarLike, t1: ScalarLike, dense: Dense) -> Any:
     """A step's points, stacked, from the dense output of a solver of the equation in the new variables."""
     inner = solver.interpolation_cls(t0=new.clock(t0), t1=new.clock(t1), **dense)
-    return points_at(lambda t: new.out_of(t, t, inner.evaluate(new.clock(t))), t0, t1)["points"]
+    return points_at(lambda t: new.out_of(t, inner.evaluate(new.clock(t))), t0, t1)["points"]
 
 
 class PointsInterpolation(diffrax.AbstractLocalInterpolation):

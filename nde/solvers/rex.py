@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from nde.solvers.inverse_step import AbstractInverseStep, EvaluateWithVJP, InverseStepResult, SubFunction
+from nde.solvers.lawson import Lawson
 from nde.solvers.new_variables import NewVariables, points_of, PointsInterpolation
 from nde.solvers.reversible import Reversible
 from nde.solvers.traits import SolverTraits
@@ -93,9 +94,8 @@ class Rex(diffrax.AbstractWrappedSolver):
 
     def init(self, terms: Terms, t0: ScalarLike, t1: ScalarLike, y0: State, args: Args):
         """$z_0 = y_0$."""
-        lawson = NewVariables(terms)
-        start = lawson.into(t0, t0, y0)
-        return self.reversible.init(lawson.term, lawson.clock(t0), lawson.clock(t1), start, args)
+        NewVariables(terms, "Rex")  # raises
+        return self._forward.init(terms, t0, t1, y0, args)
 
     def step(
         self,
@@ -105,15 +105,15 @@ class Rex(diffrax.AbstractWrappedSolver):
         y0: State,
         args: Args,
         solver_state: SolverState,
-        made_jump: ScalarLike,
+        made_jump: Any,
     ):
         """One step; there is nothing that a jump could make stale."""
-        lawson = NewVariables(terms)
-        s0, s1, start = lawson.clock(t0), lawson.clock(t1), lawson.into(t0, t0, y0)
-        y1, error, dense, z1, result = self.reversible.step(lawson.term, s0, s1, start, args, solver_state, made_jump)
-        error = None if error is None else lawson.lengthened(t1, error)
-        points = points_of(lawson, self.reversible, t0, t1, dense)
-        return lawson.out_of(t1, t1, y1), error, {"points": points}, z1, result
+        return self._forward.step(terms, t0, t1, y0, args, solver_state, made_jump)
+
+    @property
+    def _forward(self) -> Lawson:
+        """The method without its way back."""
+        return Lawson(self.reversible)
 
     def func(self, terms: Terms, t0: ScalarLike, y0: State, args: Args):
         """The field."""
@@ -146,8 +146,8 @@ class _RexInverse(AbstractInverseStep):
             return SubFunction(function, (t0, t1, *part.examples[2:]))
 
         return {name: in_clock(part) for name, part in inner.items()} | {
-            "into": SubFunction(lawson.into, (t0, t1, y)),
-            "out of": SubFunction(lawson.out_of, (t0, t1, solver_state)),
+            "into": SubFunction(lambda t0, t1, x: lawson.into(t0, x), (t0, t1, y)),
+            "out of": SubFunction(lambda t0, t1, y: lawson.out_of(t0, y), (t0, t1, solver_state)),
             "points": SubFunction(
                 lambda t0, t1, dense: points_of(lawson, self.reversible, t0, t1, dense), (t0, t1, dense)
             ),

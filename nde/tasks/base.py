@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from nde.config import Member, RunConfig
+from nde.report import fitted_table
 from nde.train import LossFunction
 
 
@@ -127,13 +128,9 @@ class TableEvaluation(AbstractEvaluation):
         return [dict(row) for row in self.scores]
 
     def table(self) -> Table:
-        table = Table(title=self.title, caption=self.caption)
-        for name, value in self.scores[0].items():
-            text = isinstance(value, str)  # a long one wraps; numbers are shown whole
-            table.add_column(name, justify="left" if text else "right", no_wrap=not text)
-        for row in self.scores:
-            table.add_row(*(value if isinstance(value, str) else _shown(value) for value in row.values()))
-        return table
+        columns = {name: [_shown(row[name]) for row in self.scores] for name in self.scores[0]}
+        text = [name for name, value in self.scores[0].items() if isinstance(value, str)]
+        return fitted_table(columns, text=text, title=self.title, caption=self.caption)
 
     def lines(self) -> list[str]:
         return list(self.notes)
@@ -145,7 +142,9 @@ class TableEvaluation(AbstractEvaluation):
         (folder / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
 
 
-def _shown(value: float) -> str:
+def _shown(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
     return "–" if value != value else f"{value:d}" if isinstance(value, int) else f"{value:.4f}"
 
 

@@ -15,7 +15,7 @@ from nde.models import at_tolerance
 from nde.objectives import point_loss
 from nde.report import density_rows, fit_gaussian, fit_kde, PlaneGrid, plot_plane
 from nde.tasks.base import AbstractTask, Examples, member_key, OpenedRun, TableEvaluation
-from nde.tasks.points import describe_points, load_points, PointsProblem, resolved_points
+from nde.tasks.points import describe_points, load_points, named_models, PointsProblem, resolved_points
 from nde.train import blame, LossFunction
 
 
@@ -52,10 +52,7 @@ class DensityTask(AbstractTask):
 
     def evaluate(self, run: OpenedRun, problem: PointsProblem) -> TableEvaluation:
         settings = run.config.evaluate
-        flows = {}
-        for label, models in run.models().items():
-            for i, model in enumerate(models):
-                flows[label if len(models) == 1 else f"{label} {i + 1}"] = at_tolerance(model, settings.tolerance)
+        flows = {name: at_tolerance(model, settings.tolerance) for name, model in named_models(run).items()}
         first = next(iter(flows))
         train, test = problem.train.points, problem.test.points
         laws: dict[str, Callable[[np.ndarray], np.ndarray]] = {

@@ -16,12 +16,12 @@ from jaxtyping import Array, PRNGKeyArray
 from matplotlib.figure import Figure
 
 from nde.config import build_loss, GenerateConfig, Member, PointFacts
-from nde.models import at_tolerance, Solved
+from nde.models import at_tolerance, flow_paths, Solved
 from nde.objectives import independent_pairs, point_loss, transport_pairs
 from nde.report import bits_per_dimension, energy_distance, plot_clouds, plot_images, sample_distances
 from nde.tasks.base import AbstractTask, Examples, member_key, OpenedRun, TableEvaluation
 from nde.tasks.density import log_prob
-from nde.tasks.points import describe_points, load_points, PointsProblem, resolved_points
+from nde.tasks.points import describe_points, load_points, named_models, PointsProblem, resolved_points
 from nde.train import LossFunction
 
 
@@ -170,9 +170,9 @@ class GenerateTask(AbstractTask):
         names = (evaluation.columns[0], evaluation.columns[1])
         figures = {"samples": plot_clouds(points, names=names, colours=colours)}
         if problem.source is not None:
-            x0 = problem.source[2][:PATHS]
+            x0 = jnp.asarray(problem.source[2][:PATHS], jnp.result_type(float))
             source = problem.undo(problem.source[2])
-            ways = {label: problem.undo(_ways(model, x0)) for label, model, _, _ in _named(run)}
+            ways = {label: problem.undo(flow_paths(model, x0)) for label, model, _, _ in _named(run)}
             clouds = {"held out": test, "source": source} | {name: way[:, -1] for name, way in ways.items()}
             figures["paths"] = plot_clouds(clouds, names=names, paths=ways, span=np.concatenate([test, source]))
         return figures
@@ -211,13 +211,8 @@ def _columns(size: int) -> tuple[str, ...]:
 
 def _named(run: OpenedRun) -> list[tuple[str, Any, Any, int]]:
     """Every trained model, with what it is called, its section and which member it is."""
-    sections, members = {section.called(): section for section in run.config.model}, iter(run.config.members())
-    found = []
-    for label, models in run.models().items():
-        for i, model in enumerate(models):
-            name = label if len(models) == 1 else f"{label} {i + 1}"
-            found.append((name, model, sections[label], next(members).index))
-    return found
+    members = zip(named_models(run).items(), run.config.members(), strict=True)
+    return [(name, model, member.section, member.index) for (name, model), member in members]
 
 
 def _draw(run: OpenedRun, problem: PointsProblem, model: Any, options: dict, count: int, index: int) -> Drawn:
@@ -232,50 +227,15 @@ def _samples(model: Any, labels: Any, x0: Any, key: PRNGKeyArray, count: int, op
     """Samples in the model's units, `(count, size)`, and evaluations of each solve."""
     dtype = jnp.result_type(float)
     labels = None if labels is None else jnp.asarray(labels)
-    return _many(
-        model, labels, None if x0 is None else jnp.asarray(x0, dtype), jax.random.split(key, count), _Options(options)
-    )
-
-
-class _Options(eqx.Module):
-    """Keywords of a model's `draw`, known when it is traced."""
-
-    names: tuple[str, ...] = eqx.field(static=True)
-    values: tuple[Any, ...]
-
-    def __init__(self, options: dict):
-        self.names, self.values = tuple(options), tuple(options.values())
+    x0 = None if x0 is None else jnp.asarray(x0, dtype)
+    return _many(model, labels, x0, jax.random.split(key, count), options)
 
 
 @eqx.filter_jit
-def _many(model: Any, labels: Any, x0: Any, keys: Array, options: _Options) -> tuple[Array, Array]:
-    keywords = dict(zip(options.names, options.values, strict=True))
-
+def _many(model: Any, labels: Any, x0: Any, keys: Array, options: dict) -> tuple[Array, Array]:
     def one(label, x0, key):
-        solved = model.draw(label, key=key, **keywords) if x0 is None else model.carry(x0, label, key=key, **keywords)
+        solved = model.draw(label, key=key, **options) if x0 is None else model.carry(x0, label, key=key, **options)
         evaluations = solved.stats["num_field_evaluations"]
         return solved.ys, jnp.asarray(jnp.nan if evaluations is None else evaluations, solved.ys.dtype)
 
     return jax.vmap(one)(labels, x0, keys)
-
-
-@eqx.filter_jit
-def _all_ways(model: Any, x0: Array) -> Array:
-    def one(x0):
-        def step(x, t):
-            h = 1 / WAY_STEPS
-            middle = x + h / 2 * model.velocity(t, x, None)
-            x = x + h * model.velocity(t + h / 2, middle, None)
-            return x, x
-
-        return jnp.concatenate([x0[None], jax.lax.scan(step, x0, jnp.arange(WAY_STEPS, dtype=x0.dtype) / WAY_STEPS)[1]])
-
-    return jax.vmap(one)(x0)
-
-
-WAY_STEPS = 40
-
-
-def _ways(model: Any, x0: np.ndarray) -> np.ndarray:
-    """The ways from points of the source, `(points, times, size)`."""
-    return np.asarray(_all_ways(model, jnp.asarray(x0, jnp.result_type(float))))

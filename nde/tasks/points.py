@@ -9,7 +9,7 @@ import numpy as np
 
 from nde.config import PointsData, RunConfig
 from nde.data import as_point_set, PointSet, read_points
-from nde.tasks.base import RunError
+from nde.tasks.base import OpenedRun, RunError
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,15 @@ def describe_points(config: RunConfig, problem: PointsProblem) -> list[str]:
     classes = f", of {len(data.classes)} classes" if data.labels is not None else ""
     scaled = ", standardised" if settings.is_standardised() else ""
     return [f"points of {settings.source_name()}{classes}{scaled}: {sizes}{columns}"]
+
+
+def named_models(run: OpenedRun) -> dict[str, Any]:
+    """The trained models by what they are called, of several members with their numbers, in the members' order."""
+    return {
+        label if len(models) == 1 else f"{label} {i + 1}": model
+        for label, models in run.models().items()
+        for i, model in enumerate(models)
+    }
 
 
 def _read(settings: PointsData, seed: int) -> tuple[PointSet, tuple[int, ...]]:
