@@ -3,8 +3,8 @@
     taskset -c 0 python tests/bench/flow_matching.py [steps]
 
 Both with a network of 4 layers of 64 (SELU), batch 256 and Adam at 1e-3, as in torchcfm's notebook, in one process;
-torchcfm where it is installed (`pip install --no-deps torchcfm pot`, beside torch). Our pairs by transport are made once, their time counted. Each is scored by W2 to
-fresh points, beside its floor.
+torchcfm where it is installed, by `pip install --no-deps torchcfm pot` beside torch. Our pairs by transport are made
+once, their time counted. Each is scored by W2 to fresh points, beside its floor.
 """
 
 import importlib.util
