@@ -294,3 +294,12 @@ def test_update_of_ones_own_is_trained_like_any():
     state = run(with_ema(Update(GRADIENT.init, apply), 0.5), AVERAGED.init({"mean": jnp.ones(())}), 20)
     assert int(state.step) == 20
     assert abs(float(state.averaged["mean"])) < 0.2
+
+
+def test_update_that_changes_what_a_state_is_made_of_is_refused():
+    def grow(state, batch, key):
+        new, report = GRADIENT(state, batch, key)
+        return eqx.tree_at(lambda s: s.opt_state, new, (new.opt_state, new.step)), report
+
+    with pytest.raises(ValueError, match="must leave the state's structure as it was"):
+        Update(GRADIENT.init, grow).compiled(GRADIENT.init({"mean": jnp.zeros(())}), DATA, [0, 1], jax.random.key(0))

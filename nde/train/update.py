@@ -1,7 +1,7 @@
 """How a training step changes the state: by a gradient, by a game of two players, with an average of the parameters."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,8 +9,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree
 
 from nde.train.state import BatchLoss, LossFunction, StepReport, TrainState, tree_where
 
@@ -48,14 +49,43 @@ class Update:
         is not finite is not made: the state comes back unchanged.
         """
 
-        # It lies on the update and not in a global cache, so that both, and what the loss refers to, can be freed.
+        # It lies on the update and not in a global cache, so that both, and what the loss refers to, can be freed. The
+        # state goes in and out as a list of its arrays: to take a tree of modules apart took half of a small step.
         @eqx.filter_jit
-        def step(state: TrainState, data: PyTree, indices: Array, key: PRNGKeyArray) -> tuple[TrainState, StepReport]:
+        def step(arrays: list[Array], static: _Static, data: PyTree, indices: ArrayLike, key: PRNGKeyArray):
+            state = static.join(arrays)
             batch = jax.tree.map(lambda x: x[indices], data)
             new, report = self.apply(state, batch, jax.random.fold_in(key, state.step))
-            return tree_where(report.is_finite, new, state), report
+            if _apart(new)[1] != static:
+                raise ValueError("An update must leave the state's structure as it was, and what is no array in it.")
+            return _apart(tree_where(report.is_finite, new, state))[0], report
 
-        return lambda state, data, indices, key: step(state, data, jnp.asarray(indices), key)
+        def call(state, data, indices, key):
+            arrays, static = _apart(state)
+            indices = indices if eqx.is_array(indices) else np.asarray(indices)  # numpy's: jit moves them itself
+            arrays, report = step(arrays, static, data, indices, key)
+            return static.join(arrays), report
+
+        return call
+
+
+@dataclass(frozen=True)
+class _Static:
+    """A tree without its arrays: its structure, and its leaves with `None` for each array."""
+
+    structure: Any
+    leaves: tuple[Any, ...]
+
+    def join(self, arrays: Sequence[Array]) -> Any:
+        """The tree with these arrays."""
+        left = iter(arrays)
+        return jax.tree.unflatten(self.structure, [next(left) if x is None else x for x in self.leaves])
+
+
+def _apart(tree: Any) -> tuple[list[Array], _Static]:
+    leaves, structure = jax.tree.flatten(tree)
+    arrays = [x for x in leaves if eqx.is_array(x)]
+    return arrays, _Static(structure, tuple(None if eqx.is_array(x) else x for x in leaves))
 
 
 @dataclass(frozen=True, eq=False)
