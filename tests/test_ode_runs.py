@@ -251,7 +251,7 @@ def test_config_that_does_not_fit_its_data_is_refused_before_a_folder_is_made(co
 @pytest.mark.parametrize(
     ("config", "override", "message"),
     [
-        (LYNX, "model.known.known=lorenz", "no system known = 'lorenz'; the systems are lotka_volterra, pendulum"),
+        (LYNX, "model.known.known=lorentz", "no system known = 'lorentz'; the systems are lotka_volterra, logistic"),
         (LYNX, "model.known.parameters.brith=1.0", "lotka_volterra has no parameter 'brith'; its parameters are birth"),
         (LYNX, "model.hybrid.parameters.birth=-1.0", "'birth' needs a start strictly between its bounds"),
         (

@@ -40,6 +40,8 @@ PUBLIC = {
     "LogField": lambda: nde.LogField(nde.MLPField(2, 4, 1, key=KEY)),
     "MLPField": lambda: nde.MLPField(2, 4, 1, scale=1, key=KEY),
     "Parameter": lambda: nde.Parameter(1, lower=0),
+    "NormalPrior": lambda: nde.fields.NormalPrior(1, 2),
+    "LogNormalPrior": lambda: nde.fields.LogNormalPrior(1, 2),
     "StandardField": lambda: nde.StandardField(nde.MLPField(1, 4, 1, key=KEY), location=[0], scale=[1], rate=[1]),
     "PathScaledField": lambda: nde.fields.PathScaledField(nde.CDEField(2, 3, 4, 1, key=KEY), [1, 1, 1]),
     "ControlledField": lambda: nde.ControlledField(2, 3, 4, 1, key=KEY),

@@ -29,8 +29,10 @@ field to use another.
 | `nde.fields.CDEField` | a bounded matrix, `(state, path)` | array |
 | `nde.fields.LinearCDEField` | linear, dense or of a structure, `(state, path)` | array |
 
-Known systems by name, with their parameters to be learned: `nde.fields.lotka_volterra`,
-`nde.fields.pendulum`. Drift and diffusion of the stable neural SDEs by name: `nde.fields.sde_pair`.
+Known systems by name, with their parameters to be learned: the table of `nde.fields.systems`, such as
+`nde.fields.lotka_volterra` and `nde.fields.one_compartment`. What is believed of a parameter before the data are seen:
+`nde.fields.NormalPrior`, `nde.fields.LogNormalPrior`; of all of a model's, `nde.fields.log_prior`. Drift and diffusion
+of the stable neural SDEs by name: `nde.fields.sde_pair`.
 
 For those who build models of them: `nde.fields.check_field` (the output is a rate of change of the state). What a field
 says of itself, through whatever wraps it: `nde.fields.state_names`, `nde.fields.parameter_values`,
@@ -65,10 +67,36 @@ from nde.fields.linear_cde import LinearCDEField as LinearCDEField
 from nde.fields.linear_mlp import LinearMLPField as LinearMLPField, silence_last_layer as silence_last_layer
 from nde.fields.ltc import LTCField as LTCField
 from nde.fields.mlp import MLPField as MLPField
-from nde.fields.parameter import inverse_softplus as inverse_softplus, Parameter as Parameter
+from nde.fields.parameter import (
+    inverse_softplus as inverse_softplus,
+    log_prior as log_prior,
+    Parameter as Parameter,
+)
 from nde.fields.path_scaled import PathScaledField as PathScaledField
+from nde.fields.priors import (
+    AbstractPrior as AbstractPrior,
+    LogNormalPrior as LogNormalPrior,
+    NormalPrior as NormalPrior,
+)
 from nde.fields.sde_pairs import SDE_KINDS as SDE_KINDS, sde_pair as sde_pair, SDEPair as SDEPair
-from nde.fields.systems import lotka_volterra as lotka_volterra, pendulum as pendulum, SYSTEMS as SYSTEMS
+from nde.fields.systems import (
+    cart_pole as cart_pole,
+    fitzhugh_nagumo as fitzhugh_nagumo,
+    glycolysis as glycolysis,
+    logistic as logistic,
+    lorenz as lorenz,
+    lotka_volterra as lotka_volterra,
+    one_compartment as one_compartment,
+    pendulum as pendulum,
+    planar_quadrotor as planar_quadrotor,
+    robertson as robertson,
+    seir as seir,
+    sir as sir,
+    SYSTEMS as SYSTEMS,
+    two_compartment as two_compartment,
+    van_der_pol as van_der_pol,
+    white_dwarf as white_dwarf,
+)
 from nde.fields.time_diffusion import LinearNoise as LinearNoise, TimeDiffusion as TimeDiffusion
 from nde.solvers import check_noise as check_noise
 from nde.terms import (
