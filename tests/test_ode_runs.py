@@ -121,6 +121,19 @@ def test_multiple_shooting_starts_on_the_data_and_lowers_the_loss(tmp_path):
     assert losses[-1] < losses[0]
 
 
+def test_polish_goes_on_after_the_steps_and_lowers_the_loss(tmp_path):
+    config = CONFIGS / "hybrid_lynx_hare.toml"
+    options = ["train.polish=6", "train.members=1", "model=known", "evaluate.samples=50", "objective.grow=0.2"]
+    result = invoke("fit", config, *FEW, *options, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    losses = [row["nll"] for row in rows_of(tmp_path / "run", 0) if "nll" in row]
+    assert len(losses) == 12
+    assert losses[-1] < losses[6] - 0.1
+    refused = invoke("fit", "--resume", tmp_path / "run", "train.polish=9")
+    assert refused.exit_code == 2
+    assert "train.polish" in refused.stderr
+
+
 def test_own_table_is_fitted(tmp_path):
     table = tmp_path / "t.csv"
     rows = [(f"s{i}", t, np.exp(-0.5 * t) * (i + 1), 1.0 + t) for i in range(8) for t in (0.0, 0.5, 1.0)]
@@ -236,6 +249,11 @@ LYNX, SPIRAL = "hybrid_lynx_hare.toml", "neural_ode_spiral.toml"
     [
         (LYNX, ["observe.observed.lynx=wolf"], "channel 'lynx' observes the state 'wolf', but the states are prey"),
         (LYNX, ["observe.observed.fox=prey"], "names the channels hare, lynx, fox, but the data have hare, lynx"),
+        (
+            SPIRAL,
+            ["train.polish=5", "train.batch_size=4"],
+            "train.polish lowers the loss of all 27 series at once: set train.batch_size to as many (now 4)",
+        ),
         (LYNX, ["data.test_after=99"], "no value is left to score"),
         (SPIRAL, ["observe.states=['x', 'y', 'z']"], "needs all of the states x, y, z in the first row"),
     ],
@@ -268,6 +286,8 @@ def test_config_that_does_not_fit_its_data_is_refused_before_a_folder_is_made(co
         (LYNX, "data.validate_after=16.0", "validate_after = 16 must lie before test_after = 15.5"),
         (SPIRAL, "model=known", "model.known: missing; set it in the file or as model.known=VALUE"),
         (LYNX, "model.hybrid.known=pendulum", "pendulum has no parameter 'birth'; its parameters are"),
+        (LYNX, "train={polish=5, patience=2}", "polish = 5 does not go with patience = 2"),
+        (LYNX, "train={polish=5, ema=0.9}", "polish = 5 does not go with ema = 0.9"),
         (SPIRAL, "observe.start=learned", "set data.test_after"),
         (
             SPIRAL,

@@ -34,6 +34,7 @@ from nde.train import (
     read_metrics,
     Schedule,
     terminated_as_interrupted,
+    then_lbfgs,
 )
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((12, 3)))
@@ -377,3 +378,37 @@ def test_termination_is_an_interruption_within_the_context_alone():
     with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def valley(model, batch, step, key):
+    """Rosenbrock's function, whose minimum, zero at (1, 1), lies in a bent valley."""
+    x, y = model
+    value = (1 - x) ** 2 + 100 * (y - x**2) ** 2 + 0 * jnp.sum(batch)
+    return BatchLoss(value, {}, jnp.broadcast_to(value, batch.shape))
+
+
+def test_lbfgs_after_adam_finds_the_minimum_that_adam_alone_does_not():
+    losses = {}
+    for name, optimiser in {"adam": optax.adam(1e-2), "polished": then_lbfgs(optax.adam(1e-2), after=20)}.items():
+        update = gradient_update(valley, optimiser)
+        state = update.init(jnp.array([-1.2, 1.0]))
+        for step in range(60):
+            state, report = update.compiled(state, jnp.ones(1), jnp.arange(1), jax.random.key(0))
+            if step == 19:
+                losses.setdefault("first", []).append(state.model)
+        losses[name] = float(valley(state.model, jnp.ones(1), 0, None).loss)
+    np.testing.assert_array_equal(*losses["first"])
+    assert losses["adam"] > 1
+    assert losses["polished"] < 1e-12
+
+
+def test_lbfgs_compiles_once_and_resumes_where_it_was():
+    update = gradient_update(valley, then_lbfgs(optax.adam(1e-2), after=3))
+    state, states = update.init(jnp.array([-1.2, 1.0])), []
+    for _ in range(8):
+        state, _ = update.compiled(state, jnp.ones(1), jnp.arange(1), jax.random.key(0))
+        states.append(state)
+    again, _ = update.compiled(states[5], jnp.ones(1), jnp.arange(1), jax.random.key(0))
+    assert_trees_all_equal(again, states[6])
+    with pytest.raises(ValueError, match="needs after >= 0 and memory >= 1, but got -1 and 20"):
+        then_lbfgs(optax.adam(1e-2), after=-1)

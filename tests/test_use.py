@@ -35,6 +35,7 @@ PUBLIC = {
     "HamiltonianField": lambda: nde.HamiltonianField(2, 4, 1, damping=True, forcing=lambda t: jnp.ones(1), key=KEY),
     "Hybrid": lambda: nde.Hybrid(lambda t, y, args: y, nde.MLPField(2, 4, 1, key=KEY)),
     "KnownField": lambda: nde.fields.lotka_volterra(1, 1, 1, 1),
+    "LibraryField": lambda: nde.fields.LibraryField(nde.fields.library(["x", "y"]), np.ones((6, 2), int)),
     "LinearCDEField": lambda: nde.LinearCDEField(2, 3, scale=1, key=KEY),
     "LinearMLPField": lambda: nde.LinearMLPField(2, 4, 1, rate=1, key=KEY),
     "LogField": lambda: nde.LogField(nde.MLPField(2, 4, 1, key=KEY)),

@@ -2,8 +2,9 @@
 
 from typing import ClassVar, Literal
 
+import optax
 import pydantic
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from nde.config.models import system_states
 from nde.config.observe import ObserveConfig
@@ -11,6 +12,7 @@ from nde.config.run import RunConfig
 from nde.config.sections import Section, TrainConfig
 from nde.config.table import TableData
 from nde.objectives import TrajectoryFit
+from nde.train import then_lbfgs
 
 
 class DynamicsData(TableData):
@@ -66,10 +68,30 @@ class TrajectoryFitConfig(Section):
 
 
 class DynamicsTrain(TrainConfig):
-    """`[train]`: the loop and the optimiser."""
+    """`[train]`: the loop and the optimiser.
+
+    After the `steps` of Adam come `polish` steps of L-BFGS with a line search (`nde.train.then_lbfgs`), on the same
+    loss, of all series at once. They are steps like the others: validated, kept if best, and resumed.
+    """
 
     learning_rate: PositiveFloat = 1e-2
     weight_decay: NonNegativeFloat = 0.0
+    polish: NonNegativeInt = 0
+
+    @pydantic.model_validator(mode="after")
+    def _check_polish(self) -> "DynamicsTrain":
+        for key, off in (("patience", 0), ("ema", None)):
+            if self.polish and getattr(self, key) != off:
+                raise ValueError(f"polish = {self.polish} does not go with {key} = {getattr(self, key):g}")
+        return self
+
+    @property
+    def all_steps(self) -> int:
+        return self.steps + self.polish
+
+    def optimiser(self) -> optax.GradientTransformation:
+        adam = super().optimiser()
+        return then_lbfgs(adam, after=self.steps) if self.polish else adam
 
 
 class DynamicsEvaluate(Section):

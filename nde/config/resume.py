@@ -11,10 +11,11 @@ CHANGEABLE = (
 """How it is trained and how its equations are solved, and neither what is trained nor on what."""
 
 # Members are models; an average began with the training, or there is none; the scores of other validations would be
-# compared with those of before; a flow whose end of time is penalised has it as a parameter; and segments have starts
+# compared with those of before; what L-BFGS remembers is in the optimiser's state from the start, or is not; a flow
+# whose end of time is penalised has it as a parameter; and segments have starts
 # of their own, which are learned.
 FIXED = (
-    "regularise.penalties.end_time", "train.ema", "train.members", "train.validation_samples",
+    "regularise.penalties.end_time", "train.ema", "train.members", "train.polish", "train.validation_samples",
     "train.validation_series", "objective.name", "objective.shooting", "objective.segments", "objective.bootstrap",
 )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import optax
 import pydantic
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -42,20 +43,28 @@ class TrainConfig(Section):
     patience: NonNegativeInt = 0
     log_every: PositiveInt = 10
 
+    @property
+    def all_steps(self) -> int:
+        """The steps of the whole training."""
+        return self.steps
+
+    def optimiser(self) -> optax.GradientTransformation:
+        """What moves the parameters."""
+        return adam_with_warmup(
+            learning_rate=self.learning_rate,
+            steps=self.steps,
+            warmup=self.warmup,
+            weight_decay=self.weight_decay,
+            clip=self.clip,
+        )
+
 
 def build_update(config: TrainConfig, loss: LossFunction) -> Update:
     """What a step of a config does to lower a loss."""
-    optimiser = adam_with_warmup(
-        learning_rate=config.learning_rate,
-        steps=config.steps,
-        warmup=config.warmup,
-        weight_decay=config.weight_decay,
-        clip=config.clip,
-    )
-    update = gradient_update(loss, optimiser)
+    update = gradient_update(loss, config.optimiser())
     return update if config.ema is None else with_ema(update, config.ema)
 
 
 def build_schedule(config: TrainConfig) -> Schedule:
     """When the loop of a config validates and ends."""
-    return Schedule(steps=config.steps, every=config.validate_every, patience=config.patience)
+    return Schedule(steps=config.all_steps, every=config.validate_every, patience=config.patience)

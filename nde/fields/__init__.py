@@ -18,6 +18,7 @@ field to use another.
 | `nde.fields.AugmentedField` | any field with room for more states | pair `(y, a)` |
 | `nde.fields.KnownField` | your function, with bounded `nde.fields.Parameter`s | what the function takes |
 | `nde.fields.Hybrid` | a known field plus a network, from zero, on chosen states | array |
+| `nde.fields.LibraryField` | named candidate functions times learnable coefficients | array |
 | `nde.fields.LogField` | any field of positive states, for their logarithms | array |
 | `nde.fields.AffineField` | any field of states in their own units, for standardised ones | array |
 | `nde.fields.StandardField` | any field in standard units | array |
@@ -28,6 +29,8 @@ field to use another.
 | `nde.fields.ControlledField` | a network of the state and of a path's value, which is its `args` | array |
 | `nde.fields.CDEField` | a bounded matrix, `(state, path)` | array |
 | `nde.fields.LinearCDEField` | linear, dense or of a structure, `(state, path)` | array |
+
+Candidates for a `nde.fields.LibraryField`: `nde.fields.library`.
 
 Known systems by name, with their parameters to be learned: the table of `nde.fields.systems`, such as
 `nde.fields.lotka_volterra` and `nde.fields.one_compartment`. What is believed of a parameter before the data are seen:
@@ -42,6 +45,7 @@ What a diffusion says of its noise, and the terms made of it, are those of `nde.
 """
 
 from nde.fields.augmented import AugmentedField as AugmentedField
+from nde.fields.candidates import Candidate as Candidate, Library as Library, library as library
 from nde.fields.cde import CDEField as CDEField
 from nde.fields.checks import check_field as check_field
 from nde.fields.concat_squash import ConcatSquashField as ConcatSquashField
@@ -63,6 +67,7 @@ from nde.fields.general_diffusion import GeneralDiffusion as GeneralDiffusion
 from nde.fields.hamiltonian import HamiltonianField as HamiltonianField
 from nde.fields.hybrid import Hybrid as Hybrid
 from nde.fields.known import KnownField as KnownField
+from nde.fields.library_field import LibraryField as LibraryField
 from nde.fields.linear_cde import LinearCDEField as LinearCDEField
 from nde.fields.linear_mlp import LinearMLPField as LinearMLPField, silence_last_layer as silence_last_layer
 from nde.fields.ltc import LTCField as LTCField

@@ -195,7 +195,7 @@ class TrajectoryFit(eqx.Module):
         return jnp.asarray(first)[None]
 
     def _gap_weight(self, step: Array | int, times: Array) -> Float[Array, ""]:
-        share = jnp.asarray(step, times.dtype) / max(self.steps - 1, 1)
+        share = jnp.minimum(jnp.asarray(step, times.dtype) / max(self.steps - 1, 1), 1.0)
         return self.continuity * (self.continuity_end / self.continuity) ** share
 
 

@@ -67,6 +67,11 @@ from nde.report.scores import (
     score as score,
     Scores as Scores,
 )
+from nde.report.sparse import (
+    closed_form as closed_form,
+    ClosedForm as ClosedForm,
+    weak_closed_form as weak_closed_form,
+)
 from nde.report.transport import (
     bures_wasserstein as bures_wasserstein,
     DISTANCES as DISTANCES,

@@ -66,7 +66,7 @@ def _train_member(run, member: configs.Member, update, validate, console, interr
     start = int(state.step)
     every = config.train.validate_every
     progress = ProgressPrinter(
-        config.train.steps, start=start, title=member.title, validate_every=every, console=console
+        config.train.all_steps, start=start, title=member.title, validate_every=every, console=console
     )
     log = MetricsFile(run.metrics_path, member=member.index, every=config.train.log_every, start=start)
     size = min(config.train.batch_size, count)
@@ -75,7 +75,7 @@ def _train_member(run, member: configs.Member, update, validate, console, interr
         update,
         state,
         jax.tree.map(_to_device, examples.arrays),
-        index_batches(count, size, config.train.steps, seed=config.seed + member.index),
+        index_batches(count, size, config.train.all_steps, seed=config.seed + member.index),
         validate,
         configs.build_schedule(config.train),
         key=member_key(config, member.index, "training"),

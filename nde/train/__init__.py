@@ -23,6 +23,7 @@ from nde.train.interrupt import Interrupt as Interrupt, terminated_as_interrupte
 from nde.train.log import MetricsFile as MetricsFile, ProgressPrinter as ProgressPrinter, read_metrics as read_metrics
 from nde.train.loop import Callback as Callback, fit as fit, Outcome as Outcome, Schedule as Schedule
 from nde.train.optimiser import adam_with_warmup as adam_with_warmup
+from nde.train.polish import then_lbfgs as then_lbfgs
 from nde.train.state import (
     BatchLoss as BatchLoss,
     LossFunction as LossFunction,

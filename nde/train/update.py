@@ -136,7 +136,10 @@ class Player:
         # optax multiplies its count of steps, an integer, and norms over arrays of all dtypes with the gradient, which
         # strict promotion refuses. The state keeps its dtypes: with others the next step would compile anew.
         with jax.numpy_dtype_promotion("standard"):
-            changes, new = self.optimiser.update(gradient, opt_state, parameters)
+            optimiser = optax.with_extra_args_support(self.optimiser)  # what follows is for a line search
+            changes, new = optimiser.update(
+                gradient, opt_state, parameters, value=result.loss, grad=gradient, value_fn=lambda p: loss(p)[0]
+            )
             moved = eqx.combine(optax.apply_updates(parameters, changes), rest)
             norm = optax.tree.norm(gradient)
         if self.project is not None:

@@ -79,6 +79,11 @@ def resolve(config: DynamicsConfig, problem: DynamicsProblem) -> DynamicsConfig:
     **Raises:** `RunError` for a channel that observes a state which does not exist or a start that is not observed.
     """
     data, observe, panel = config.data, config.observe, problem.panel
+    if config.train.polish and config.train.batch_size < len(problem.series):
+        raise RunError(
+            f"train.polish lowers the loss of all {len(problem.series)} series at once: set train.batch_size to as "
+            f"many (now {config.train.batch_size})."
+        )
     states = system_states(config.model) or observe.states or panel.channels
     observed = observe.observed or {channel: channel for channel in panel.channels}
     if set(observed) != set(panel.channels):
