@@ -17,7 +17,9 @@ class ParameterValues:
         self.__dict__.update(values)
 
     def __getattr__(self, name: str) -> Array:
-        raise AttributeError(f"There is no parameter {name!r}; the known field's parameters are {sorted(vars(self))}.")
+        raise AttributeError(
+            f"There is no parameter {name!r}; the known field's parameters and inputs are {sorted(vars(self))}."
+        )
 
 
 class KnownField(eqx.Module):
@@ -39,8 +41,10 @@ class KnownField(eqx.Module):
       function.
     - `states`: names of the entries of `y`, so that others can point at them by name; optional.
 
-    **Call:** `field(t, y, args)`; returns the rates. `args` is not used. `y` may be any pytree that `function` takes,
-    and is one array of shape `(len(states),)` where the states have names.
+    **Call:** `field(t, y, args)`; returns the rates. Where `args` is a mapping of names to values, as of
+    `nde.paths.Inputs`, the function reads these too, and one by a parameter's name stands for the parameter: what is
+    known of one series. Other `args` are not used. `y` may be any pytree that `function` takes, and is one array of
+    shape `(len(states),)` where the states have names.
 
     **Raises:** `ValueError` for names that cannot be attributes, a parameter that is no `Parameter`, states named
     twice, or a state of another length than its names; `AttributeError` when the function reads a parameter that does
@@ -81,7 +85,8 @@ class KnownField(eqx.Module):
     def __call__(self, t: Any, y: Any, args: Any = None) -> Any:
         if self.states is not None and y.shape != (len(self.states),):
             raise ValueError(f"KnownField has the states {self.states}, but was given a state of shape {y.shape}.")
-        return self.function(t, y, ParameterValues(self.parameter_values()))
+        given = args if isinstance(args, Mapping) else {}
+        return self.function(t, y, ParameterValues({**self.parameter_values(), **given}))
 
 
 def _is_attribute(name: str) -> bool:

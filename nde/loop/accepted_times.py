@@ -102,7 +102,9 @@ class AcceptedTimes:
         row = jnp.minimum(index, self.stops.shape[-1] - 1)
         stop, before = self.batch.get(self.stops, row), self.batch.get(self.stops, jnp.maximum(index - 1, 0))
         before = jnp.where(index > 0, jnp.maximum(before, self.inputs.state.t), self.inputs.state.t)
+        # The proportion is a constant, of a second derivative too: beside a jump its parts are units in the last place.
         share = jnp.where(stop > before, (t - before) / jnp.where(stop > before, stop - before, 1), 1)
+        share = jax.lax.stop_gradient(share)
         inner = jnp.where((stop >= t) & (stop <= self.reached), share * inner, 0)
         return times._replace(stops=self.batch.add(times.stops, row[..., None], inner[..., None]))
 

@@ -9,6 +9,8 @@ from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 from nde.fields import check_field
 from nde.models.checks import check_times_and_state
 from nde.models.numerics import AbstractSolvingModel, Keywords, Numerics, numerics_of, Solved
+from nde.models.with_inputs import solve_with_inputs
+from nde.paths import Inputs
 from nde.regularise import AbstractRegulariser
 
 
@@ -39,6 +41,10 @@ class NeuralODE(AbstractSolvingModel):
     first among them: `y0`'s structure with a leading axis of times. `key` is accepted, so that all models are called
     alike, and not used. `model.solve(ts, y0, args, regulariser=regulariser, key=key)` gives the states, the penalty of
     a regulariser, which may draw, and the solver's statistics.
+
+    `args` is what the field gets, but for `nde.paths.Inputs`, constants, covariates and doses: the field gets their
+    values at `t` as a mapping of names, and steps end where they jump. With `steps_per_row` an ODE with inputs takes so
+    many steps between any two times of rows and inputs.
 
     **Raises:** `ValueError` if `ts` holds fewer than two times, or if the field's output is not what `y0` is; an error
     at run time if `ts` is not sorted or the solve fails.
@@ -72,6 +78,9 @@ class NeuralODE(AbstractSolvingModel):
     ) -> Solved:
         """The states at `ts`, and what the regulariser makes of the solve: see `nde.regularise`."""
         ts, y0 = check_times_and_state("NeuralODE", ts, y0, self.field)
+        if isinstance(args, Inputs):
+            check_field(self.field, ts[0], y0, args.at(ts[0]))
+            return solve_with_inputs(self.numerics, self.field, ts, y0, args, regulariser=regulariser, key=key)
         check_field(self.field, ts[0], y0, args)
         term, saveat = diffrax.ODETerm(self.field), diffrax.SaveAt(ts=ts)
         backward = ts[-1] < ts[0]

@@ -6,14 +6,17 @@ that solvers ask for.
 
 `nde.paths.series_path` is a path through an irregular series of data, some of whose values are missing. How it goes
 from one to the next is a row of `nde.paths.INTERPOLATIONS`. `nde.paths.StepPath` is an input that is held between its
-times. `nde.paths.signature` and its kin say what a path of
-straight lines did, in numbers that do not hang on how fast it was run through.
+times, `nde.paths.Doses` one that comes at once, `nde.paths.Inputs` all that a series brings to an equation.
+`nde.paths.signature` and its kin say what a path of straight lines did, in numbers that do not hang on how fast it was
+run through.
 """
 
 from nde.paths.brownian_grid import BrownianGrid as BrownianGrid
 from nde.paths.brownian_tree import VirtualBrownianTree as VirtualBrownianTree
 from nde.paths.counter import NOISE as NOISE
+from nde.paths.doses import Doses as Doses
 from nde.paths.hermite import hermite_path as hermite_path
+from nde.paths.inputs import covariate_path as covariate_path, Inputs as Inputs
 from nde.paths.levy_area import davie_foster_area as davie_foster_area, SpaceSpaceLevyArea as SpaceSpaceLevyArea
 from nde.paths.linear import linear_path as linear_path, rectilinear_path as rectilinear_path
 from nde.paths.lyndon import lyndon_coordinates as lyndon_coordinates, lyndon_words as lyndon_words
