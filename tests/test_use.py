@@ -90,7 +90,6 @@ PUBLIC = {
     "ScaledLikelihood": lambda: nde.objectives.ScaledLikelihood(nde.GaussianLikelihood(1), unit=[2]),
     "StudentTLikelihood": lambda: nde.StudentTLikelihood(2, scale=1, degrees=6),
     "Doses": lambda: nde.paths.Doses([0, 1], [[1], [2]]),
-    "LinearRows": lambda: nde.paths.covariate_path([0, 1], [1, 2], "linear"),
     "StepPath": lambda: nde.paths.StepPath([0, 1], [[1], [2]]),
     "RowWindows": lambda: nde.paths.RowWindows(2),
     "TimeWindows": lambda: nde.paths.TimeWindows(1, 3),
