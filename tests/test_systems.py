@@ -95,7 +95,7 @@ def test_cart_pole_conserves_energy_and_takes_the_work_of_its_force():
     y = solved(field, [0.0, 2.0, 0.3, -1.0], np.linspace(0, 5, 11))
     np.testing.assert_allclose(energy(y), energy(y)[0], atol=1e-8)
     at = jnp.array([0.1, 2.0, 0.3, -1.0])
-    rates = field.function(0.0, at, SimpleNamespace(cart=cart, pole=pole, length=length, force=0.7))
+    rates = field(0.0, at, {"force": 0.7})
     step = 1e-6 * np.asarray(rates)
     power = (energy((at + step)[None]) - energy((at - step)[None])) / 2e-6
     np.testing.assert_allclose(power, 0.7 * 0.3, rtol=1e-6)

@@ -73,6 +73,7 @@ PUBLIC = {
     "NeuralSDE": lambda: nde.NeuralSDE(
         nde.MLPField(2, 4, 1, key=KEY), nde.DiagonalDiffusion(2), solver=nde.Heun(), dt0=0.1
     ),
+    "Observation": lambda: nde.models.Observation(lambda t, y, p: y, ("a",)),
     "ObservedODE": lambda: nde.ObservedODE(
         nde.NeuralODE(nde.MLPField(2, 4, 1, key=KEY)), None, nde.GaussianLikelihood(1), (0,)
     ),

@@ -31,6 +31,7 @@ from nde.config.numerics import (
     SOLVERS as SOLVERS,
 )
 from nde.config.observe import DynamicsFacts as DynamicsFacts, ObserveConfig as ObserveConfig
+from nde.config.own_code import give_again as give_again, OwnCode as OwnCode
 from nde.config.parse import (
     ConfigError as ConfigError,
     load_config as load_config,

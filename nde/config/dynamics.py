@@ -54,8 +54,8 @@ class TrajectoryFitConfig(Section):
     residual_weight: NonNegativeFloat = 0.0
     bootstrap: bool = False
 
-    def build(self, steps: int) -> TrajectoryFit:
-        """The objective, of a training of so many steps."""
+    def build(self, steps: int, values: int) -> TrajectoryFit:
+        """The objective, of a training of so many steps on so many values."""
         return TrajectoryFit(
             shooting=self.shooting,
             continuity=self.continuity,
@@ -64,6 +64,7 @@ class TrajectoryFitConfig(Section):
             first=self.first,
             grow_steps=max(1, round(self.grow * steps)),
             residual_weight=self.residual_weight,
+            prior_weight=1 / values,
         )
 
 

@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pydantic
 import tomli_w
@@ -42,6 +42,8 @@ class ConfigError(ValueError):
 def load_config(config: "str | Path | Mapping[str, Any] | RunConfig", overrides: Sequence[str] = ()) -> RunConfig:
     """Read a run's config, a TOML file or nested dictionaries, with `section.key=value` overrides on top.
 
+    A config can name Python files, which are run: see `nde.config.own_code`.
+
     A value is read as TOML where it is TOML (`3`, `true`, `["a", "b"]`), else as a string. A key of a `[[model]]` is
     `model.key` where there is one, else `model.NAME.key` with its label, its name, or its place from zero; `model=NAME`
     leaves that one alone.
@@ -60,11 +62,12 @@ def load_config(config: "str | Path | Mapping[str, Any] | RunConfig", overrides:
         raise ConfigError(f"a config is a path, nested dictionaries or a validated config, but this is a {kind}.")
     for override in overrides:
         _override(tree, override, source)
-    return parse_config(tree, source=source)
+    folder = Path(config).parent if isinstance(config, str | Path) else None
+    return parse_config(tree, source=source, folder=folder)
 
 
-def parse_config(tree: Mapping[str, Any], *, source: str = "config") -> RunConfig:
-    """A validated config from nested dictionaries; `source` names it in messages."""
+def parse_config(tree: Mapping[str, Any], *, source: str = "config", folder: Path | None = None) -> RunConfig:
+    """A validated config from nested dictionaries; `source` names it in messages, and `folder` is where it lies."""
     task = tree.get("task")
     if "kind" in tree or "kind" in (tree["model"] if isinstance(tree.get("model"), Mapping) else ()):
         kind = tree.get("kind", "latent_sde")
@@ -79,8 +82,8 @@ def parse_config(tree: Mapping[str, Any], *, source: str = "config") -> RunConfi
     models = _models(tree, source)
     try:
         places = ["model"] if len(models) == 1 else [f"model.{place}" for place in range(len(models))]
-        read = [_read_model(config, place, one) for place, one in zip(places, models, strict=True)]
-        return config.model_validate({**tree, "model": tuple(read)})
+        read = [_read_model(config, place, one, folder) for place, one in zip(places, models, strict=True)]
+        return config.model_validate({**tree, "model": tuple(read)}, context={"folder": folder})
     except pydantic.ValidationError as error:
         raise ConfigError(f"{source}: {_first_complaint(error, config)}") from None
     except ValueError as error:
@@ -107,14 +110,14 @@ def _copied(tree: Any) -> Any:
     return [_copied(value) for value in tree] if isinstance(tree, list | tuple) else tree
 
 
-def _read_model(config: type[RunConfig], place: str, given: Mapping[str, Any]) -> Any:
+def _read_model(config: type[RunConfig], place: str, given: Mapping[str, Any], folder: Path | None) -> Any:
     name = given.get("name", config.default_model)
     try:
         section = section_of(config.model_fields["task"].default, name)
     except ValueError as error:
         raise ValueError(f"{place}.name: {error}.") from None
     try:
-        return section.model_validate({**given, "name": name})
+        return section.model_validate({**given, "name": name}, context={"folder": folder})
     except pydantic.ValidationError as error:
         raise ValueError(_first_complaint(error, section, f"{place}.")) from None
 
@@ -209,5 +212,10 @@ def _first_complaint(error: pydantic.ValidationError, config: type[Section], pre
 def _known_keys(config: type[Section], places: list[str]) -> list[str]:
     section: Any = config
     for place in places:
+        if get_origin(section) is dict:  # whose keys are the user's
+            section = get_args(section)[1]
+            continue
         section = section.model_fields[place].annotation
+        if not hasattr(section, "model_fields") and get_origin(section) is not dict:  # an optional section
+            section = next(each for each in get_args(section) if hasattr(each, "model_fields"))
     return list(section.model_fields)

@@ -8,6 +8,7 @@ from pydantic import Field, SerializeAsAny
 
 from nde.config.models import MODELS, models_of, ModelSection
 from nde.config.numerics import SolverConfig
+from nde.config.own_code import OwnCode
 from nde.config.regularise import RegulariseConfig
 from nde.config.sections import Section, TrainConfig
 from nde.regularise import STEP_ESTIMATES
@@ -65,6 +66,11 @@ class RunConfig(Section):
                     why = f"solver.adjoint = '{adjoint}'"
                 self.regularise.check(served, why, moves_end=section.moves_end)
         return self
+
+    def own_code(self) -> list[OwnCode]:
+        """The code of the user's own that it names, of which a run's folder keeps a copy."""
+        named = [section.own_code() for section in (*self.model, getattr(self, "observe", None)) if section is not None]
+        return list(dict.fromkeys(code for code in named if code is not None))
 
     def members(self) -> list[Member]:
         """All that are trained, in order: the members of the first `[[model]]`, then those of the next."""

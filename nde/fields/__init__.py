@@ -57,6 +57,7 @@ from nde.fields.coordinates import (
     StandardField as StandardField,
 )
 from nde.fields.described import (
+    parameter_units as parameter_units,
     parameter_values as parameter_values,
     residual_rates as residual_rates,
     state_names as state_names,
@@ -66,13 +67,14 @@ from nde.fields.gated import GatedField as GatedField
 from nde.fields.general_diffusion import GeneralDiffusion as GeneralDiffusion
 from nde.fields.hamiltonian import HamiltonianField as HamiltonianField
 from nde.fields.hybrid import Hybrid as Hybrid
-from nde.fields.known import KnownField as KnownField
+from nde.fields.known import KnownField as KnownField, ParameterValues as ParameterValues
 from nde.fields.library_field import LibraryField as LibraryField
 from nde.fields.linear_cde import LinearCDEField as LinearCDEField
 from nde.fields.linear_mlp import LinearMLPField as LinearMLPField, silence_last_layer as silence_last_layer
 from nde.fields.ltc import LTCField as LTCField
 from nde.fields.mlp import MLPField as MLPField
 from nde.fields.parameter import (
+    has_prior as has_prior,
     inverse_softplus as inverse_softplus,
     log_prior as log_prior,
     Parameter as Parameter,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nde.fields.checks import check_sizes
-from nde.fields.described import parameter_values, residual_rates
+from nde.fields.described import parameter_units, parameter_values, residual_rates
 
 State = tuple[Float[Array, " state"], Float[Array, " extra"]]
 
@@ -48,6 +48,10 @@ class AugmentedField(eqx.Module):
     def parameter_values(self) -> dict[str, Array]:
         """The current value of each named parameter of the field within."""
         return parameter_values(self.field)
+
+    def parameter_units(self) -> dict[str, str]:
+        """The units of the parameters of the field within."""
+        return parameter_units(self.field)
 
     def residual_rates(self, t: Any, y: State, args: Any = None) -> State:
         """What a network adds within, as a pair of rates."""

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nde.fields.described import parameter_values, residual_rates, state_names
+from nde.fields.described import parameter_units, parameter_values, residual_rates, state_names
 
 
 class LogField(eqx.Module):
@@ -34,6 +34,10 @@ class LogField(eqx.Module):
     def parameter_values(self) -> dict[str, Array]:
         """The current value of each named parameter of the field within."""
         return parameter_values(self.field)
+
+    def parameter_units(self) -> dict[str, str]:
+        """The units of the parameters of the field within."""
+        return parameter_units(self.field)
 
     def residual_rates(self, t: Any, u: Float[Array, " state"], args: Any = None) -> Float[Array, " state"]:
         """What a network adds within, as rates of the logarithms."""
@@ -78,6 +82,10 @@ class AffineField(eqx.Module):
     def parameter_values(self) -> dict[str, Array]:
         """The current value of each named parameter of the field within."""
         return parameter_values(self.field)
+
+    def parameter_units(self) -> dict[str, str]:
+        """The units of the parameters of the field within."""
+        return parameter_units(self.field)
 
     def residual_rates(self, t: Any, z: Float[Array, " state"], args: Any = None) -> Float[Array, " state"]:
         """What a network adds within, as rates of the standardised states."""
@@ -136,6 +144,10 @@ class StandardField(eqx.Module):
     def parameter_values(self) -> dict[str, Array]:
         """The current value of each named parameter of the field within."""
         return parameter_values(self.field)
+
+    def parameter_units(self) -> dict[str, str]:
+        """The units of the parameters of the field within."""
+        return parameter_units(self.field)
 
     def residual_rates(self, t: Any, y: Float[Array, " state"], args: Any = None) -> Float[Array, " state"]:
         """What a network adds within to the rates of the states."""

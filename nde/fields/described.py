@@ -8,6 +8,7 @@ and a field that wraps another forwards them, in its own coordinates; `nde.field
 |---|---|---|
 | `state_names` | the names of the entries of `y`, or `None` | `None` |
 | `parameter_values()` | the current value of each named parameter, in its own units | `{}` |
+| `parameter_units()` | the units of the parameters that have one | `{}` |
 | `residual_rates(t, y, args)` | the part of the rates that a network adds to a known field | zeros |
 
 The functions here ask any callable.
@@ -29,6 +30,12 @@ def state_names(field: Callable[..., Any]) -> tuple[str, ...] | None:
 def parameter_values(field: Callable[..., Any]) -> dict[str, Array]:
     """The current value of each named parameter of a known field, in its own units, however it is wrapped."""
     says = getattr(field, "parameter_values", None)
+    return {} if says is None else says()
+
+
+def parameter_units(field: Callable[..., Any]) -> dict[str, str]:
+    """The unit of each named parameter that has one, however the field is wrapped."""
+    says = getattr(field, "parameter_units", None)
     return {} if says is None else says()
 
 

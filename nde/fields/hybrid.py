@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nde.fields.described import parameter_values, residual_rates, state_names
+from nde.fields.described import parameter_units, parameter_values, residual_rates, state_names
 
 
 class Hybrid(eqx.Module):
@@ -91,6 +91,10 @@ class Hybrid(eqx.Module):
     def parameter_values(self) -> dict[str, Array]:
         """The current value of each named parameter of the known field."""
         return parameter_values(self.known)
+
+    def parameter_units(self) -> dict[str, str]:
+        """The units of the parameters of the known field."""
+        return parameter_units(self.known)
 
     def residual_rates(self, t: Any, y: Float[Array, " state"], args: Any = None) -> Float[Array, " state"]:
         """What the network adds to each state: `correction`, and zero for the states that it does not act on."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nde.fields.parameter import Parameter
@@ -36,9 +37,9 @@ class KnownField(eqx.Module):
 
     **Arguments of the constructor:**
 
-    - `function`: `function(t, y, p)` that returns the rates, of the shape of `y`; it reads a parameter as `p.name`.
-    - `parameters`: a `nde.fields.Parameter` for each name. What is to stay fixed is no parameter: write it into the
-      function.
+    - `function`: `function(t, y, p)` that returns the rates, of the shape of `y` or, of an array, one number a state in
+      a list or a tuple; it reads a parameter as `p.name`.
+    - `parameters`: a `nde.fields.Parameter` for each name; one that is `fixed` stays as it is.
     - `states`: names of the entries of `y`, so that others can point at them by name; optional.
 
     **Call:** `field(t, y, args)`; returns the rates. Where `args` is a mapping of names to values, as of
@@ -47,8 +48,8 @@ class KnownField(eqx.Module):
     shape `(len(states),)` where the states have names.
 
     **Raises:** `ValueError` for names that cannot be attributes, a parameter that is no `Parameter`, states named
-    twice, or a state of another length than its names; `AttributeError` when the function reads a parameter that does
-    not exist, naming it and the known ones.
+    twice, a state of another length than its names, or another number of rates than states; `AttributeError` when the
+    function reads a parameter that does not exist, naming it and the known ones.
     """
 
     function: Callable[[Any, Any, Any], Any]
@@ -82,11 +83,26 @@ class KnownField(eqx.Module):
         """The current value of each parameter, by name, in its own units."""
         return {name: parameter.value for name, parameter in self.parameters.items()}
 
+    def parameter_units(self) -> dict[str, str]:
+        """The units of the parameters that have one."""
+        return {name: parameter.unit for name, parameter in self.parameters.items() if parameter.unit}
+
     def __call__(self, t: Any, y: Any, args: Any = None) -> Any:
         if self.states is not None and y.shape != (len(self.states),):
             raise ValueError(f"KnownField has the states {self.states}, but was given a state of shape {y.shape}.")
         given = args if isinstance(args, Mapping) else {}
-        return self.function(t, y, ParameterValues({**self.parameter_values(), **given}))
+        rates = self.function(t, y, ParameterValues({**self.parameter_values(), **given}))
+        return _stacked(rates, y) if isinstance(rates, list | tuple) and eqx.is_array(y) else rates
+
+
+def _stacked(rates: Sequence[Any], y: Array) -> Array:
+    """Rates that were given one by one, as an array of the type of the state."""
+    if len(rates) != len(y) or any(jnp.shape(rate) != () for rate in rates):
+        shapes = [jnp.shape(rate) for rate in rates]
+        raise ValueError(
+            f"KnownField needs a number for each of {len(y)} states, but got rates of the shapes {shapes}."
+        )
+    return jnp.stack([jnp.asarray(rate, y.dtype) for rate in rates])
 
 
 def _is_attribute(name: str) -> bool:

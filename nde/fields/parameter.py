@@ -112,9 +112,18 @@ def log_prior(tree: PyTree[Any]) -> Float[Array, ""]:
     Beside a mean negative log likelihood *per value*, of $N$ values in all, it counts $-\log p(\theta) / N$: so their
     sum is the log posterior density, in nats per value.
     """
-    found = [x for x in jax.tree.leaves(tree, is_leaf=_is_parameter) if _is_parameter(x) and x.prior is not None]
-    parts = [parameter.log_prior() for parameter in found]
+    parts = [parameter.log_prior() for parameter in _with_prior(tree)]
     return jnp.sum(jnp.stack(parts)) if parts else jnp.zeros(())
+
+
+def has_prior(tree: PyTree[Any]) -> bool:
+    """Whether a `nde.fields.Parameter` in a model has a prior, and is not fixed."""
+    return bool(_with_prior(tree))
+
+
+def _with_prior(tree: PyTree[Any]) -> list[Parameter]:
+    leaves = jax.tree.leaves(tree, is_leaf=_is_parameter)
+    return [x for x in leaves if _is_parameter(x) and x.prior is not None and not x.fixed]
 
 
 def _is_parameter(x: Any) -> bool:

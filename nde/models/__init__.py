@@ -75,6 +75,7 @@ from nde.models.numerics import (
     Numerics as Numerics,
     Solved as Solved,
 )
+from nde.models.observation import Observation as Observation
 from nde.models.observed_ode import observed_states as observed_states, ObservedODE as ObservedODE
 from nde.models.ode_rnn import ODERNN as ODERNN
 from nde.models.recurrence import linear_recurrence as linear_recurrence

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nde.fields import residual_rates
+from nde.fields import parameter_values, ParameterValues, residual_rates
 from nde.models.neural_ode import NeuralODE
+from nde.models.observation import Observation
 from nde.objectives import AbstractLikelihood
 
 
@@ -39,6 +40,8 @@ class ObservedODE(eqx.Module):
       for `nde.objectives.multiple_shooting`. `None` if starts are given by the caller.
     - `likelihood`: a law of one row `(channels,)` of $g(x)$.
     - `observed`: the state that each channel observes, an index.
+    - `observe`: in place of `observed`, which is then empty, a `nde.models.Observation` of the states in their own
+      units, $g(x_c) = g(h_c(t, y; p)) + \varepsilon_c$; it reads the parameters of the field.
     - `positive`: whether the states solved for are logarithms.
     - `log_noise`: whether $g$ is the logarithm, which needs `positive`.
 
@@ -57,24 +60,45 @@ class ObservedODE(eqx.Module):
     log_noise: bool = eqx.field(static=True, default=False)
     location: tuple[float, ...] | None = eqx.field(static=True, default=None)
     scale: tuple[float, ...] | None = eqx.field(static=True, default=None)
+    observe: Observation | None = None
 
     def __check_init__(self):
         if (self.location is None) != (self.scale is None):
             raise ValueError(f"ObservedODE needs both or none of {self.location=} and {self.scale=}.")
-        if min(self.observed, default=0) < 0 or (self.log_noise and not self.positive):
+        if min(self.observed, default=0) < 0 or (self.log_noise and not self.positive and self.observe is None):
             raise ValueError(
                 "ObservedODE needs indices of states from zero, and log_noise only with positive states, but got "
                 f"observed={self.observed}, positive={self.positive} and log_noise={self.log_noise}."
             )
 
-    def locations(self, ys: Float[Array, "*rows state"]) -> Float[Array, "*rows channels"]:
-        """Where $g(x)$ is centred, given what was solved for."""
+    def locations(
+        self, ys: Float[Array, "*rows state"], ts: Float[Array, "*rows"] | None = None
+    ) -> Float[Array, "*rows channels"]:
+        """Where $g(x)$ is centred, given what was solved for, and when; `ts` may be left out without `observe`."""
+        if self.observe is not None:
+            return self._observations(self.observe, ys, ts)
         chosen = np.array(self.observed)
         seen = jnp.stack([ys[..., i] for i in self.observed], axis=-1)
         if self.location is not None and self.scale is not None:
             location, scale = (np.array(x)[chosen].astype(seen.dtype) for x in (self.location, self.scale))
             seen = jnp.broadcast_to(location, seen.shape) + seen * jnp.broadcast_to(scale, seen.shape)
         return jnp.exp(seen) if self.positive and not self.log_noise else seen
+
+    def own_units(self, ys: Float[Array, "*rows state"]) -> Float[Array, "*rows state"]:
+        """The states themselves, given what was solved for."""
+        if self.location is not None and self.scale is not None:
+            location, scale = (np.asarray(x, ys.dtype) for x in (self.location, self.scale))
+            ys = jnp.broadcast_to(location, ys.shape) + ys * jnp.broadcast_to(scale, ys.shape)
+        return jnp.exp(ys) if self.positive else ys
+
+    def _observations(self, observe: Observation, ys: Array, ts: Array | None) -> Array:
+        if ts is None:
+            raise ValueError("ObservedODE.locations needs the times `ts`, for what is observed is a function of them.")
+        p = ParameterValues(parameter_values(self.ode.field))
+        states = self.own_units(ys).reshape(-1, ys.shape[-1])
+        found = jax.vmap(lambda t, y: observe(t, y, p))(jnp.broadcast_to(ts, ys.shape[:-1]).reshape(-1), states)
+        found = found.reshape(*ys.shape[:-1], -1)
+        return jnp.log(found) if self.log_noise else found
 
     def residual_rates(self, ts: Float[Array, " rows"], ys: Float[Array, "rows state"]) -> Float[Array, "rows state"]:
         """What the network of a `nde.fields.Hybrid` adds along states, in their coordinates; zero without one."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from nde.dtypes import as_floats
+from nde.fields import has_prior, log_prior
 from nde.objectives.likelihoods import AbstractLikelihood
 from nde.objectives.shooting import growing_horizon, multiple_shooting, solve_within
 from nde.objectives.terms import AbstractTerms
@@ -38,8 +39,8 @@ class TrajectoryModel(Protocol):
         """The law of a row of values around its locations."""
         ...
 
-    def locations(self, ys: Array, /) -> Array:
-        """Where the values lie, given the states."""
+    def locations(self, ys: Array, ts: Array, /) -> Array:
+        """Where the values lie, given the states and their times."""
         ...
 
     def residual_rates(self, ts: Array, ys: Array, /) -> Array:
@@ -55,6 +56,8 @@ class TrajectoryTerms(AbstractTerms):
     - `gap`: the squared gaps between segments, summed, and `gap_weight`, its weight in the loss; `None` without any.
     - `residual`: the mean square over rows and states of what a network adds, and `residual_weight`; `None` where that
       is zero.
+    - `prior`: the negative log prior of the model's parameters, the same for each example, and `prior_weight`; `None`
+      where no parameter has a prior.
     - `penalty`: see `nde.objectives.AbstractTerms`.
     """
 
@@ -64,13 +67,17 @@ class TrajectoryTerms(AbstractTerms):
     gap_weight: Float[Array, "*batch"] | None
     residual: Float[Array, "*batch"] | None
     residual_weight: float = eqx.field(static=True)
+    prior: Float[Array, "*batch"] | None = None
+    prior_weight: float = eqx.field(static=True, default=0.0)
     penalty: Float[Array, "*batch"] | None = None
 
     def mean(self) -> Float[Array, ""]:
-        r"""$\sum_i (\mathrm{nll}_i + \lambda\,\mathrm{gap}_i) / \sum_i n_i + \mu\,\overline{\mathrm{residual}}$."""
+        r"""$\sum_i (\mathrm{nll}_i + \lambda\,\mathrm{gap}_i) / \sum_i n_i + \mu\,\overline{\mathrm{residual}}
+        - \nu \log p(\theta)$."""
         whole = self.nll if self.gap is None or self.gap_weight is None else self.nll + self.gap_weight * self.gap
         mean = jnp.sum(whole) / jnp.sum(self.count)
-        return mean if self.residual is None else mean + self.residual_weight * jnp.mean(self.residual)
+        mean = mean if self.residual is None else mean + self.residual_weight * jnp.mean(self.residual)
+        return mean if self.prior is None else mean + self.prior_weight * jnp.mean(self.prior)
 
     def per_example(self) -> Float[Array, " batch"]:
         return self.nll
@@ -81,6 +88,8 @@ class TrajectoryTerms(AbstractTerms):
             parts["gaps"] = jnp.mean(self.gap)
         if self.residual is not None:
             parts["residual"] = jnp.mean(self.residual)
+        if self.prior is not None:
+            parts["prior"] = self.prior_weight * jnp.mean(self.prior)
         return parts
 
 
@@ -112,6 +121,8 @@ class TrajectoryFit(eqx.Module):
     - `first`, `grow_steps`: of the growing horizon, the share of the span to begin with, and the steps after which it
       is the whole.
     - `residual_weight`: $\mu$, of the mean square of what a `nde.fields.Hybrid` adds to its known field, per state.
+    - `prior_weight`: $\nu$, of the negative log prior of the model's parameters (`nde.fields.log_prior`): one over the
+      number of values of all series, for the loss to be the negative log posterior density per value.
 
     **Call:** `fit(model, times, values, weights, series, first, knots, step=0, key=None, regulariser=None)` for one
     series; returns `nde.objectives.TrajectoryTerms`.
@@ -138,12 +149,13 @@ class TrajectoryFit(eqx.Module):
     first: float = eqx.field(static=True, default=0.2)
     grow_steps: int = eqx.field(static=True, default=1)
     residual_weight: float = eqx.field(static=True, default=0.0)
+    prior_weight: float = eqx.field(static=True, default=0.0)
 
     def __check_init__(self):
         if self.shooting not in SHOOTING:
             raise ValueError(f"TrajectoryFit's shooting is one of {', '.join(SHOOTING)}, but got {self.shooting!r}.")
-        if self.continuity <= 0 or self.continuity_end <= 0 or self.residual_weight < 0:
-            raise ValueError(f"TrajectoryFit needs positive weights of continuity and residual, but got {self}.")
+        if self.continuity <= 0 or self.continuity_end <= 0 or min(self.residual_weight, self.prior_weight) < 0:
+            raise ValueError(f"TrajectoryFit needs positive weights, but got {self}.")
 
     def __call__(  # noqa: PLR0913  (its keywords are the interface)
         self,
@@ -178,13 +190,14 @@ class TrajectoryFit(eqx.Module):
             ys, seen = solve_within(model.ode, times, starts[0], horizon)
             weights = jnp.where(seen[:, None], weights, 0.0)
         # A missing value may be anything, and a NaN times a weight of zero would still be one in the gradient.
-        density = model.likelihood.log_prob(jnp.where(weights > 0, values, 0.0), model.locations(ys))
+        density = model.likelihood.log_prob(jnp.where(weights > 0, values, 0.0), model.locations(ys, times))
         nll = -jnp.sum(jnp.where(weights > 0, weights.astype(density.dtype) * density, 0.0))
         residual = jnp.mean(model.residual_rates(times, ys) ** 2) if self.residual_weight else None
         count = jnp.sum(weights).astype(nll.dtype)
+        prior = -log_prior(model) if self.prior_weight and has_prior(model) else None
         return TrajectoryTerms(
             nll=nll, count=count, gap=gap, gap_weight=weight, residual=residual,
-            residual_weight=self.residual_weight, penalty=penalty,
+            residual_weight=self.residual_weight, prior=prior, prior_weight=self.prior_weight, penalty=penalty,
         )  # fmt: skip
 
     def _starts(self, model: TrajectoryModel, series: Any, first: ArrayLike | None) -> Array:

@@ -9,6 +9,7 @@ figures/           training.png, and the task's own
 normaliser.json    of tasks that standardise their data: with what
 stack.json         of a forecast: the baselines, and what each weighs in the pool that forecasts
 data.parquet       the table, where it was a frame of polars or pandas
+my_model.py        of equations of one's own: a copy of their file
 
 Training, checkpoints, resume, the folder and the command line know no task, model or data set: they ask
 `nde.tasks.TASKS`.

@@ -3,7 +3,7 @@
 import math
 import numbers
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -61,20 +61,20 @@ class Run:
     def create(cls, folder: Path, config: configs.RunConfig, problem: Any) -> "Run":
         """Write what a run starts with, its resolved config, into an empty folder."""
         configs.save_config(config, folder / "config.toml")
+        for code in config.own_code():
+            code.keep(folder)
         TASKS[config.task].save(folder, config, problem)
         run = cls(folder, config)
         run.__dict__["problem"] = problem  # it need not be read again
         return run
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Run":
-        """Open a folder that `nde fit` made.
-
-        **Raises:** `RunError` if it is none.
-        """
+    def open(cls, folder: str | Path, *, given: Mapping[str, Any] | None = None) -> "Run":
+        """Open a folder that `nde fit` made; see `nde.open_run`."""
         folder = Path(folder)
         if not (folder / "config.toml").is_file():
             raise RunError(f"{folder}: no run is here (no config.toml); give the folder that `nde fit` made.")
+        configs.give_again(given or {})
         return cls(folder, _read_config(folder))
 
     @property
@@ -246,12 +246,19 @@ def _read_config(folder: Path, overrides: Sequence[str] = ()) -> configs.RunConf
     return config.model_copy(update={"data": config.data.model_copy(update={"path": str(kept)})})
 
 
-def open_run(folder: str | Path) -> Run:
+def open_run(folder: str | Path, *, given: Mapping[str, Any] | None = None) -> Run:
     """Open a folder that `nde.fit` or `nde fit` made.
 
-    **Raises:** `nde.runs.RunError` if it is none.
+    A run of equations of one's own opens by running the copy of their file that its folder keeps: see
+    `nde.config.own_code`.
+
+    **Arguments:** `given`: functions and modules that the run was made with in Python and that are in no file, under
+    the names by which the run knows them: it says them when it is made, and when they are missing.
+
+    **Raises:** `nde.runs.RunError` if it is no such folder; `nde.config.ConfigError` for a copy that was changed, or
+    an object that is not given.
     """
-    return Run.open(folder)
+    return Run.open(folder, given=given)
 
 
 def prepare(config: configs.RunConfig) -> tuple[configs.RunConfig, Any]:

@@ -58,6 +58,8 @@ def fit(
     except BaseException:
         shutil.rmtree(folder)  # it was made here, and holds nothing yet
         raise
+    for code in run.config.own_code():
+        console.print(code.said(), soft_wrap=True, highlight=False, markup=False)
     if not train(run, console):
         raise RunFailed(f"stopped by a signal; go on with: nde fit --resume {run.folder}")
     run.task.finish(run, run.problem)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from jaxtyping import PRNGKeyArray, PyTree
 
 from nde.config.numerics import build_numerics, MAX_STEPS, merged, RTOL, SolverConfig
+from nde.config.own_code import OwnCode
 from nde.config.sections import Section
 from nde.models import Numerics
 from nde.regularise import FIXED_STEPS
@@ -75,6 +76,10 @@ class ModelSection(Section):
     def called(self) -> str:
         """What it is called in tables, where `label` does not say."""
         return self.label or self.title
+
+    def own_code(self) -> OwnCode | None:
+        """Code of the user's own that it names, if any."""
+        return None
 
     @property
     def has_marginals(self) -> bool:

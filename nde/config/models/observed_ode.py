@@ -10,10 +10,13 @@ from jaxtyping import PRNGKeyArray
 from pydantic import Field, PositiveInt
 
 from nde.config.models.base import ModelSection
+from nde.config.models.equations import named_system, own_system, try_observation, try_rates
 from nde.config.numerics import build_numerics, SolverConfig
 from nde.config.observe import DynamicsFacts
-from nde.fields import AffineField, Hybrid, KnownField, LogField, MLPField, StandardField, SYSTEMS
-from nde.models import NeuralODE, observed_states, ObservedODE
+from nde.config.own_code import is_code, OwnCode, resolved
+from nde.config.parameters import ParameterConfig
+from nde.fields import AffineField, Hybrid, LogField, MLPField, parameter_values, StandardField, state_names
+from nde.models import NeuralODE, Observation, observed_states, ObservedODE
 from nde.objectives import GaussianLikelihood, ScaledLikelihood
 from nde.regularise import PENALTIES
 
@@ -24,7 +27,7 @@ class ObservedODEModel(ModelSection):
     tasks: ClassVar[tuple[str, ...]] = ("dynamics",)
     default_solver: ClassVar[SolverConfig] = SolverConfig(name="tsit5", rtol=1e-4, atol=1e-6)
 
-    def states(self) -> tuple[str, ...] | None:
+    def named_states(self) -> tuple[str, ...] | None:
         """The states that the model itself has names for."""
         return None
 
@@ -32,51 +35,94 @@ class ObservedODEModel(ModelSection):
         """The field of what is solved for: states, or their logarithms where `positive`, standardised."""
         raise NotImplementedError
 
+    def try_code(self, facts: DynamicsFacts) -> None:
+        """Refuse code of the user's own that can not be called, with a `ValueError`."""
+        if facts.observe is not None:
+            try_observation(facts.observe, facts.channels, {}, len(facts.states))
+
     def penalties(self, common: SolverConfig) -> list[str]:
         return [name for name in PENALTIES if name != "end_time"]
 
     def build(self, facts: DynamicsFacts, common: SolverConfig, *, key: PRNGKeyArray) -> ObservedODE:
+        self.try_code(facts)
         location, scale = np.array(facts.location), np.array(facts.scale)
         starts = None if facts.starts is None else (np.array(facts.starts) - location) / scale
         ode = NeuralODE(self.field(facts, key), numerics=build_numerics(self.merged_solver(common)))
         return ObservedODE(
             ode,
             None if starts is None else jnp.asarray(starts, jnp.result_type(float)),
-            ScaledLikelihood(GaussianLikelihood(len(facts.observed), scale=facts.noise_scale), unit=facts.noise_unit),
-            observed_states(facts.observed, facts.states),
+            ScaledLikelihood(GaussianLikelihood(len(facts.channels), scale=facts.noise_scale), unit=facts.noise_unit),
+            () if facts.observed is None else observed_states(facts.observed, facts.states),
             positive=facts.positive,
             log_noise=facts.noise == "log_normal",
             location=facts.location,
             scale=facts.scale,
+            observe=None if facts.observe is None else Observation(facts.observe.load(), facts.channels),
         )
 
 
 class KnownModel(ObservedODEModel):
-    """A system of `nde.fields.systems` alone: `known` names it, `parameters` are what its parameters start from."""
+    """An equation alone: a system of `nde.fields.systems` by name, or one of your own.
+
+    - `known`: the name of a system; or `"my_model.py:field"`, a Python function `f(t, y, p)` of the time, the states
+      and the parameters, read as `p.name`, that returns the rates, an array or a number a state; or an Equinox module,
+      such as a `nde.KnownField`. The file is found beside the config or in the working directory, and **is run**: see
+      `nde.config.own_code`. From Python the function or the module itself may stand here.
+    - `parameters`: of each what it starts from, a number or a table: `nde.config.parameters.ParameterConfig`. A file
+      may have them in `PARAMETERS`.
+    - `states`: the names of the states, for an equation of your own; else `STATES` of its file, else `observe.states`.
+
+    `nde fit` writes `known_sha256`, by which the run knows its copy of the file.
+    """
 
     name: Literal["known"] = "known"
     known: str
-    parameters: dict[str, float] = Field(default_factory=dict)
+    known_sha256: str | None = None
+    parameters: dict[str, ParameterConfig] = Field(default_factory=dict)
+    states: tuple[str, ...] | None = None
 
     title: ClassVar[str] = "known system"
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _find_code(cls, given: Any, info: pydantic.ValidationInfo) -> Any:
+        return resolved(given, "known", info)
+
     @pydantic.model_validator(mode="after")
     def _check_system(self) -> "KnownModel":
-        if self.known not in SYSTEMS:
-            raise ValueError(f"there is no system known = '{self.known}'; the systems are {', '.join(SYSTEMS)}")
-        names = SYSTEMS[self.known]().parameters
-        unknown = sorted(set(self.parameters) - set(names))
-        if unknown:
-            raise ValueError(f"{self.known} has no parameter '{unknown[0]}'; its parameters are {', '.join(names)}")
-        self.system()  # refuses a value out of its bounds
+        if self.own_code() is None and self.states is not None:
+            raise ValueError(f"states are for an equation of your own; those of {self.known} have names")
+        self.system()  # refuses an unknown parameter and a value out of its bounds
         return self
 
-    def system(self) -> KnownField:
-        """The named system, from its starting values."""
-        return SYSTEMS[self.known](**self.parameters)
+    def own_code(self) -> OwnCode | None:
+        """The code that `known` names, where it is no named system."""
+        return OwnCode(self.known, self.known_sha256) if is_code(self.known) else None
 
-    def states(self) -> tuple[str, ...] | None:
-        return self.system().states
+    def system(self) -> Callable[..., Any]:
+        """The field of the states in their own units, from its starting values."""
+        code = self.own_code()
+        return (
+            named_system(self.known, self.parameters)
+            if code is None
+            else own_system(code, self.parameters, self.states)
+        )
+
+    def named_states(self) -> tuple[str, ...] | None:
+        return state_names(self.system()) or self.states
+
+    def try_code(self, facts: DynamicsFacts) -> None:
+        field, code, count = self.system(), self.own_code(), len(facts.states)
+        values = parameter_values(field)
+        read = set(values) if code is None else try_rates(code, field, count)
+        if facts.observe is not None:
+            read |= try_observation(facts.observe, facts.channels, values, count)
+        unread = sorted(set(values) - read)
+        if unread and code is not None:
+            read_by = " and ".join(each.title for each in (code, facts.observe) if each is not None)
+            raise ValueError(
+                f"{read_by} never reads the parameter '{unread[0]}'; what is read: {', '.join(sorted(read))}"
+            )
 
     def field(self, facts: DynamicsFacts, key: PRNGKeyArray) -> Callable[..., Any]:
         known = self.system()
@@ -99,7 +145,9 @@ class HybridModel(KnownModel):
 
     @pydantic.model_validator(mode="after")
     def _check_residual(self) -> "HybridModel":
-        states = self.states() or ()
+        states = self.named_states()
+        if states is None:
+            return self  # `field` knows them
         for option in ("residual_states", "residual_inputs"):
             for name in getattr(self, option) or ():
                 if name not in states:
@@ -107,6 +155,9 @@ class HybridModel(KnownModel):
         return self
 
     def field(self, facts: DynamicsFacts, key: PRNGKeyArray) -> Callable[..., Any]:
+        for name in (*(self.residual_states or ()), *(self.residual_inputs or ())):
+            if name not in facts.states:
+                raise ValueError(f"residual: there is no state '{name}'; the states are {', '.join(facts.states)}")
         acts, sees = (
             [facts.states.index(name) for name in chosen or facts.states]
             for chosen in (self.residual_states, self.residual_inputs)
@@ -140,7 +191,7 @@ def system_states(models: Sequence[ModelSection]) -> tuple[str, ...] | None:
 
     **Raises:** `ValueError` if two disagree.
     """
-    named = {model.called(): model.states() for model in models if isinstance(model, ObservedODEModel)}
+    named = {model.called(): model.named_states() for model in models if isinstance(model, ObservedODEModel)}
     known = {label: states for label, states in named.items() if states is not None}
     if len(set(known.values())) > 1:
         said = "; ".join(f"{label}: {', '.join(states)}" for label, states in known.items())

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nde.config import DynamicsConfig
-from nde.fields import parameter_values
+from nde.fields import parameter_units, parameter_values
 from nde.models import ObservedODE
 from nde.report import AbstractForecast, coverage, NormalForecast, SampleForecast, score
 from nde.tasks.base import member_key, OpenedRun, TableEvaluation
@@ -142,7 +142,10 @@ def parameter_notes(models: dict[str, list[ObservedODE]]) -> list[str]:
     notes = []
     for method, members in models.items():
         found = [parameter_values(model.ode.field) for model in members]
-        ranges = [f"{name} {_spread_of([float(values[name]) for values in found])}" for name in found[0]]
+        units = {name: f" {unit}" for name, unit in parameter_units(members[0].ode.field).items() if unit != "1"}
+        ranges = [
+            f"{name} {_spread_of([float(values[name]) for values in found])}{units.get(name, '')}" for name in found[0]
+        ]
         if ranges:
             notes.append(f"{method}: {', '.join(ranges)}")
     return notes

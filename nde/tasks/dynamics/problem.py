@@ -42,7 +42,8 @@ def load(config: DynamicsConfig) -> DynamicsProblem:
     data = config.data
     panel = load_series(data)
     log = config.observe.noise == "log_normal"
-    if config.observe.positive and (panel.values[panel.mask] <= 0).any():
+    is_state = not isinstance(config.observe.observed, str)
+    if config.observe.positive and is_state and (panel.values[panel.mask] <= 0).any():
         raise RunError(f"{data.source()}: observe.positive needs positive values, but some are not.")
     values = np.log(np.where(panel.mask, panel.values, 1.0)) if log else panel.values
     if data.test_after is not None:
@@ -85,25 +86,22 @@ def resolve(config: DynamicsConfig, problem: DynamicsProblem) -> DynamicsConfig:
             f"many (now {config.train.batch_size})."
         )
     states = system_states(config.model) or observe.states or panel.channels
-    observed = observe.observed or {channel: channel for channel in panel.channels}
-    if set(observed) != set(panel.channels):
-        raise RunError(
-            f"observe.observed names the channels {', '.join(observed)}, but the data have {', '.join(panel.channels)}."
-        )
-    observed = {channel: observed[channel] for channel in panel.channels}
-    try:
-        indices = observed_states(observed, states)
-    except ValueError as error:
-        raise RunError(f"observe.observed: {error}") from None
+    observed, indices = _observed(observe, panel, states)
     if observe.start == "first_row" and not (set(indices) == set(range(len(states))) and panel.mask[:, 0].all()):
+        seen = (
+            "a function of them is observed"
+            if isinstance(observed, str)
+            else (f"the channels observe {', '.join(observed.values())}")
+        )
         raise RunError(
             f"observe.start = 'first_row' needs all of the states {', '.join(states)} in the first row of each series, "
-            f"but the channels observe {', '.join(observed.values())}; take observe.start = 'learned'."
+            f"but {seen}; take observe.start = 'learned'."
         )
     location, scale = _units(problem, observe, indices, len(states))
     update = {
         "states": states,
         "observed": observed,
+        "channels": panel.channels,
         "location": observe.location or location,
         "scale": observe.scale or scale,
         "noise_unit": observe.noise_unit or _noise_units(problem, observe),
@@ -116,14 +114,36 @@ def resolve(config: DynamicsConfig, problem: DynamicsProblem) -> DynamicsConfig:
     return config.model_copy(update={"data": data.model_copy(update=found), "observe": resolved})
 
 
+def _observed(observe: ObserveConfig, panel: Panel, states) -> tuple[dict[str, str] | str, tuple[int | None, ...]]:
+    """What each channel observes, and the index of that state; `None` for a function of the states.
+
+    A channel of a function that is named like a state is taken for it where the state's unit and start are found.
+    """
+    if isinstance(observe.observed, str):
+        return observe.observed, tuple(states.index(name) if name in states else None for name in panel.channels)
+    observed = observe.observed or {channel: channel for channel in panel.channels}
+    if set(observed) != set(panel.channels):
+        raise RunError(
+            f"observe.observed names the channels {', '.join(observed)}, but the data have {', '.join(panel.channels)}."
+        )
+    observed = {channel: observed[channel] for channel in panel.channels}
+    try:
+        return observed, observed_states(observed, states)
+    except ValueError as error:
+        raise RunError(f"observe.observed: {error}") from None
+
+
 def _units(problem: DynamicsProblem, observe: ObserveConfig, indices, count: int):
-    """Mean and standard deviation of each observed state as it is solved for; 0 and the largest scale of others."""
+    """Mean and standard deviation of each observed state as it is solved for; 0 and the largest scale of others, 1
+    where none is observed."""
     solved = solved_values(problem, observe)
     location, scale = np.zeros(count), np.full(count, np.nan)
     for channel, state in enumerate(indices):
+        if state is None:
+            continue
         seen = solved[..., channel][problem.fit[..., channel]]
         location[state], scale[state] = seen.mean(), seen.std()
-    scale = np.where(np.isnan(scale), np.nanmax(scale), scale)
+    scale = np.where(np.isnan(scale), np.nanmax(scale) if np.isfinite(scale).any() else 1.0, scale)
     return tuple(location.tolist()), tuple(scale.tolist())
 
 
@@ -138,7 +158,7 @@ def _noise_units(problem: DynamicsProblem, observe: ObserveConfig) -> tuple[floa
 def solved_values(problem: DynamicsProblem, observe: ObserveConfig) -> np.ndarray:
     """The values in the coordinates that are solved: logarithms for positive states."""
     mask, values = problem.panel.mask, problem.panel.values
-    return np.log(np.where(mask, values, 1.0)) if observe.positive else values
+    return np.log(np.where(mask & (values > 0), values, 1.0)) if observe.positive else values
 
 
 def knots(config: DynamicsConfig, problem: DynamicsProblem) -> np.ndarray:
@@ -159,7 +179,7 @@ def _starts(config: DynamicsConfig, observe: ObserveConfig, problem: DynamicsPro
     for channel, state in enumerate(indices):
         for series in range(len(times)):
             seen = mask[series, :, channel]
-            if seen.any():
+            if state is not None and seen.any():
                 rows, values = problem.panel.times[series][seen], solved[series, seen, channel]
                 starts[series, :, state] = np.interp(times[series], rows, values)
     return tuple(tuple(tuple(start) for start in one) for one in starts.tolist())

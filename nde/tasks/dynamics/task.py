@@ -37,13 +37,13 @@ class DynamicsTask(AbstractTask):
         size = f"{len(panel)} series: {int(problem.fit.sum())} values to fit"
         held = f"{size}, {int(problem.test.sum())} held out ({held_out(config)})"
         starts = unfitted_starts(problem) if config.observe.start == "learned" else []
-        return [*describe_table(config.data, panel), held, *starts]
+        return [*describe_table(config.data, panel), held, *starts, *(code.said() for code in config.own_code())]
 
     def examples(self, config: DynamicsConfig, problem: DynamicsProblem, member: Member) -> Examples:
         return examples(config, problem, member)
 
     def loss(self, config: DynamicsConfig, problem: DynamicsProblem) -> LossFunction:
-        return training_loss(config)
+        return training_loss(config, problem)
 
     def validation(self, config: DynamicsConfig, problem: DynamicsProblem) -> Callable[[ObservedODE], float]:
         return validation_score(config, problem)

@@ -41,14 +41,19 @@ def first_states(config: DynamicsConfig, problem: DynamicsProblem) -> np.ndarray
     states = observe.states or ()
     if observe.start == "learned":
         return np.zeros((len(problem.panel), len(states)))
-    channels = list((observe.observed or {}).values())
+    assert isinstance(observe.observed, dict)  # `resolve` refuses a first row of which a function is observed
+    channels = list(observe.observed.values())
     first = solved_values(problem, observe)[:, 0][:, [channels.index(state) for state in states]]
     return (first - np.array(observe.location)) / np.array(observe.scale)
 
 
-def training_loss(config: DynamicsConfig) -> LossFunction:
-    """The negative log likelihood of a batch per value, with the penalties of `[objective]` and `[regularise]`."""
-    return build_loss(config.regularise, config.train, config.objective.build(config.train.steps))
+def training_loss(config: DynamicsConfig, problem: DynamicsProblem) -> LossFunction:
+    """The negative log likelihood of a batch per value, with the penalties of `[objective]` and `[regularise]`.
+
+    The prior of the parameters counts as a whole once over all the values that are fitted.
+    """
+    values = int(problem.fit[problem.series].sum())
+    return build_loss(config.regularise, config.train, config.objective.build(config.train.steps, values))
 
 
 def trajectories(
@@ -67,7 +72,7 @@ def trajectories(
 @eqx.filter_jit
 def _solve_series(model: ObservedODE, times: Array, starts: Array) -> tuple[Array, Array]:
     ys = jax.vmap(model.ode)(times, starts)
-    return ys, model.locations(ys)
+    return ys, model.locations(ys, times)
 
 
 def failure_time(model: ObservedODE, times, values, weights, number, first, knots) -> float | None:
