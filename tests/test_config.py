@@ -118,7 +118,7 @@ def test_model_that_predicts_alone_is_one_of_the_run_and_only_one(tmp_path):
 def test_one_model_of_several_is_chosen_by_name():
     path = CONFIGS / "hybrid_pendulum.toml"
     (only,) = load_config(path, ["model=hybrid", "model.width=3"]).model
-    assert (only.name, only.width, only.parameters) == ("hybrid", 3, {"length": 1.1})
+    assert (only.name, only.width, only.parameters["length"].start) == ("hybrid", 3, 1.1)
     assert [one.name for one in load_config(path, ["model=['neural_ode', 'known']"]).model] == ["neural_ode", "known"]
     with pytest.raises(ConfigError, match=r"override 'model=3': write it as model=NAME"):
         load_config(path, ["model=3"])
