@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from chex import assert_trees_all_close
 
-import nde
-from nde import diffusion
 from nde.diffusion import (
     convert,
     converted,
@@ -19,7 +17,6 @@ from nde.diffusion import (
     log_snr_times,
     MeanReverting,
     PREDICTIONS,
-    SAMPLERS,
     SubVariancePreserving,
     thresholded,
     uniform_times,
@@ -143,51 +140,6 @@ def test_thresholded_keeps_within_the_range():
     wide = thresholded(lambda t, x, args: x, quantile=0.5, limit=1.0)
     np.testing.assert_allclose(wide(0.0, jnp.array([-4.0, 2.0, 1.0]), None), [-1.0, 1.0, 0.5])
     np.testing.assert_allclose(wide(0.0, jnp.array([-0.4, 0.2]), None), [-0.4, 0.2])
-
-
-def sampled(sampler, steps, draws=1):
-    """Where a sampler carries one start of a Gaussian of variance 4, in float32, along so many Brownian paths."""
-    schedule = VariancePreserving()
-    with jax.enable_x64(False):
-        times = log_snr_times(schedule, steps)
-
-        def data(t, x, args):
-            alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-            return 4 * alpha / (4 * alpha**2 + sigma**2) * x
-
-        form = "data" if sampler.form == "velocity" else sampler.form
-        ends = None
-        if callable(sampler.noise) or sampler.noise > 0:
-            ends = [float(t) for t in diffusion.noise_span(schedule, form, sampler.noise, (times[0], times[-1]))]
-
-        def one(key):
-            x, path = jnp.array([0.5, -1.0]), None
-            if ends is not None:
-                path = nde.VirtualBrownianTree(*ends, tol=1e-6 * (ends[1] - ends[0]), shape=(2,), key=key)
-            term = diffusion_model_term(data, schedule, path=path, noise=sampler.noise, form=form)
-            controller = nde.StepTo(times)
-            return nde.diffeqsolve(
-                term, sampler.solver, times[0], times[-1], None, x, stepsize_controller=controller
-            ).ys[-1]
-
-        found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), draws))
-    assert found.dtype == jnp.float32
-    return found
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_every_sampler_runs_in_one_step_and_in_float32(name):
-    assert bool(jnp.all(jnp.isfinite(sampled(SAMPLERS[name], 1))))
-
-
-@pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if sampler.noise == 0])
-def test_samplers_of_the_ode_come_to_its_end(name):
-    """The flow of a Gaussian is known: from the spread at the noise's end to that at the data's."""
-    schedule = VariancePreserving()
-    spread = [float(jnp.sqrt(4 * schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2)) for t in schedule.ends]
-    exact = np.array([0.5, -1.0]) * spread[0] / spread[1]
-    errors = [float(np.abs(np.asarray(sampled(SAMPLERS[name], steps)[0]) - exact).max()) for steps in (25, 100)]
-    assert errors[1] < 0.05 and errors[1] < 0.4 * errors[0]
 
 
 def test_wrong_input_is_named():
