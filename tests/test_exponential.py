@@ -203,13 +203,7 @@ def test_a_centre_shifts_the_whole_solution():
     def moved(t, x, args):
         return mixture(VP, "data")(t, x - centre, None) + centre
 
-    for solver in (
-        nde.ExponentialAdams(2),
-        nde.Exponential(3),
-        nde.Lawson(nde.Heun()),
-        nde.Rex(nde.Heun()),
-        nde.Heun(),
-    ):
+    for solver in (nde.ExponentialAdams(2), nde.Exponential(2), nde.Rex(nde.Heun()), nde.Heun()):
         term = diffusion_model_term(moved, around)
         x = centre + VP.sigma(times[0]) * START
         controller = nde.StepTo(times)
@@ -217,18 +211,18 @@ def test_a_centre_shifts_the_whole_solution():
         np.testing.assert_allclose(found, end(solver, times) + centre, atol=1e-12)
 
 
-@pytest.mark.parametrize("solver", [nde.ExponentialAdams(3), nde.Exponential(2), nde.Lawson(nde.Heun())])
-def test_dense_output_is_of_the_order_of_the_method(solver):
-    times = log_snr_times(VP, 60)
-    term, inner = diffusion_model_term(mixture(VP, "data"), VP), jnp.array([0.8, 0.31, 0.05])
-    options = {"saveat": nde.SaveAt(ts=inner), "max_steps": 500}
-    x = VP.sigma(times[0]) * START
-    found = nde.diffeqsolve(
-        term, solver, times[0], times[-1], None, x, stepsize_controller=nde.StepTo(times), **options
-    ).ys
-    fine = nde.StepTo(log_snr_times(VP, 400))
-    wanted = nde.diffeqsolve(term, nde.Dopri8(), times[0], times[-1], None, x, stepsize_controller=fine, **options).ys
-    np.testing.assert_allclose(found, wanted, atol=3e-3)
+def test_dense_output_is_of_the_order_of_the_method():
+    times, fine, inner = log_snr_times(VP, 60), log_snr_times(VP, 400), jnp.array([0.8, 0.31, 0.05])
+    term, x = diffusion_model_term(mixture(VP, "data"), VP), VP.sigma(times[0]) * START
+
+    def at_inner(solver, times):
+        options = {"saveat": nde.SaveAt(ts=inner), "stepsize_controller": nde.StepTo(times), "max_steps": 500}
+        return nde.diffeqsolve(term, solver, times[0], times[-1], None, x, **options).ys
+
+    solvers = nde.ExponentialAdams(3), nde.Exponential(2), nde.Lawson(nde.Heun())
+    found, wanted = jax.jit(lambda: ([at_inner(solver, times) for solver in solvers], at_inner(nde.Tsit5(), fine)))()
+    for one in found:
+        np.testing.assert_allclose(one, wanted, atol=3e-3)
 
 
 @pytest.mark.parametrize(
@@ -252,12 +246,11 @@ def test_gradients_are_those_of_finite_differences(solver):
 
     point = START, MEANS, times, jnp.array([0.1, 20.0])
     flat, unravel = jax.flatten_util.ravel_pytree(point)
-    function = jax.jit(lambda x: loss(unravel(x)))
-    found, step = jax.jit(jax.grad(function))(flat), 1e-6
+    function, step = jax.jit(jax.value_and_grad(lambda x: loss(unravel(x)))), 1e-6
     differences = [
-        (function(flat.at[i].add(step)) - function(flat.at[i].add(-step))) / (2 * step) for i in range(len(flat))
+        (function(flat + change)[0] - function(flat - change)[0]) / (2 * step) for change in step * np.eye(len(flat))
     ]
-    np.testing.assert_allclose(found, differences, atol=2e-7)
+    np.testing.assert_allclose(function(flat)[1], differences, atol=2e-7)
 
 
 def test_weights_in_an_array_are_trained():
@@ -279,11 +272,9 @@ def test_weights_in_an_array_are_trained():
         assert float(found[i, j]) == pytest.approx(float(difference), rel=1e-6, abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    "noise", [0.5, 1.0, 1.5, lambda chi: chi * (jnp.exp(chi**0.3) + 10)], ids=["0.5", "1", "1.5", "ER-SDE"]
-)
+@pytest.mark.parametrize("noise", [0.5, 1.5])
 def test_any_amount_of_noise_leaves_the_law(noise):
-    """Moments of a Gaussian of variance 0.15 after 40 steps with 20 000 draws, by the SDE in the data form."""
+    """Moments of a Gaussian of variance 0.15 after 40 steps, by the SDE; others in test_samplers.py."""
     schedule = VarianceExploding(0.02, 5.0)
     times = log_snr_times(schedule, 40)
     ends = noise_span(schedule, "data", noise, (times[0], times[-1]))
@@ -293,15 +284,15 @@ def test_any_amount_of_noise_leaves_the_law(noise):
 
     def draw(key):
         start, motion = jax.random.split(key)
-        path = nde.VirtualBrownianTree(*ends, tol=(ends[1] - ends[0]) * 1e-9, shape=(), key=motion)
-        x = schedule.sigma(times[0]) * jax.random.normal(start)
+        path = nde.VirtualBrownianTree(*ends, tol=(ends[1] - ends[0]) * 1e-9, shape=(8,), key=motion)
+        x = schedule.sigma(times[0]) * jax.random.normal(start, (8,))
         term = diffusion_model_term(data, schedule, path=path, noise=noise)
         controller = nde.StepTo(times)
         return nde.diffeqsolve(
             term, nde.ExponentialAdams(2), times[0], times[-1], None, x, stepsize_controller=controller
         ).ys[-1]
 
-    drawn = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), 20000))
+    drawn = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), 2500))
     wanted = VARIANCE + 0.02**2
     assert float(jnp.mean(drawn)) == pytest.approx(0, abs=4 * (wanted / 20000) ** 0.5)
     assert float(jnp.var(drawn)) == pytest.approx(wanted, rel=0.05)
@@ -309,7 +300,7 @@ def test_any_amount_of_noise_leaves_the_law(noise):
 
 def test_float32_follows_float64():
     times = log_snr_times(VP, 10)
-    for solver in (nde.ExponentialAdams(3), nde.Exponential(3), nde.ExponentialAdams(2, corrector=True)):
+    for solver in (nde.Exponential(3), nde.ExponentialAdams(2, corrector=True)):
         exact = end(solver, times, VP, "data")
         single = end(
             solver, times.astype(jnp.float32), VP, "data", START.astype(jnp.float32), means=MEANS.astype(jnp.float32)

@@ -23,7 +23,7 @@ from nde.tasks.density import log_prob
 FEW = [
     "data.points=80", "data.validation_points=20", "data.test_points=40", "train.steps=6", "train.batch_size=16",
     "train.validate_every=3", "train.log_every=1", "train.warmup=1", "evaluate.samples=40",
-    "evaluate.likelihood_points=4", "evaluate.tolerance=1e-2", "solver.rtol=1e-2",
+    "evaluate.likelihood_points=4", "evaluate.tolerance=1e-2", "solver.name=heun", "solver.rtol=1e-2",
 ]  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def test_a_diffusion_model_of_a_table_with_classes(table, tmp_path):
         "task": "generate",
         "data": {"path": str(table), "label": "kind"},
         "model": [{"name": "diffusion", "width": 8, "depth": 1}],
-        "solver": {"rtol": 1e-2, "atol": 1e-2},
+        "solver": {"name": "heun", "rtol": 1e-2, "atol": 1e-2},
         "objective": {"times": "log_snr", "drop": 0.1},
         "train": {"steps": 4, "batch_size": 16, "validate_every": 2, "ema": 0.5},
         "evaluate": {
@@ -142,7 +142,7 @@ def test_density_takes_the_same_models(tmp_path):
         "task": "density",
         "data": {"points": 40, "validation_points": 10, "test_points": 10},
         "model": [{"name": name, "width": 8, "depth": 1} for name in ("diffusion", "flow_matching")],
-        "solver": {"rtol": 1e-2, "atol": 1e-2},
+        "solver": {"name": "heun", "rtol": 1e-2, "atol": 1e-2},
         "train": {"steps": 2, "batch_size": 8, "validate_every": 2},
         "evaluate": {"tolerance": 1e-2, "samples": 10},
     }

@@ -156,8 +156,9 @@ def test_gradients_are_those_of_finite_differences():
         return jnp.sum(guided**2) + mixture.marginal(schedule, t).log_prob(x)
 
     point = (0.3, jnp.array([0.2, 0.5]), jnp.array([[-1.0, 0.0], [1.0, 0.5]]), jnp.array([0.3, 0.5]), 20.0, 2.0)
-    check_grads(of_all, point, order=1, modes=["rev"], rtol=1e-5)
+    check_grads(jax.jit(of_all), point, order=1, modes=["rev"], rtol=1e-5)
 
+    @jax.jit
     def of_covariances(covariances):
         mixture = GaussianMixture(None, jnp.zeros((3, 2)), covariances + jnp.swapaxes(covariances, -1, -2))
         return mixture.log_prob(jnp.array([0.5, 0.1]))
@@ -168,7 +169,6 @@ def test_gradients_are_those_of_finite_differences():
 @pytest.mark.parametrize(
     ("schedule", "first"),
     [
-        (nde.diffusion.VariancePreserving(), 1e-5),
         (nde.diffusion.SubVariancePreserving(), 1e-5),
         (nde.diffusion.VarianceExploding(1e-3, 50.0), 0.0),
     ],
@@ -187,7 +187,7 @@ def test_likelihood_by_the_probability_flow_is_the_mixtures_own(schedule, first)
     @jax.vmap
     def log_probs(x):
         solution = nde.diffeqsolve(
-            pair.terms, nde.Tsit5(), first, last, None, pair.state(x), stepsize_controller=control
+            pair.terms, diffrax.Bosh3(), first, last, None, pair.state(x), stepsize_controller=control
         )
         z, (change,) = jax.tree.map(lambda leaf: leaf[0], solution.ys)
         return PLANE.marginal(schedule, last).log_prob(z) + change
