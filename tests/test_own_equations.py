@@ -294,3 +294,86 @@ def test_observation_takes_lists_and_refuses_shapes():
     np.testing.assert_allclose(seen(0.0, jnp.array([3.0]), 2.0), [6.0, 2.0])
     with pytest.raises(ValueError, match=r"returned the shape \(1,\), but must return a number for each of a, b"):
         nde.models.Observation(lambda t, y, p: y, ("a", "b"))(0.0, jnp.ones(1), None)
+
+
+# --- noise and limits in a config -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """A concentration with values below its limit, written as zero, beside a count at other times, and an answer."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for i in range(4):
+        for row, t in enumerate(np.linspace(0.5, 8.0, 12)):
+            conc = 2 * np.exp(-0.5 * t) * np.exp(0.1 * generator.standard_normal())
+            seen = (
+                (conc if conc > 0.1 else 0.0, None) if row % 2 else (None, int(generator.poisson(3 * np.exp(-0.1 * t))))
+            )
+            rows.append((f"s{i}", t, *seen, int(generator.random() < 0.5) if row % 3 else None))
+    pl.DataFrame(rows, schema=["id", "time", "conc", "cells", "well"], orient="row").write_csv(tmp_path / "t.csv")
+    (tmp_path / "drug.py").write_text(
+        "def field(t, y, p):\n    return [-p.k * y[0], -p.d * y[1]]\n\n\n"
+        "def observe(t, y, p):\n    return {'conc': y[0], 'cells': y[1], 'well': y[1] / (y[1] + p.half)}\n"
+    )
+    (tmp_path / "run.toml").write_text(
+        f'task = "dynamics"\n[data]\npath = "{tmp_path / "t.csv"}"\nid = "id"\ntime = "time"\ntest_after = 6.0\n'
+        '[[model]]\nname = "known"\nknown = "drug.py:field"\nstates = ["conc", "cells"]\n'
+        "parameters = { k = 0.3, d = 0.05, half = { start = 3.0, log = true } }\n"
+        '[observe]\nobserved = "drug.py:observe"\npositive = true\nbelow = { conc = 0.1 }\n'
+        'noise = { conc = "log_normal", cells = "poisson", well = "bernoulli" }\n'
+        "[train]\nsteps = 40\nlearning_rate = 3e-2\nvalidate_every = 20\n[evaluate]\nsamples = 200\n"
+    )
+    return tmp_path
+
+
+def test_channels_of_several_laws_at_different_times_are_fitted_and_scored(mixed):
+    run = nde.fit(mixed / "run.toml", out=mixed / "run", progress=False)
+    assert not run.problem.panel.mask[:, 1:2, 1].any() and run.problem.panel.mask[:, 1, 0].all()
+    conc = run.problem.panel.values[..., 0][run.problem.panel.mask[..., 0]]
+    assert conc.min() == 0.1 and (conc == 0.1).sum() > 3
+    evaluation = run.evaluate()
+    row = evaluation.rows()[-1]
+    assert np.isfinite(row["NLL"]) and row["in 90 %"] > 0.75
+    law = evaluation.details.laws["known system"]
+    assert law.draws[..., 0].min() == 0.1  # what is forecast is what would be written
+    assert set(np.unique(law.draws[..., 2])) <= {0.0, 1.0}
+    assert (law.draws[..., 1] == np.round(law.draws[..., 1])).all()
+    assert np.isfinite(law.log_density(run.problem.values)[run.problem.panel.mask]).all()
+    assert prepare(run.config)[0] == run.config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["observe.noise.conc=gamma"],
+            "observe: there is no noise 'gamma'; there are normal, additive, proportional, c",
+        ),
+        (["observe.noise.fox=normal"], "observe.noise names the channel 'fox', but the data have conc, cells, well"),
+        (["observe.below.fox=1.0"], "observe.below names the channel 'fox', but the data have conc, cells, well"),
+        (["observe.below.cells=1.0"], "below: 'cells' is poisson, and only a continuous value has a limit"),
+        (["observe.below.conc=-1.0"], "below: 'conc' is log_normal, so its limit is positive, not -1"),
+        (["observe.above.conc=0.05"], "below must lie under above, but 'conc' has 0.1 and 0.05"),
+        (["observe.below={}"], "t.csv: 'conc' has noise 'log_normal', which is of positive values, but one is 0"),
+        (["observe.noise.conc=poisson", "observe.below={}"], "'conc' has noise 'poisson', which is of counts, 0, 1, 2"),
+        (["observe.noise.cells=bernoulli"], "'cells' has noise 'bernoulli', which is of 0 or 1, but one is "),
+    ],
+)
+def test_bad_noise_is_refused_in_one_line(mixed, overrides, message):
+    assert message in refused(mixed / "run.toml", overrides)
+
+
+@pytest.mark.parametrize("noise", ["additive", "proportional", "combined"])
+def test_each_noise_of_a_config_is_a_law_in_units_of_its_channel(drug, noise):
+    config, problem = prepare(
+        load_config(drug / "run.toml", [f"observe.noise={noise}", "observe.above={ conc = 1.5 }"])
+    )
+    facts = config.observe.facts()
+    law = config.members()[0].section.build(facts, config.solver, key=KEY).likelihood
+    f, unit = 0.8, facts.noise_unit[0]
+    a, b = {"additive": (0.2, 0), "proportional": (0, 0.2), "combined": (0.2, 0.2)}[noise]
+    floor = 1e-3
+    std = np.hypot((a + floor) * unit, (b + floor) * f if b else 0)
+    np.testing.assert_allclose(law.variance(jnp.array([f])), [std**2], rtol=1e-6)
+    assert problem.values.max() <= 1.5

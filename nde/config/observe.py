@@ -1,12 +1,14 @@
 """`[observe]`: what of an ODE's states is seen, and with what noise; the same for every model of a run."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pydantic
 from pydantic import Field, PositiveFloat
 
+from nde.config.noise import DISCRETE, NOISES
 from nde.config.own_code import OwnCode, resolved
 from nde.config.sections import Section
 
@@ -24,7 +26,9 @@ class DynamicsFacts:
     noise_unit: tuple[float, ...]
     time_scale: float
     noise_scale: float
-    noise: str
+    noise: Mapping[str, str]
+    log_noise: bool
+    limits: tuple[Mapping[str, float], Mapping[str, float]]
     positive: bool
     starts: tuple[tuple[tuple[float, ...], ...], ...] | None
 
@@ -35,8 +39,17 @@ class ObserveConfig(Section):
     `states` are those of the known system, if there is one, else what stands here, else the channels. `observed` maps a
     channel to the state that it observes; by default that of its own name. Or it names a function of your own,
     `"my_model.py:observe"`, that returns a value for each channel: see `nde.models.Observation`; its file is found and
-    run as that of `known` (`nde.config.own_code`). `positive` solves for logarithms. `noise` is
-    normal, or log-normal for errors in proportion, with a learned scale that starts at `noise_scale`.
+    run as that of `known` (`nde.config.own_code`). `positive` solves for logarithms.
+
+    `noise` is the law of the values around what is expected, one name for all channels or a table, channel = name:
+
+    - `normal` (`additive`), `proportional`, `combined` (sd² = a² + (b f)²), `log_normal`: with learned scales that
+      start at `noise_scale`, in units of `noise_unit`. If all are `log_normal`, scores are those of logarithms.
+    - `poisson`: counts, of which the mean is expected; `bernoulli`: 0 or 1, of which the probability is, not its logit.
+
+    `below` and `above` are limits of quantification, `{ conc = 0.1 }`: a value on its limit or beyond counts by the
+    probability of lying there, wherever the table puts it, and so it is forecast and scored
+    (`nde.objectives.CensoredLikelihood`).
 
     `start` says where a series starts: `learned`, or `first_row` for its first row, which must observe every state.
     `channels` are those of the data. `starts`, `location`, `scale`, `noise_unit` and `time_scale`, the units of what is
@@ -49,7 +62,9 @@ class ObserveConfig(Section):
     observed_sha256: str | None = None
     channels: tuple[str, ...] | None = None
     positive: bool = False
-    noise: Literal["normal", "log_normal"] = "normal"
+    noise: str | dict[str, str] = "normal"
+    below: dict[str, float] = Field(default_factory=dict)
+    above: dict[str, float] = Field(default_factory=dict)
     noise_scale: PositiveFloat = 0.2
     start: Literal["learned", "first_row"] = "learned"
     starts: tuple[tuple[tuple[float, ...], ...], ...] | None = None
@@ -65,13 +80,54 @@ class ObserveConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _check_noise(self) -> "ObserveConfig":
+        for name in [self.noise] if isinstance(self.noise, str) else self.noise.values():
+            if name not in NOISES:
+                raise ValueError(f"there is no noise '{name}'; there are {', '.join(NOISES)}")
         if self.noise == "log_normal" and not self.positive:
             raise ValueError("noise = 'log_normal' needs positive = true")
+        for channel in set(self.below) & set(self.above):
+            if not self.below[channel] < self.above[channel]:
+                raise ValueError(
+                    f"below must lie under above, but '{channel}' has {self.below[channel]:g} and "
+                    f"{self.above[channel]:g}"
+                )
+        for option, limits in (("below", self.below), ("above", self.above)):
+            for channel, limit in limits.items():
+                noise = self.noise if isinstance(self.noise, str) else self.noise.get(channel, "normal")
+                if noise in DISCRETE:
+                    raise ValueError(f"{option}: '{channel}' is {noise}, and only a continuous value has a limit")
+                if noise == "log_normal" and limit <= 0:
+                    raise ValueError(f"{option}: '{channel}' is log_normal, so its limit is positive, not {limit:g}")
         return self
+
+    @property
+    def log_noise(self) -> bool:
+        """Whether all channels are scored and drawn as logarithms: where the noise of all is log-normal."""
+        return self.noise == "log_normal"
+
+    def noise_of(self, channels: Sequence[str]) -> dict[str, str]:
+        """The law of each channel.
+
+        **Raises:** `ValueError` for a law or a limit of a channel that the data do not have.
+        """
+        for option in ("noise", "below", "above"):
+            named = getattr(self, option)
+            for channel in named if isinstance(named, dict) else ():
+                if channel not in channels:
+                    raise ValueError(f"{option} names the channel '{channel}', but the data have {', '.join(channels)}")
+        whole = self.noise
+        return {each: whole if isinstance(whole, str) else whole.get(each, "normal") for each in channels}
 
     def own_code(self) -> OwnCode | None:
         """The code that `observed` names, where it is no table."""
         return OwnCode(self.observed, self.observed_sha256) if isinstance(self.observed, str) else None
+
+    def limits(self) -> tuple[dict[str, float], dict[str, float]]:
+        """The limits of quantification below and above, as the values are scored: logarithms for log-normal noise."""
+        below, above = self.below, self.above
+        if self.log_noise:
+            below, above = ({name: math.log(limit) for name, limit in each.items()} for each in (below, above))
+        return below, above
 
     def facts(self) -> DynamicsFacts:
         """What the models take from a resolved section."""
@@ -88,7 +144,9 @@ class ObserveConfig(Section):
             noise_unit=self.noise_unit,
             time_scale=self.time_scale,
             noise_scale=self.noise_scale,
-            noise=self.noise,
+            noise=dict.fromkeys(channels, "normal") if self.log_noise else self.noise_of(channels),
+            log_noise=self.log_noise,
+            limits=self.limits(),
             positive=self.positive,
             starts=self.starts,
         )

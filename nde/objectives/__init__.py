@@ -38,8 +38,15 @@ from nde.objectives.elbo import (
     LatentPathModel as LatentPathModel,
 )
 from nde.objectives.likelihoods import (
+    AbstractCensorableLikelihood as AbstractCensorableLikelihood,
     AbstractLikelihood as AbstractLikelihood,
+    BernoulliLikelihood as BernoulliLikelihood,
+    CensoredLikelihood as CensoredLikelihood,
+    ChannelLikelihood as ChannelLikelihood,
+    CombinedLikelihood as CombinedLikelihood,
     GaussianLikelihood as GaussianLikelihood,
+    LogNormalLikelihood as LogNormalLikelihood,
+    PoissonLikelihood as PoissonLikelihood,
     ScaledLikelihood as ScaledLikelihood,
     StudentTLikelihood as StudentTLikelihood,
 )

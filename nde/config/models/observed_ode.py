@@ -11,13 +11,13 @@ from pydantic import Field, PositiveInt
 
 from nde.config.models.base import ModelSection
 from nde.config.models.equations import named_system, own_system, try_observation, try_rates
+from nde.config.noise import build_likelihood
 from nde.config.numerics import build_numerics, SolverConfig
 from nde.config.observe import DynamicsFacts
 from nde.config.own_code import is_code, OwnCode, resolved
 from nde.config.parameters import ParameterConfig
 from nde.fields import AffineField, Hybrid, LogField, MLPField, parameter_values, StandardField, state_names
 from nde.models import NeuralODE, Observation, observed_states, ObservedODE
-from nde.objectives import GaussianLikelihood, ScaledLikelihood
 from nde.regularise import PENALTIES
 
 
@@ -51,10 +51,10 @@ class ObservedODEModel(ModelSection):
         return ObservedODE(
             ode,
             None if starts is None else jnp.asarray(starts, jnp.result_type(float)),
-            ScaledLikelihood(GaussianLikelihood(len(facts.channels), scale=facts.noise_scale), unit=facts.noise_unit),
+            build_likelihood(facts.noise, facts.noise_scale, facts.noise_unit, facts.limits),
             () if facts.observed is None else observed_states(facts.observed, facts.states),
             positive=facts.positive,
-            log_noise=facts.noise == "log_normal",
+            log_noise=facts.log_noise,
             location=facts.location,
             scale=facts.scale,
             observe=None if facts.observe is None else Observation(facts.observe.load(), facts.channels),

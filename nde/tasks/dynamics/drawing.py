@@ -38,7 +38,7 @@ def plot_methods(config: DynamicsConfig, problem: DynamicsProblem, details: Dyna
     ts = np.linspace(panel.times[:, 0], panel.times.max(1), POINTS, axis=1)
     figure = Figure(figsize=(4.2 * len(methods), 1.9 * len(places) + 1.0), layout="constrained")
     grid = figure.subplots(len(places), len(methods), squeeze=False, sharex=True, sharey="row")
-    back = np.exp if config.observe.noise == "log_normal" else np.asarray
+    back = np.exp if config.observe.log_noise else np.asarray
     for column, method in enumerate(methods):
         law = forecast(config, problem, details.models[method], ts)
         bands = back(law.quantiles((0.05, 0.25, 0.5, 0.75, 0.95)))
@@ -49,7 +49,7 @@ def plot_methods(config: DynamicsConfig, problem: DynamicsProblem, details: Dyna
             axes.fill_between(ts[series], lower, upper, color=BLUE, alpha=0.3, lw=0)
             axes.plot(ts[series], middle, color=BLUE, lw=1.2)
             _dots(axes, problem, series, channel)
-            if config.observe.noise == "log_normal":
+            if config.observe.log_noise:
                 axes.set_yscale("log")
             if column == 0:
                 name = f"{panel.ids[series]}\n" if len(panel) > 1 else ""

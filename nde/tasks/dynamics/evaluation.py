@@ -31,7 +31,7 @@ def evaluate(run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
     every: dict[str, AbstractForecast] = {**baselines(problem), **laws}
     means = {**baseline_means(problem), **{label: _mean(law) for label, law in laws.items()}}
     rows = [_row(name, law, means[name], problem) for name, law in every.items()]
-    unit = "log scale" if config.observe.noise == "log_normal" else "own units"
+    unit = "log scale" if config.observe.log_noise else "own units"
     return TableEvaluation(
         title="held out: " + held_out(config),
         caption=f"per value, {unit}; NLL and RMSE: lower is better; coverage of central intervals, ideally 0.5 and 0.9",

@@ -8,6 +8,7 @@ from nde.config import DynamicsConfig, ObserveConfig, system_states
 from nde.data import Panel, refuse_empty_channels, split_series
 from nde.models import observed_states
 from nde.tasks.base import RunError
+from nde.tasks.dynamics.limits import within_limits
 from nde.tasks.tables import load_series, resolved_table
 
 
@@ -41,7 +42,8 @@ def load(config: DynamicsConfig) -> DynamicsProblem:
     """
     data = config.data
     panel = load_series(data)
-    log = config.observe.noise == "log_normal"
+    log = config.observe.log_noise
+    panel = within_limits(config, panel)
     is_state = not isinstance(config.observe.observed, str)
     if config.observe.positive and is_state and (panel.values[panel.mask] <= 0).any():
         raise RunError(f"{data.source()}: observe.positive needs positive values, but some are not.")
@@ -110,7 +112,8 @@ def resolve(config: DynamicsConfig, problem: DynamicsProblem) -> DynamicsConfig:
     resolved = observe.model_copy(update=update)
     if observe.start == "learned" and observe.starts is None:
         resolved = resolved.model_copy(update={"starts": _starts(config, resolved, problem, indices)})
-    found = resolved_table(data, panel)
+    # The fingerprint is that of the values as they are given, not of those moved onto their limits.
+    found = resolved_table(data, load_series(data) if observe.below or observe.above else panel)
     return config.model_copy(update={"data": data.model_copy(update=found), "observe": resolved})
 
 
@@ -150,9 +153,13 @@ def _units(problem: DynamicsProblem, observe: ObserveConfig, indices, count: int
 def _noise_units(problem: DynamicsProblem, observe: ObserveConfig) -> tuple[float, ...]:
     """The standard deviation of each channel's fitted values; one for logarithms, whose errors are proportions."""
     channels = range(problem.values.shape[-1])
-    if observe.noise == "log_normal":
+    if observe.log_noise:
         return (1.0,) * len(channels)
-    return tuple(float(problem.values[..., c][problem.fit[..., c]].std()) for c in channels)
+    # Proportions, counts and answers are the same in any unit.
+    plain = [
+        name not in ("log_normal", "poisson", "bernoulli") for name in observe.noise_of(problem.panel.channels).values()
+    ]
+    return tuple(float(problem.values[..., c][problem.fit[..., c]].std()) if plain[c] else 1.0 for c in channels)
 
 
 def solved_values(problem: DynamicsProblem, observe: ObserveConfig) -> np.ndarray:
