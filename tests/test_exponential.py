@@ -1,5 +1,7 @@
 """Exponential solvers of semilinear equations: orders, published steps, noise, gradients, and what is refused."""
 
+import math
+
 import diffrax
 import equinox as eqx
 import jax
@@ -69,6 +71,8 @@ ORDERS = {
     "ρRK-DEIS 3": ("noise", nde.Lawson(diffrax.Bosh3()), 3),
     "PNDM": ("noise", nde.ExponentialAdams(4, "time", weights="mean"), 2),
     "2 with a corrector": ("data", nde.ExponentialAdams(2, corrector=True), 3),
+    "UniPC-2, B1": ("data", nde.ExponentialAdams(2, weights="B1", corrector=True), 3),
+    "UniPC-2, B2": ("noise", nde.ExponentialAdams(2, weights="B2", corrector=True), 3),
 }
 
 
@@ -124,6 +128,54 @@ def test_second_order_steps_are_those_that_were_published():
     both = (1 + 1 / (2 * ratio)) * data(times[1], x1, None) - 1 / (2 * ratio) * first
     x2 = VP.sigma(times[2]) / VP.sigma(times[1]) * x1 - VP.alpha(times[2]) * jnp.expm1(lam[1] - lam[2]) * both
     np.testing.assert_allclose(end(nde.ExponentialAdams(2, weights="mean"), times, VP, "data"), x2, rtol=1e-12)
+
+
+def unipc(times, order, form, kind):
+    """UniPC by a linear system for the weights of the differences D_m = (f_m - f_0) / r_m, as it was published.
+
+    x_1 = l x_0 - c (exp(k) - 1) f_0 - c B sum_m a_m D_m with k = -h for data and h for noise, l and c those of the step
+    of order one; sum_m r_m^(i-1) a_m = i! k phi_{i+1}(k) / B for i = 1, 2, ..., and a_1 = 1/2 where it is alone.
+    """
+    alpha, sigma, lam = VP.alpha(times), VP.sigma(times), jnp.log(VP.gamma(times))
+    prediction, x = mixture(VP, form), VP.sigma(times[0]) * START
+    values = [prediction(times[0], x, None)]
+    for n in range(len(times) - 1):
+        h = float(lam[n + 1] - lam[n])
+        k, linear = (-h, sigma[n + 1] / sigma[n]) if form == "data" else (h, alpha[n + 1] / alpha[n])
+        outer = alpha[n + 1] if form == "data" else sigma[n + 1]
+        B = k if kind == "B1" else np.expm1(k)
+
+        def step(known, x=x, n=n, h=h, k=k, linear=linear, outer=outer, B=B):
+            r = np.array([(lam[m] - lam[n]) / h for m in known], float)
+            phis = [np.expm1(k) / k]
+            for i in range(len(known)):
+                phis.append((phis[-1] - 1 / math.factorial(i + 1)) / k)
+            b = [math.factorial(i + 1) * k * phis[i + 1] / B for i in range(len(known))]
+            rows = np.array([r**i for i in range(len(known))])
+            a = [0.5] if len(known) == 1 else np.linalg.solve(rows, b) if known else []
+            rise = sum((w * (values[m] - values[n]) / q for w, m, q in zip(a, known, r, strict=True)), 0.0)
+            return linear * x - outer * np.expm1(k) * values[n] - outer * B * rise
+
+        known = list(range(n - 1, max(n - order, -1), -1))
+        values.append(prediction(times[n + 1], step(known), None))
+        x = step([*known, n + 1])
+    return x
+
+
+@pytest.mark.parametrize("form", ["data", "noise"])
+@pytest.mark.parametrize(("order", "kind"), [(2, "B1"), (2, "B2"), (3, "B1")])
+def test_unipc_is_that_which_was_published(order, kind, form):
+    times = log_snr_times(VP, 8)[:6]
+    found = end(nde.ExponentialAdams(order, weights=kind, corrector=True), times, VP, form)
+    np.testing.assert_allclose(found, unipc(times, order, form, kind), rtol=1e-12)
+    exactly = end(nde.ExponentialAdams(order, corrector=True), times, VP, form)
+    assert float(jnp.abs(found - exactly).max()) > 1e-8  # of the lines through two evaluations
+
+
+def test_b2_is_the_second_step_of_2m():
+    times = log_snr_times(VP, 8)
+    found = end(nde.ExponentialAdams(2, weights="B2"), times)
+    np.testing.assert_allclose(found, end(nde.ExponentialAdams(2, weights="mean"), times), rtol=1e-12)
 
 
 def test_constants_of_even_times_are_those_of_adams_and_bashforth():
@@ -337,7 +389,7 @@ def test_wrong_input_is_named():
     for solver in (nde.Exponential, nde.ExponentialAdams):
         with pytest.raises(ValueError, match="abscissa must be one of log_clock, time, clock, but got 'snr'"):
             solver(2, "snr")
-    with pytest.raises(ValueError, match='"exact", "mean" or an array'):
+    with pytest.raises(ValueError, match="one of exact, mean, B1, B2, or an array"):
         nde.ExponentialAdams(weights="published")
     with pytest.raises(ValueError, match=r"shape \(steps, order\), here \(steps, 2\), but got \(3,\)"):
         nde.ExponentialAdams(weights=jnp.ones(3))

@@ -48,6 +48,8 @@ SAMPLERS: dict[str, Sampler] = {
     "pndm": Sampler(ExponentialAdams(4, "time", weights="mean"), "noise"),
     "adams_2_corrected": Sampler(ExponentialAdams(2, corrector=True)),
     "adams_3_corrected": Sampler(ExponentialAdams(3, corrector=True)),
+    "unipc_2": Sampler(ExponentialAdams(2, weights="B2", corrector=True)),
+    "unipc_3": Sampler(ExponentialAdams(3, weights="B2", corrector=True)),
     "heun": Sampler(diffrax.Heun(), "velocity", evaluations=2),
     "rf_solver": Sampler(diffrax.Midpoint(), "velocity", evaluations=2),
     "ddpm": Sampler(Exponential(1), noise=1.0),
@@ -59,7 +61,7 @@ SAMPLERS: dict[str, Sampler] = {
 }
 """A row each; a sampler of your own is another one.
 
-`adams_2_corrected` is UniPC's polynomial with the exact integral for its $B(h)$; `rf_solver`, the second-order Taylor
-step of Wang et al. 2024 (arXiv 2411.04746) whose derivative is a difference at half a step, is the midpoint rule. For
-the others see `nde.Exponential` and `nde.ExponentialAdams`.
+`unipc_2` has $B_2(h) = e^h - 1$; with the exact integral in its place it is `adams_2_corrected`, UniPC with varying
+coefficients. `rf_solver`, the second-order Taylor step of Wang et al. 2024 (arXiv 2411.04746) whose derivative is a
+difference at half a step, is the midpoint rule. For the others see `nde.Exponential` and `nde.ExponentialAdams`.
 """

@@ -112,7 +112,7 @@ class Exponential(diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSolver)
 
         def reach(t: ScalarLike, nodes: tuple[int, ...]):
             known, fields = [times[j] for j in nodes], [values[j] for j in nodes]
-            weights = lagrange_weights(new, self.abscissa, t0, t, known, mean=self.tableau.mean)
+            weights = lagrange_weights(new, self.abscissa, t0, t, known, kind="mean" if self.tableau.mean else "exact")
             return new.out_of(t, advance(new, t0, t, start, weights, fields))
 
         for place, nodes in zip(self.tableau.places[1:], self.tableau.nodes[:-1], strict=True):

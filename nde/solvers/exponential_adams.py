@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, get_args, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nde.dtypes import as_floats
-from nde.solvers.lagrange import Abscissa, check_abscissa, lagrange_weights, place_in
+from nde.solvers.lagrange import Abscissa, check_abscissa, lagrange_weights, place_in, WeightKind
 from nde.solvers.new_variables import NewVariables, points_at, PointsInterpolation
 from nde.solvers.semilinear_step import advance, weighted
 from nde.solvers.traits import SolverTraits
@@ -48,7 +48,8 @@ class ExponentialAdams(diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSo
     | DPM-Solver++ 2M, its SDE version | data | 2 | log_clock | mean | no | 0, 1 |
     | tAB-DEIS, ρAB-DEIS | noise | 2 to 4 | time, clock | exact | no | 0 |
     | PNDM's linear multistep | noise | 4 (2) | time | mean | no | 0 |
-    | UniPC (its polynomial, not its $B(h)$) | data | 2, 3 | log_clock | exact | yes | 0 |
+    | UniPC with $B_1(h) = h$, $B_2(h) = e^h - 1$ | data | 1 to 3 | log_clock | B1, B2 | yes | 0 |
+    | UniPC with varying coefficients | data | 1 to 3 | log_clock | exact | yes | 0 |
     | SA-Solver | data | 2, 3 | log_clock | exact | yes | any |
     | ER-SDE-Solver | data | 1 to 3 | log_clock | exact | no | a function |
 
@@ -62,8 +63,10 @@ class ExponentialAdams(diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSo
     - `abscissa`: what $\xi$ is: `"log_clock"`, the logarithm of $|s|$ and so of the ratio of signal to noise;
       `"time"`, $t$; `"clock"`, $s$.
     - `weights`: `"exact"`, the integral; `"mean"`, $s_{n+1} - s_n$ times the weights of Adams and Bashforth for the
-      $\xi$ of these steps, which is what many authors print, and of order 2 at most; or an array of shape
-      `(steps, order)`, to be learned: a row for each step, which multiplies $s_{n+1} - s_n$.
+      $\xi$ of these steps, which is what many authors print, and of order 2 at most; `"B1"`, `"B2"`, the integral but
+      where the line through two evaluations is integrated: there $\tfrac12 B$ times its rise over the step, with
+      $B_1 = s_{n+1} \log (s_{n+1} / s_n)$ or $B_2 = s_{n+1} - s_n$, which from three evaluations on would cancel; or an
+      array of shape `(steps, order)`, to be learned: a row for each step, which multiplies $s_{n+1} - s_n$.
     - `corrector`: whether there is one.
     - `orders`: at most how many evaluations each step uses, a whole number a step, `None` for $k$: where steps are few
       the last ones are long in $\xi$, and the polynomial of past evaluations far from the field, so that `(1, 2, 3, 2,
@@ -100,7 +103,7 @@ class ExponentialAdams(diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSo
         order: int = 2,
         abscissa: Abscissa = "log_clock",
         *,
-        weights: Literal["exact", "mean"] | Any = "exact",
+        weights: WeightKind | Any = "exact",
         corrector: bool = False,
         orders: Sequence[int] | None = None,
     ):
@@ -111,8 +114,9 @@ class ExponentialAdams(diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSo
                 f"ExponentialAdams needs an order from 1 to 4, and orders of 1 to that, but got {order=} and {orders=}."
             )
         if isinstance(weights, str):
-            if weights not in ("exact", "mean"):
-                raise ValueError(f'ExponentialAdams: weights must be "exact", "mean" or an array, but got {weights!r}.')
+            if weights not in get_args(WeightKind):
+                kinds = ", ".join(get_args(WeightKind))
+                raise ValueError(f"ExponentialAdams: weights must be one of {kinds}, or an array, but got {weights!r}.")
         else:
             (weights,) = as_floats(jnp.asarray(weights))
             if weights.ndim != 2 or weights.shape[0] < 1 or weights.shape[1] != order:
@@ -134,7 +138,8 @@ class ExponentialAdams(diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSo
     def order(self, terms: Terms):
         """$k$, one more with a corrector, at most 2 with mean weights."""
         del terms
-        return min(self.num_steps + self.corrector, 2 if self._mean else 5)
+        mean = isinstance(self.weights, str) and self.weights == "mean"
+        return min(self.num_steps + self.corrector, 2 if mean else 5)
 
     def strong_order(self, terms: Terms):
         """1, of additive noise."""
@@ -187,7 +192,7 @@ class ExponentialAdams(diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSo
             def end(t: ScalarLike) -> list:
                 # The field at the step's end comes last: the first time is that whose weight makes up the sum.
                 valid = [*self._valid(count), True]
-                return lagrange_weights(new, self.abscissa, t0, t, [*times, t1], valid=valid, mean=self._mean)
+                return lagrange_weights(new, self.abscissa, t0, t, [*times, t1], valid=valid, kind=self.weights)
 
             values = [*values, following]
         else:  # without any evaluation but one that of an order less is to stand still
@@ -209,10 +214,6 @@ class ExponentialAdams(diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSo
         """The field, written out."""
         return terms.vf(t0, y0, args)
 
-    @property
-    def _mean(self) -> bool:
-        return isinstance(self.weights, str) and self.weights == "mean"
-
     def _most(self, steps: jax.Array) -> Any:
         """How many evaluations the step may use."""
         if self.orders is None:
@@ -226,6 +227,6 @@ class ExponentialAdams(diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSo
     def _weights(self, new: NewVariables, t0: Any, t: Any, times: list, count: jax.Array, steps: jax.Array) -> list:
         """Those of the latest `count` evaluations, or the row of the step."""
         if isinstance(self.weights, str):
-            return lagrange_weights(new, self.abscissa, t0, t, times, valid=self._valid(count), mean=self._mean)
+            return lagrange_weights(new, self.abscissa, t0, t, times, valid=self._valid(count), kind=self.weights)
         row = self.weights[jnp.minimum(steps, len(self.weights) - 1)] * (new.clock(t) - new.clock(t0))
         return [row[j] for j in range(self.num_steps)]

@@ -1,6 +1,7 @@
 """Weights of exponential methods: integrals of Lagrange's polynomials over a step."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -11,6 +12,7 @@ from nde.solvers.new_variables import NewVariables
 from nde.types import ScalarLike, Terms
 
 Abscissa: TypeAlias = Literal["log_clock", "time", "clock"]
+WeightKind: TypeAlias = Literal["exact", "mean", "B1", "B2"]
 ABSCISSAE = ("log_clock", "time", "clock")
 NODES, SHARES = np.polynomial.legendre.leggauss(16)
 
@@ -51,16 +53,17 @@ def lagrange_weights(
     times: Sequence[Any],
     *,
     valid: Sequence[Any] | None = None,
-    mean: bool = False,
+    kind: WeightKind = "exact",
 ) -> list[jax.Array]:
     r"""$w_j = \int_{s_0}^{s_1} \ell_j(\xi(s))\,ds$, with Lagrange's polynomials through the $\xi$ of some times.
 
     Their sum is $s_1 - s_0$ exactly; the others are by 16 Gauss nodes in $\xi$.
 
     **Arguments:** `new`: the variables; `abscissa`: what $\xi$ is; `t0`, `t1`: the step; `times`: where the field is
-    known, the first of them for certain; `valid`: whether it is, at each; `mean`: weights
+    known, the first of them for certain; `valid`: whether it is, at each; `kind`: for `"mean"` the weights are
     $(s_1 - s_0)\,\frac1{\xi_1 - \xi_0} \int_{\xi_0}^{\xi_1} \ell_j(\xi)\,d\xi$ instead, those of Adams and Bashforth,
-    which are of order 2 at most.
+    which are of order 2 at most; for `"B1"` and `"B2"`, where no more than two times are valid, the second's weight is
+    $\tfrac12 B\,(\xi_1 - \xi_0) / (\xi_{(2)} - \xi_0)$ with $B_1 = s_1 \log (s_1 / s_0)$ or $B_2 = s_1 - s_0$.
     """
     whole = new.clock(t1) - new.clock(t0)
     if len(times) == 1:
@@ -71,7 +74,7 @@ def lagrange_weights(
     half = (xi1 - xi0) / 2
     nodes = xi0 + half * (1 + jnp.asarray(NODES, half.dtype))
     shares = jnp.asarray(SHARES, half.dtype) * half
-    if mean:
+    if kind == "mean":
         density = jnp.asarray(SHARES / 2, half.dtype) * whole
     elif abscissa == "log_clock":
         density = shares * jnp.sign(new.clock(t0)) * jnp.exp(nodes)
@@ -90,10 +93,15 @@ def lagrange_weights(
         product = factors[0]
         for factor in factors[1:]:
             product = product * factor
-        weights.append(jnp.where(valid[j], jnp.sum(density * product), 0))
+        weight = jnp.sum(density * product)
+        if kind in ("B1", "B2"):
+            scale = new.clock(t1) * jnp.log(new.clock(t1) / new.clock(t0)) if kind == "B1" else whole
+            pair = scale * half / _apart(knots[j] - xi0, valid[j])
+            weight = jnp.where(sum(jnp.asarray(v, int) for v in valid) == 2, pair, weight)
+        weights.append(jnp.where(valid[j], weight, 0))
     return [whole - sum(weights[1:], weights[0]), *weights]
 
 
 def _apart(distance: jax.Array, *valid: Any) -> jax.Array:
-    """The distance of two knots, and 1 where one of them is not valid: they may coincide there."""
-    return jnp.where(jnp.logical_and(*valid), distance, 1)
+    """The distance of two knots, and 1 where one that is not valid is among them: they may coincide there."""
+    return jnp.where(reduce(jnp.logical_and, valid), distance, 1)
