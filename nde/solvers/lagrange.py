@@ -53,7 +53,7 @@ def lagrange_weights(
     times: Sequence[Any],
     *,
     valid: Sequence[Any] | None = None,
-    kind: WeightKind = "exact",
+    kind: str = "exact",
 ) -> list[jax.Array]:
     r"""$w_j = \int_{s_0}^{s_1} \ell_j(\xi(s))\,ds$, with Lagrange's polynomials through the $\xi$ of some times.
 
