@@ -1,6 +1,6 @@
 """Reflow: transport cost, straightness and one-step error of a flow trained on its own pairs, once and twice.
 
-    taskset -c 1 python tests/bench/reflow.py [--steps 8000] [--seeds 3]
+    taskset -c 1 python tests/bench/reflow.py [--steps 4000] [--seeds 3]
 
 From a normal law to eight Gaussians, and from these to two moons. A velocity of four layers of 64 (SELU) is trained on
 independent pairs; another one, from the same weights and by as many steps, on the pairs of its ODE, and a third one on
@@ -31,7 +31,7 @@ from nde.objectives import Matching
 from nde.report import transport_distance
 from nde.train import batch_loss, gradient_update
 
-PAIRS, MEASURED, SCORED = 256 * 128, 4000, 1000
+PAIRS, MEASURED, SCORED = 256 * 64, 2000, 1000
 STORED = Path(__file__).parent / "results" / "reflow.json"
 STAGES = ("independent pairs", "reflow", "reflow twice")
 
@@ -95,7 +95,7 @@ def run(source: Law, target: Law, steps: int, seed: int) -> list[dict[str, float
 def main() -> None:
     """Measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     found: dict[str, Any] = {}

@@ -12,7 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from report_cde import cde_step
-from report_diffusion import adaptive_sampler, diffusion_adjoints, flow_matching, likelihood, samplers
+from report_diffusion import (
+    adaptive_sampler,
+    diffusion_adjoints,
+    likelihood,
+    samplers,
+)
+from report_flows import flow_matching, reflow
 from report_forecasters import forecasters
 from report_format import HERE, table
 from report_headlines import HEAD, headlines
@@ -26,7 +32,7 @@ from report_solves import adjoints, engine, orders, sde
 
 SECTIONS: list[Callable[[], str]] = [engine, peers, sde, orders, adjoints, regularisers, forecasts, fits, shooting]
 SECTIONS += [cde_step, irregular, forecasters, matching, linear, signatures]
-SECTIONS += [samplers, diffusion_adjoints, adaptive_sampler, likelihood, flow_matching]
+SECTIONS += [samplers, diffusion_adjoints, adaptive_sampler, likelihood, flow_matching, reflow]
 
 INTRODUCTION = """# What was measured
 

@@ -214,26 +214,3 @@ good method. The gradient of the discrete solve is mostly the better one.
 Time and memory of a gradient through a network of width 64 on 64 points, load {found["load"]}:
 
 {table(["solver, adjoint", *(f"{steps} steps" for steps in found["costs"])], costs)}"""
-
-
-def flow_matching() -> str:
-    """Eight Gaussians to two moons, beside torchcfm."""
-    found = stored("flow_matching")
-    rows = found["rows"]
-    lines = [
-        [name, f"{row['seconds']:.0f}", f"{row['W2']:.2f}", f"{row['W2_floor']:.2f}"] for name, row in rows.items()
-    ]
-    times = {
-        coupling: rows[f"torchcfm, {coupling}"]["seconds"] / rows[f"nde, {coupling}"]["seconds"]
-        for coupling in ("independent", "transport")
-    }
-    return f"""## Eight Gaussians to two moons
-
-`taskset -c 0 python tests/bench/flow_matching.py`: one core, the same network of four layers of 64, batches of 256,
-{found["steps"]} steps of Adam. torchcfm couples each batch anew; here 512 batches are coupled once, before the
-training, and their time is counted. Faster in both was asked: independent pairs train at {times["independent"]:.2f} of
-torchcfm's speed, about half of a step being the call and not the computation, transport {times["transport"]:.1f} times
-its speed. Transport takes {found["ratio"]:.2f} times as long as independent pairs (at most 1.5 was asked). Distances
-are of 1000 points, one training each.
-
-{table(["trained by", "s", "W2", "floor"], lines)}"""
