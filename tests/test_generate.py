@@ -14,7 +14,7 @@ import nde
 from nde.cli import app
 from nde.config import load_config, PointFacts
 from nde.data import as_point_set, DATASETS, load_digits, PointSet, read_points, TableError, TableFormat
-from nde.diffusion import VariancePreserving
+from nde.diffusion import KineticInterpolant, VariancePreserving
 from nde.models import at_tolerance
 from nde.report import bits_per_dimension, plot_clouds, plot_images, sample_distances
 from nde.runs import Run
@@ -141,7 +141,10 @@ def test_density_takes_the_same_models(tmp_path):
     config = {
         "task": "density",
         "data": {"points": 40, "validation_points": 10, "test_points": 10},
-        "model": [{"name": name, "width": 8, "depth": 1} for name in ("diffusion", "flow_matching")],
+        "model": [
+            {"name": "diffusion", "width": 8, "depth": 1},
+            {"name": "flow_matching", "width": 8, "depth": 1, "interpolant": "kinetic"},
+        ],
         "solver": {"name": "heun", "rtol": 1e-2, "atol": 1e-2},
         "train": {"steps": 2, "batch_size": 8, "validate_every": 2},
         "evaluate": {"tolerance": 1e-2, "samples": 10},
@@ -150,6 +153,10 @@ def test_density_takes_the_same_models(tmp_path):
     rows = {row["method"]: row["log_likelihood"] for row in run.evaluate().rows()}
     assert {"diffusion model", "flow matching", "the density itself"} <= set(rows)
     assert all(np.isfinite(value) for value in rows.values())
+    spread, *speeds = run.config.data.kinetic_path
+    model = run.models()["flow matching"][0]
+    assert model.interpolant == KineticInterpolant(tuple(speeds), spread)
+    assert 1.0 < spread < 2.0 and 0.2 < speeds[0] < 0.4  # of two moons
 
 
 def test_a_normalising_flow_serves_the_task_too():
@@ -177,6 +184,7 @@ def test_a_normalising_flow_serves_the_task_too():
         (["evaluate.sampler=ddim", "evaluate.steps=3", "evaluate.noise=1.0"], "has its own amount of noise"),
         (["objective.times=log_snr"], "objective.times = 'log_snr' is of diffusion models"),
         (["model=['diffusion']"], "a diffusion model begins in noise: leave data.source out"),
+        (["model.independent.interpolant=kinetic"], "interpolant = 'kinetic' is of a path from noise to the data"),
         (["model=['latent_sde']"], "does not serve task = 'generate'"),
         (["data.source=digits", "data.points=1000", "data.test_points=200", "data.validation_points=100"],
          "data.source = 'digits' has points of size 64, and two_moons of size 2"),

@@ -108,6 +108,7 @@ PUBLIC = {
     "VariancePreserving": lambda: nde.diffusion.VariancePreserving(1, 20),
     "MeanReverting": lambda: nde.diffusion.MeanReverting(nde.diffusion.LinearFlow(), jnp.ones(2, int)),
     "GaussianMixture": lambda: nde.diffusion.GaussianMixture([1, 2], [[0], [1]], std=1),
+    "KineticInterpolant": lambda: nde.diffusion.KineticInterpolant((0.5, 1)),
     "MixtureInterpolant": lambda: nde.diffusion.MixtureInterpolant(
         *(nde.diffusion.GaussianMixture(None, [[0, 1]], std=s) for s in (1, 2)), lambda t: 1 - t, lambda t: t
     ),

@@ -25,7 +25,8 @@ class PointsData(Section):
     - `separator`, `decimal`, `encoding`, `missing`: how a table's text is written, see `nde.data.TableFormat`.
 
     `nde fit` writes what it found: `size`, how long a point is; `columns`; `classes`; `cell` and `image`, see
-    `nde.data.PointSet`; of a table `sha256`, which where present must be that of the file.
+    `nde.data.PointSet`; `kinetic_path`, the spread and the speeds of a `nde.diffusion.KineticInterpolant`, for a model
+    with one; of a table `sha256`, which where present must be that of the file.
     """
 
     default_dataset: ClassVar[str | None] = None
@@ -49,6 +50,7 @@ class PointsData(Section):
     classes: tuple[str, ...] | None = None
     cell: PositiveFloat | None = None
     image: tuple[PositiveInt, PositiveInt] | None = None
+    kinetic_path: tuple[PositiveFloat, ...] | None = None
     sha256: str | None = None
 
     @pydantic.model_validator(mode="before")

@@ -19,6 +19,13 @@ from nde.diffusion.interpolants import (
     LinearInterpolant as LinearInterpolant,
     TrigonometricInterpolant as TrigonometricInterpolant,
 )
+from nde.diffusion.kinetic import (
+    fit_kinetic as fit_kinetic,
+    kinetic_energy as kinetic_energy,
+    KineticInterpolant as KineticInterpolant,
+    separation as separation,
+    squared_speed as squared_speed,
+)
 from nde.diffusion.mixture import GaussianMixture as GaussianMixture
 from nde.diffusion.mixture_interpolant import MixtureInterpolant as MixtureInterpolant
 from nde.diffusion.predictions import (

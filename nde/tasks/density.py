@@ -35,7 +35,9 @@ class DensityTask(AbstractTask):
         del until  # a flow's time is its own
         assert config.data.size is not None
         learned = "end_time" in config.regularise.penalties
-        return PointFacts(config.data.size, learned_end=learned, image=config.data.image)
+        return PointFacts(
+            config.data.size, learned_end=learned, image=config.data.image, kinetic_path=config.data.kinetic_path
+        )
 
     def describe(self, config: DensityConfig, problem: PointsProblem) -> list[str]:
         return describe_points(config, problem)

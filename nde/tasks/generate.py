@@ -85,7 +85,8 @@ class GenerateTask(AbstractTask):
         data = config.data
         assert data.size is not None
         learned = "end_time" in config.regularise.penalties
-        return PointFacts(data.size, learned, len(data.classes or ()), data.image, data.source is not None)
+        begins = data.source is not None
+        return PointFacts(data.size, learned, len(data.classes or ()), data.image, begins, data.kinetic_path)
 
     def describe(self, config: GenerateConfig, problem: PointsProblem) -> list[str]:
         begin = [] if config.data.source is None else [f"from points of {config.data.source}"]

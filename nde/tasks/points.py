@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from nde.config import PointsData, RunConfig
 from nde.data import as_point_set, PointSet, read_points
+from nde.diffusion import fit_kinetic
 from nde.tasks.base import OpenedRun, RunError
 
 
@@ -86,6 +88,9 @@ def resolved_points(config: RunConfig, problem: PointsProblem) -> dict[str, Any]
     }
     if data.labels is not None:
         found["classes"] = data.classes
+    if problem.source is None and any(getattr(section, "interpolant", "") == "kinetic" for section in config.model):
+        kinetic = fit_kinetic(problem.train.points, key=jax.random.key(config.seed))
+        found["kinetic_path"] = (kinetic.spread, *kinetic.speeds)
     if settings.path is not None:
         path = Path(settings.path).absolute()
         found |= {"path": str(path), "columns": data.columns, "sha256": _fingerprint(path)}

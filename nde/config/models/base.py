@@ -42,6 +42,7 @@ class PointFacts:
     - `classes`: how many, zero for points without.
     - `has_source`: whether the points come from data of their own, not from noise.
     - `learned_end`: whether a flow's end of time is learned.
+    - `kinetic_path`: the spread and the speeds of a `nde.diffusion.KineticInterpolant`, where one was fitted.
     """
 
     size: int
@@ -49,6 +50,7 @@ class PointFacts:
     classes: int = 0
     image: tuple[int, int] | None = None
     has_source: bool = False
+    kinetic_path: tuple[float, ...] | None = None
 
 
 class ModelSection(Section):
