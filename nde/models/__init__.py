@@ -79,6 +79,7 @@ from nde.models.observation import Observation as Observation
 from nde.models.observed_ode import observed_states as observed_states, ObservedODE as ObservedODE
 from nde.models.ode_rnn import ODERNN as ODERNN
 from nde.models.recurrence import linear_recurrence as linear_recurrence
+from nde.models.population import known_parameters as known_parameters, Population as Population
 from nde.models.reflow import (
     flow_paths as flow_paths,
     reflow_pairs as reflow_pairs,

@@ -9,6 +9,7 @@ Those to train by, called as `objective(model, *arrays, step=step, key=key, regu
 | `nde.objectives.ContextELBO`, of an `ELBO` or of `SDEMatching` | a latent SDE | times, values, mask |
 | `nde.objectives.classification_loss` | a classifier | what the model takes, label |
 | `nde.objectives.density_loss` | a density | point |
+| `nde.objectives.LaplaceMarginal` | a population | times, values, mask, inputs |
 | `nde.objectives.Matching` | a diffusion model or a flow between laws | target, source, label |
 """
 
@@ -36,6 +37,12 @@ from nde.objectives.elbo import (
     ELBOTerms as ELBOTerms,
     hide_future as hide_future,
     LatentPathModel as LatentPathModel,
+)
+from nde.objectives.laplace import (
+    LaplaceMarginal as LaplaceMarginal,
+    MarginalTerms as MarginalTerms,
+    MixedModel as MixedModel,
+    posterior_mode as posterior_mode,
 )
 from nde.objectives.likelihoods import (
     AbstractCensorableLikelihood as AbstractCensorableLikelihood,

@@ -1,0 +1,177 @@
+"""A population: one equation, and parameters that differ from individual to individual."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from nde.dtypes import default_float
+from nde.fields import KnownField, Parameter, ParameterValues
+from nde.models.neural_ode import NeuralODE
+from nde.objectives import AbstractLikelihood
+from nde.paths import Inputs
+
+Individual = tuple[Array, Array, Array, Inputs | None]
+"""Times `(rows,)`, values and mask `(rows, channels)`, and inputs, of one individual."""
+
+
+class Population(eqx.Module):
+    r"""An ODE whose named parameters have a fixed part and a random effect: a nonlinear mixed-effects model.
+
+    $$\eta_i \sim \mathcal N(0, \Omega), \quad p_{ik} = T_k(r_k + \eta_{ik}), \quad
+    \dot y_i = f(t, y_i; p_i, u_i(t)), \quad x_{ij} \sim p\bigl(\cdot \mid g(t_{ij}, y_i(t_{ij}); p_i)\bigr),$$
+
+    with $T_k$ the transform of `nde.Parameter` and $r_k$ its `raw`: with `log=True` the effect is log-normal,
+    $p_{ik} = \theta_k e^{\eta_{ik}}$, and with bounds it stays between them. An effect whose name is no parameter is read
+    as an input of that name, $\eta_{ik}$ itself: by a network that differs from individual to individual.
+
+    ```python
+    >>> import jax.numpy as jnp, nde
+    >>> drug = nde.KnownField(lambda t, y, p: -p.cl / p.v * y, {
+    ...     "cl": nde.Parameter(2.0, log=True), "v": nde.Parameter(20.0, log=True)})
+    >>> model = nde.Population(nde.NeuralODE(drug, steps_per_row=4), nde.GaussianLikelihood(1), ["cl", "v"],
+    ...     observe=lambda t, y, p: y / p.v, start=jnp.zeros(1), spread=0.3)
+    >>> inputs = nde.paths.Inputs(doses=nde.paths.Doses([0.0], [100.0], [0], states=1))
+    >>> seen = model.locations(jnp.array([0.0, 12.0]), inputs, jnp.zeros(2))  # before the dose, and half a day after
+    >>> [round(float(x), 2) for x in seen[:, 0]]
+    [0.0, 1.51]
+
+    ```
+
+    **Arguments of the constructor:**
+
+    - `ode`: a `nde.NeuralODE` of a `nde.KnownField`, or of a field that holds one. `nde.objectives.LaplaceMarginal`
+      takes third derivatives: give the ODE `steps_per_row`.
+    - `likelihood`: the law of one row `(channels,)` around $g$.
+    - `effects`: $k$, the names that vary. Static.
+    - `observe`: $g$, `observe(t, y, p)` to `(channels,)`; `p` has parameters, inputs and effects as attributes.
+    - `start`: $y_i(t_{i0})$: an array `(state,)`, or a function of `p` that gives it.
+    - `spread`: what the standard deviations of the effects start from: a number, or one for each.
+    - `correlated`: whether $\Omega$ is full, and not diagonal. Static.
+
+    **Raises:** `ValueError` for an effect that is named twice or is of a fixed parameter, a spread that is not positive,
+    or an ODE without a known field.
+
+    **Source:** Lindstrom and Bates, *Nonlinear mixed effects models for repeated measures data*, Biometrics 1990.
+    """
+
+    ode: NeuralODE
+    likelihood: AbstractLikelihood
+    observe: Callable[[Any, Array, Any], Array]
+    start: Any
+    raw_spread: Float[Array, " effects"]
+    raw_correlation: Float[Array, " pairs"] | None
+    effects: tuple[str, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        ode: NeuralODE,
+        likelihood: AbstractLikelihood,
+        effects: Sequence[str],
+        *,
+        observe: Callable[[Any, Array, Any], Array],
+        start: ArrayLike | Callable[[Any], Array],
+        spread: ArrayLike = 0.3,
+        correlated: bool = False,
+    ):
+        parameters = known_parameters(ode.field)
+        fixed = [name for name in effects if name in parameters and parameters[name].fixed]
+        if isinstance(effects, str) or len(set(effects)) != len(effects) or not effects or fixed:
+            said = f"'{fixed[0]}' is a fixed parameter" if fixed else f"got {effects!r}"
+            raise ValueError(f"Population needs a list of names that vary, each once, but {said}.")
+        begin = np.broadcast_to(np.asarray(spread, np.float64), len(effects))
+        if not ((0 < begin) & (begin < np.inf)).all():
+            raise ValueError(f"Population needs a positive spread of the effects, but got {spread}.")
+        self.ode, self.likelihood, self.observe, self.start = ode, likelihood, observe, start
+        self.effects = tuple(effects)
+        self.raw_spread = jnp.asarray(np.log(begin), default_float())
+        pairs = len(effects) * (len(effects) - 1) // 2
+        self.raw_correlation = jnp.zeros(pairs, self.raw_spread.dtype) if correlated else None
+
+    @property
+    def factor(self) -> Float[Array, "effects effects"]:
+        r"""$L$, lower triangular with a positive diagonal: $\Omega = L L^\top$. It is $D C$, with the rows of $C$ of
+        length one, so that $D$ are the standard deviations."""
+        size = len(self.effects)
+        if self.raw_correlation is None:
+            return jnp.diag(jnp.exp(self.raw_spread))
+        rows, columns = np.tril_indices(size, -1)
+        lower = jnp.eye(size, dtype=self.raw_spread.dtype).at[rows, columns].set(self.raw_correlation)
+        lower = lower / jnp.linalg.norm(lower, axis=1, keepdims=True)
+        return jnp.exp(self.raw_spread)[:, None] * lower
+
+    @property
+    def covariance(self) -> Float[Array, "effects effects"]:
+        r"""$\Omega$, of the effects in the coordinates of `nde.Parameter.raw`."""
+        return self.factor @ self.factor.T
+
+    def individual(self, eta: Float[Array, " effects"]) -> dict[str, Array]:
+        """The parameters of an individual with these effects, and effects that are no parameters, by name."""
+        found = {}
+        for k, name in enumerate(self.effects):
+            parameter = known_parameters(self.ode.field).get(name)
+            if parameter is None:
+                found[name] = eta[k]
+            else:
+                assert parameter.raw is not None
+                found[name] = eqx.tree_at(lambda p: p.raw, parameter, parameter.raw + eta[k]).value
+        return found
+
+    def states(self, ts: Float[Array, " rows"], inputs: Inputs | None, eta: Float[Array, " effects"]) -> Array:
+        """The states of an individual at its times, `(rows, state)`; before what is given at a row's time."""
+        given = self._inputs(inputs, eta)
+        start = self.start(self._values(given, ts[0])) if callable(self.start) else jnp.asarray(self.start)
+        # A search for the effects must be able to try bad ones: where the solve fails the states are infinite.
+        ode = eqx.tree_at(lambda m: m.numerics, self.ode, dataclasses.replace(self.ode.numerics, throw=False))
+        return ode(ts, start.astype(ts.dtype), given)
+
+    def locations(
+        self, ts: Float[ArrayLike, " rows"], inputs: Inputs | None, eta: Float[ArrayLike, " effects"]
+    ) -> Float[Array, "rows channels"]:
+        """Where the values of an individual with these effects lie: $g$ along its solution. Zero effects: typical."""
+        ts, eta = jnp.asarray(ts), jnp.asarray(eta)
+        ts = ts.astype(eta.dtype)
+        given, ys = self._inputs(inputs, eta), self.states(ts, inputs, eta)
+        return jax.vmap(lambda t, y: jnp.atleast_1d(self.observe(t, y, self._values(given, t))))(ts, ys)
+
+    def log_joint(self, individual: Individual, eta: Float[Array, " effects"]) -> Float[Array, ""]:
+        r"""$\log p(x_i \mid \eta) + \log p(\eta)$ of an individual: times, values, mask, inputs."""
+        ts, values, mask, inputs = individual
+        found = self.locations(ts, inputs, eta)
+        density = self.likelihood.log_prob(jnp.where(mask, values, 1.0).astype(found.dtype), found)
+        return jnp.sum(jnp.where(mask, density, 0.0)) + self.log_prior(eta)
+
+    def log_prior(self, eta: Float[Array, " effects"]) -> Float[Array, ""]:
+        r"""$\log \mathcal N(\eta; 0, \Omega)$."""
+        standard = jax.scipy.linalg.solve_triangular(self.factor, eta, lower=True)
+        sizes = jnp.log(jnp.diagonal(self.factor))
+        return -0.5 * jnp.sum(standard**2) - jnp.sum(sizes) - 0.5 * len(self.effects) * np.log(2 * np.pi)
+
+    def _inputs(self, inputs: Inputs | None, eta: Array) -> Inputs:
+        inputs = Inputs() if inputs is None else inputs
+        constants = {**inputs.constants, **self.individual(eta)}
+        return Inputs(inputs.doses, covariates=inputs.covariates, constants=constants)
+
+    def _values(self, inputs: Inputs, t: Array) -> ParameterValues:
+        typical = {name: x.value for name, x in known_parameters(self.ode.field).items()}
+        return ParameterValues({**typical, **inputs.at(t)})
+
+
+def known_parameters(field: Any) -> Mapping[str, Parameter]:
+    """The parameters of the known field in a field, however it is wrapped.
+
+    **Raises:** `ValueError` if there is none, or more than one.
+    """
+
+    def is_known(x: Any) -> bool:
+        return isinstance(x, KnownField)
+
+    found = [x for x in jax.tree.leaves(field, is_leaf=is_known) if is_known(x)]
+    if len(found) != 1:
+        raise ValueError(f"Population needs a field that holds one KnownField, but {type(field).__name__} has {len(found)}.")
+    return found[0].parameters

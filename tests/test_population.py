@@ -1,0 +1,129 @@
+"""Populations: Laplace's approximation against closed forms, quadrature and differences, and what is read of them."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import nde
+from nde.models import known_parameters, Population
+from nde.objectives import LaplaceMarginal, posterior_mode
+from nde.paths import Doses, Inputs
+from nde.report import predictive_check, weighted_residuals
+
+TS, SEEN = jnp.array([0.0, 1.0, 2.5, 4.0]), jnp.ones((4, 1), bool).at[2].set(False)
+NUMERICS = {"steps_per_row": 2, "solver": nde.Midpoint()}
+
+
+def level(effects=("level",), **options):
+    """A line that goes up by a slope, from a level: linear in both."""
+    field = nde.KnownField(
+        lambda t, y, p: p.slope * jnp.ones(1), {"level": nde.Parameter(1.0), "slope": nde.Parameter(0.5)}
+    )
+    return Population(
+        nde.NeuralODE(field, **NUMERICS), nde.GaussianLikelihood(1, scale=0.4), effects,
+        observe=lambda t, y, p: y, start=lambda p: p.level[None], **options,
+    )  # fmt: skip
+
+
+VALUES = jnp.array([[1.4], [2.1], [99.0], [3.9]])
+
+
+def test_linear_population_has_the_marginal_likelihood_of_its_normal_law_with_its_gradient():
+    model = level(("level", "slope"), spread=[0.6, 0.3], correlated=True)
+    model = eqx.tree_at(lambda m: m.raw_correlation, model, jnp.array([0.4]))
+
+    def closed_form(model):
+        rows = np.array([0, 1, 3])
+        design = jnp.stack([jnp.ones(3), TS[rows]], 1)
+        parameters = known_parameters(model.ode.field)
+        mean = design @ jnp.stack([parameters["level"].value, parameters["slope"].value])
+        covariance = design @ model.covariance @ design.T + model.likelihood.scale[0] ** 2 * jnp.eye(3)
+        return jax.scipy.stats.multivariate_normal.logpdf(VALUES[rows, 0], mean, covariance)
+
+    individual = (TS, VALUES, SEEN, None)
+    laplace = eqx.filter_jit(eqx.filter_value_and_grad(lambda m: LaplaceMarginal(3).log_marginal(m, individual)))
+    found, gradient = laplace(model)
+    exact, expected = eqx.filter_value_and_grad(closed_form)(model)
+    np.testing.assert_allclose(found, exact, rtol=1e-10)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9), gradient, expected)
+
+
+def decaying(raw=0.2, spread=0.5):
+    field = nde.KnownField(lambda t, y, p: -p.rate * y, {"rate": nde.Parameter(float(np.exp(raw)), log=True)})
+    return Population(
+        nde.NeuralODE(field, steps_per_row=4, solver=nde.Bosh3()), nde.GaussianLikelihood(1, scale=0.1), ["rate"],
+        observe=lambda t, y, p: y, start=jnp.ones(1), spread=spread,
+    )  # fmt: skip
+
+
+DECAYED = jnp.array([[1.05], [0.12], [99.0], [0.01]])
+
+
+def test_nonlinear_population_is_near_quadrature_and_its_gradient_is_that_of_differences():
+    individual = (TS, DECAYED, SEEN, None)
+    model = decaying()
+    log_marginal = eqx.filter_jit(lambda m: LaplaceMarginal().log_marginal(m, individual))
+    etas = np.linspace(-3, 4, 4001)
+    rates = np.exp(0.2 + etas)
+    seen = np.array([0.0, 1.0, 4.0])
+    law = stats.norm.logpdf(np.array([1.05, 0.12, 0.01]), np.exp(-rates[:, None] * seen), 0.1 + 1e-3 * 0).sum(1)
+    exact = np.log(np.trapezoid(np.exp(law + stats.norm.logpdf(etas, 0, 0.5)), etas))
+    assert float(log_marginal(model)) == pytest.approx(exact, abs=0.02)
+    gradient = eqx.filter_jit(eqx.filter_grad(log_marginal))(model)
+    for where in (
+        lambda m: m.ode.field.parameters["rate"].raw, lambda m: m.raw_spread, lambda m: m.likelihood.raw_scale,
+    ):  # fmt: skip
+        ends = [float(log_marginal(eqx.tree_at(where, model, where(model) + h))) for h in (1e-5, -1e-5)]
+        np.testing.assert_allclose(np.sum(where(gradient)), (ends[0] - ends[1]) / 2e-5, rtol=1e-5)
+    mode, decrement = eqx.filter_jit(posterior_mode)(model, individual)
+    assert abs(float(mode[0]) - etas[np.argmax(law + stats.norm.logpdf(etas, 0, 0.5))]) < 3e-3
+    assert float(decrement) < 1e-8
+
+
+def test_effect_that_is_no_parameter_is_read_as_an_input_and_doses_are_given():
+    field = nde.KnownField(lambda t, y, p: -p.rate * y * jnp.exp(p.own), {"rate": nde.Parameter(0.5, log=True)})
+    model = Population(
+        nde.NeuralODE(field, steps_per_row=20, solver=nde.Bosh3()), nde.GaussianLikelihood(1), ["own"],
+        observe=lambda t, y, p: y / p.volume, start=jnp.zeros(1),
+    )  # fmt: skip
+    inputs = Inputs(Doses([1.0], [8.0], [0], states=1), constants={"volume": 4.0})
+    found = model.locations(TS, inputs, jnp.array([np.log(2.0)]))[:, 0]
+    np.testing.assert_allclose(found, [0, 0, 2 * np.exp(-1.5), 2 * np.exp(-3.0)], rtol=1e-5)
+
+
+def test_weighted_residuals_are_standard_normal_and_the_check_covers_its_own_law():
+    model, generator = level(spread=0.7), np.random.default_rng(0)
+    count = 400
+    eta, noise = 0.7 * generator.standard_normal(count), 0.401 * generator.standard_normal((count, 4, 1))
+    values = 1.0 + eta[:, None, None] + 0.5 * np.asarray(TS)[None, :, None] + noise
+    mask, ts = np.ones(values.shape, bool), np.tile(TS, (count, 1))
+    mask[::3, 1] = False
+    found = weighted_residuals(model, (ts, values, mask, None))
+    assert np.isnan(found[::3, 1]).all()
+    kept = found[mask]
+    assert abs(kept.mean()) < 0.1 and kept.std() == pytest.approx(1, abs=0.06)
+    assert abs(np.corrcoef(found[1::3, 0, 0], found[1::3, 3, 0])[0, 1]) < 0.2  # whitened, where raw ones go together
+    check = predictive_check(model, (ts, values, mask, None), edges=[-0.5, 0.5, 2.0, 5.0], repeats=200, key=jax.random.key(0))
+    inside = (check.low <= check.observed) & (check.observed <= check.high)
+    assert inside.mean() > 0.7
+    shifted = predictive_check(
+        model, (ts, values + 1.5, mask, None), edges=[-0.5, 0.5, 2.0, 5.0], repeats=200, key=jax.random.key(0)
+    )
+    assert not ((shifted.low <= shifted.observed) & (shifted.observed <= shifted.high)).any()
+
+
+def test_bad_populations_are_refused():
+    with pytest.raises(ValueError, match="each once, but got"):
+        level(("level", "level"))
+    with pytest.raises(ValueError, match="positive spread"):
+        level(spread=0.0)
+    with pytest.raises(ValueError, match="holds one KnownField, but MLPField has 0"):
+        known_parameters(nde.MLPField(1, 4, 1, key=jax.random.key(0)))
+    with pytest.raises(ValueError, match="LaplaceMarginal takes no regulariser"):
+        LaplaceMarginal()(level(), TS, VALUES, SEEN, regulariser=nde.regularise.ErrorEstimate())
+    field = nde.KnownField(lambda t, y, p: -p.rate * y, {"rate": nde.Parameter(1.0, fixed=True)})
+    with pytest.raises(ValueError, match="'rate' is a fixed parameter"):
+        Population(nde.NeuralODE(field), nde.GaussianLikelihood(1), ["rate"], observe=lambda t, y, p: y, start=jnp.ones(1))
