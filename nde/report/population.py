@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from nde.models import Population
 from nde.objectives import posterior_mode
-from nde.report.marks import BLUE, GREY, ORANGE
+from nde.report.figures import BLUE, GREY, ORANGE
 
 Individuals = tuple[Any, Any, Any, Any]
 """Times `(individuals, rows)`, values and mask `(individuals, rows, channels)`, and inputs with a leading axis."""
