@@ -105,6 +105,7 @@ from nde.models import (
     NeuralSDE as NeuralSDE,
     Numerics as Numerics,
     ObservedODE as ObservedODE,
+    Population as Population,
 )
 from nde.objectives import (
     ELBO as ELBO,

@@ -54,7 +54,7 @@ def test_linear_population_has_the_marginal_likelihood_of_its_normal_law_with_it
 def decaying(raw=0.2, spread=0.5):
     field = nde.KnownField(lambda t, y, p: -p.rate * y, {"rate": nde.Parameter(float(np.exp(raw)), log=True)})
     return Population(
-        nde.NeuralODE(field, steps_per_row=4, solver=nde.Bosh3()), nde.GaussianLikelihood(1, scale=0.1), ["rate"],
+        nde.NeuralODE(field, steps_per_row=16, solver=nde.Bosh3()), nde.GaussianLikelihood(1, scale=0.1), ["rate"],
         observe=lambda t, y, p: y, start=jnp.ones(1), spread=spread,
     )  # fmt: skip
 
@@ -66,12 +66,18 @@ def test_nonlinear_population_is_near_quadrature_and_its_gradient_is_that_of_dif
     individual = (TS, DECAYED, SEEN, None)
     model = decaying()
     log_marginal = eqx.filter_jit(lambda m: LaplaceMarginal().log_marginal(m, individual))
-    etas = np.linspace(-3, 4, 4001)
-    rates = np.exp(0.2 + etas)
-    seen = np.array([0.0, 1.0, 4.0])
-    law = stats.norm.logpdf(np.array([1.05, 0.12, 0.01]), np.exp(-rates[:, None] * seen), 0.1 + 1e-3 * 0).sum(1)
-    exact = np.log(np.trapezoid(np.exp(law + stats.norm.logpdf(etas, 0, 0.5)), etas))
-    assert float(log_marginal(model)) == pytest.approx(exact, abs=0.02)
+
+    def joint(eta):
+        seen = np.exp(-np.exp(0.2 + eta)[:, None] * np.array([0.0, 1.0, 4.0]))
+        return stats.norm.logpdf(DECAYED[np.array([0, 1, 3]), 0], seen, 0.101).sum(1) + stats.norm.logpdf(eta, 0, 0.5)
+
+    etas = np.linspace(-3, 4, 70_001)
+    logs = joint(etas)
+    best = etas[np.argmax(logs)]
+    below, at, above = joint(best + np.array([-1e-3, 0, 1e-3]))
+    laplace = at + 0.5 * np.log(2 * np.pi) - 0.5 * np.log((2 * at - below - above) / 1e-6)
+    assert float(log_marginal(model)) == pytest.approx(laplace, abs=1e-3)
+    assert float(log_marginal(model)) == pytest.approx(np.log(np.trapezoid(np.exp(logs), etas)), abs=0.1)
     gradient = eqx.filter_jit(eqx.filter_grad(log_marginal))(model)
     for where in (
         lambda m: m.ode.field.parameters["rate"].raw, lambda m: m.raw_spread, lambda m: m.likelihood.raw_scale,
@@ -79,7 +85,7 @@ def test_nonlinear_population_is_near_quadrature_and_its_gradient_is_that_of_dif
         ends = [float(log_marginal(eqx.tree_at(where, model, where(model) + h))) for h in (1e-5, -1e-5)]
         np.testing.assert_allclose(np.sum(where(gradient)), (ends[0] - ends[1]) / 2e-5, rtol=1e-5)
     mode, decrement = eqx.filter_jit(posterior_mode)(model, individual)
-    assert abs(float(mode[0]) - etas[np.argmax(law + stats.norm.logpdf(etas, 0, 0.5))]) < 3e-3
+    assert abs(float(mode[0]) - best) < 1e-3
     assert float(decrement) < 1e-8
 
 
@@ -91,7 +97,7 @@ def test_effect_that_is_no_parameter_is_read_as_an_input_and_doses_are_given():
     )  # fmt: skip
     inputs = Inputs(Doses([1.0], [8.0], [0], states=1), constants={"volume": 4.0})
     found = model.locations(TS, inputs, jnp.array([np.log(2.0)]))[:, 0]
-    np.testing.assert_allclose(found, [0, 0, 2 * np.exp(-1.5), 2 * np.exp(-3.0)], rtol=1e-5)
+    np.testing.assert_allclose(found, [0, 0, 2 * np.exp(-1.5), 2 * np.exp(-3.0)], rtol=1e-4)
 
 
 def test_weighted_residuals_are_standard_normal_and_the_check_covers_its_own_law():
@@ -106,7 +112,9 @@ def test_weighted_residuals_are_standard_normal_and_the_check_covers_its_own_law
     kept = found[mask]
     assert abs(kept.mean()) < 0.1 and kept.std() == pytest.approx(1, abs=0.06)
     assert abs(np.corrcoef(found[1::3, 0, 0], found[1::3, 3, 0])[0, 1]) < 0.2  # whitened, where raw ones go together
-    check = predictive_check(model, (ts, values, mask, None), edges=[-0.5, 0.5, 2.0, 5.0], repeats=200, key=jax.random.key(0))
+    check = predictive_check(
+        model, (ts, values, mask, None), edges=[-0.5, 0.5, 2.0, 5.0], repeats=200, key=jax.random.key(0)
+    )
     inside = (check.low <= check.observed) & (check.observed <= check.high)
     assert inside.mean() > 0.7
     shifted = predictive_check(
@@ -126,4 +134,6 @@ def test_bad_populations_are_refused():
         LaplaceMarginal()(level(), TS, VALUES, SEEN, regulariser=nde.regularise.ErrorEstimate())
     field = nde.KnownField(lambda t, y, p: -p.rate * y, {"rate": nde.Parameter(1.0, fixed=True)})
     with pytest.raises(ValueError, match="'rate' is a fixed parameter"):
-        Population(nde.NeuralODE(field), nde.GaussianLikelihood(1), ["rate"], observe=lambda t, y, p: y, start=jnp.ones(1))
+        Population(
+            nde.NeuralODE(field), nde.GaussianLikelihood(1), ["rate"], observe=lambda t, y, p: y, start=jnp.ones(1)
+        )

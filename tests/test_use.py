@@ -77,6 +77,14 @@ PUBLIC = {
     "ObservedODE": lambda: nde.ObservedODE(
         nde.NeuralODE(nde.MLPField(2, 4, 1, key=KEY)), None, nde.GaussianLikelihood(1), (0,)
     ),
+    "Population": lambda: nde.Population(
+        nde.NeuralODE(nde.fields.lotka_volterra()),
+        nde.GaussianLikelihood(1),
+        ["birth"],
+        observe=lambda t, y, p: y[:1],
+        start=[1, 2],
+        spread=1,
+    ),
     "GRUD": lambda: nde.models.GRUD(2, 4, 3, mean=[1, 2], key=KEY),
     "GRUDeltaT": lambda: nde.models.GRUDeltaT(2, 4, 3, key=KEY),
     "CDEEncoder": lambda: nde.models.CDEEncoder(2, 4, key=KEY),
@@ -122,7 +130,7 @@ PUBLIC = {
 }
 # Results of calls: not made by users.
 NOT_MADE = {"Context", "ContextELBOTerms", "ELBOTerms", "LatentPath", "Shots", "SpaceSpaceLevyArea", "Terms"}
-NOT_MADE |= {"TrajectoryTerms", "MarginalPath", "Normal", "Pieces"}
+NOT_MADE |= {"TrajectoryTerms", "MarginalPath", "MarginalTerms", "Normal", "Pieces"}
 FOLDERS = (
     nde.fields,
     nde.models,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from nde.dtypes import default_float
+from nde.dtypes import as_floats, default_float
 from nde.fields import KnownField, Parameter, ParameterValues
 from nde.models.neural_ode import NeuralODE
 from nde.objectives import AbstractLikelihood
@@ -27,8 +27,8 @@ class Population(eqx.Module):
     \dot y_i = f(t, y_i; p_i, u_i(t)), \quad x_{ij} \sim p\bigl(\cdot \mid g(t_{ij}, y_i(t_{ij}); p_i)\bigr),$$
 
     with $T_k$ the transform of `nde.Parameter` and $r_k$ its `raw`: with `log=True` the effect is log-normal,
-    $p_{ik} = \theta_k e^{\eta_{ik}}$, and with bounds it stays between them. An effect whose name is no parameter is read
-    as an input of that name, $\eta_{ik}$ itself: by a network that differs from individual to individual.
+    $p_{ik} = \theta_k e^{\eta_{ik}}$, and with bounds it stays between them. An effect whose name is no parameter is
+    read as an input of that name, $\eta_{ik}$ itself: by a network that differs from individual to individual.
 
     ```python
     >>> import jax.numpy as jnp, nde
@@ -54,8 +54,8 @@ class Population(eqx.Module):
     - `spread`: what the standard deviations of the effects start from: a number, or one for each.
     - `correlated`: whether $\Omega$ is full, and not diagonal. Static.
 
-    **Raises:** `ValueError` for an effect that is named twice or is of a fixed parameter, a spread that is not positive,
-    or an ODE without a known field.
+    **Raises:** `ValueError` for an effect that is named twice or is of a fixed parameter, a spread that is not
+    positive, or an ODE without a known field.
 
     **Source:** Lindstrom and Bates, *Nonlinear mixed effects models for repeated measures data*, Biometrics 1990.
     """
@@ -85,7 +85,7 @@ class Population(eqx.Module):
             said = f"'{fixed[0]}' is a fixed parameter" if fixed else f"got {effects!r}"
             raise ValueError(f"Population needs a list of names that vary, each once, but {said}.")
         begin = np.broadcast_to(np.asarray(spread, np.float64), len(effects))
-        if not ((0 < begin) & (begin < np.inf)).all():
+        if not ((begin > 0) & (begin < np.inf)).all():
             raise ValueError(f"Population needs a positive spread of the effects, but got {spread}.")
         self.ode, self.likelihood, self.observe, self.start = ode, likelihood, observe, start
         self.effects = tuple(effects)
@@ -125,10 +125,10 @@ class Population(eqx.Module):
     def states(self, ts: Float[Array, " rows"], inputs: Inputs | None, eta: Float[Array, " effects"]) -> Array:
         """The states of an individual at its times, `(rows, state)`; before what is given at a row's time."""
         given = self._inputs(inputs, eta)
-        start = self.start(self._values(given, ts[0])) if callable(self.start) else jnp.asarray(self.start)
+        start = self.start(self._values(given, ts[0])) if callable(self.start) else as_floats(self.start)[0]
         # A search for the effects must be able to try bad ones: where the solve fails the states are infinite.
         ode = eqx.tree_at(lambda m: m.numerics, self.ode, dataclasses.replace(self.ode.numerics, throw=False))
-        return ode(ts, start.astype(ts.dtype), given)
+        return ode(ts, jnp.asarray(start, ts.dtype), given)
 
     def locations(
         self, ts: Float[ArrayLike, " rows"], inputs: Inputs | None, eta: Float[ArrayLike, " effects"]
@@ -173,5 +173,7 @@ def known_parameters(field: Any) -> Mapping[str, Parameter]:
 
     found = [x for x in jax.tree.leaves(field, is_leaf=is_known) if is_known(x)]
     if len(found) != 1:
-        raise ValueError(f"Population needs a field that holds one KnownField, but {type(field).__name__} has {len(found)}.")
+        raise ValueError(
+            f"Population needs a field that holds one KnownField, but {type(field).__name__} has {len(found)}."
+        )
     return found[0].parameters

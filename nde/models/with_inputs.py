@@ -149,7 +149,8 @@ def _over_piece(numerics: Numerics, rates: Callable[..., Any], y: Array, inputs:
             numerics, steps_per_row=None, controller=diffrax.ConstantStepSize(), dt0=1 / each, max_steps=each
         )
         return over_unit(fixed, rates, y, inputs)
-    tableau, h = numerics.solver.tableau, 1 / each
+    tableau: Any = numerics.solver.tableau  # of one step, and not the two of an additive method
+    h = 1 / each
 
     def step(y: Array, begin: Array) -> tuple[Array, None]:
         slopes = [rates(begin, y, inputs)]

@@ -63,7 +63,8 @@ class LaplaceMarginal(eqx.Module):
     taken: the model's ODE needs a known grid, `steps_per_row`.
 
     **Source:** Tierney and Kadane, *Accurate approximations for posterior moments and marginal densities*, JASA 1986;
-    Wolfinger, *Laplace's approximation for nonlinear mixed models*, Biometrika 1993; implicit gradients: Almquist, Leander, Jirstrand, *Using sensitivity equations
+    Wolfinger, *Laplace's approximation for nonlinear mixed models*, Biometrika 1993; implicit gradients: Almquist,
+    Leander, Jirstrand, *Using sensitivity equations
     for computing gradients of the FOCE and FOCEI approximations to the population likelihood*, J. Pharmacokinet.
     Pharmacodyn. 2015.
     """
@@ -87,7 +88,7 @@ class LaplaceMarginal(eqx.Module):
             raise ValueError("LaplaceMarginal takes no regulariser.")
         individual = (times, values, mask, inputs)
         value = self.log_marginal(model, individual)
-        return MarginalTerms(-value, jnp.sum(mask).astype(value.dtype))
+        return MarginalTerms(nll=-value, count=jnp.sum(mask).astype(value.dtype))
 
     def log_marginal(self, model: MixedModel, individual: Any) -> Float[Array, ""]:
         """The approximation of an individual's log marginal likelihood, in nats, differentiable in the model."""
@@ -135,7 +136,7 @@ def _climb(model: MixedModel, individual: Any, iterations: int) -> tuple[Array, 
         sizes = jnp.maximum(jnp.abs(sizes), 1e-6 * jnp.max(jnp.abs(sizes)))
         along = axes.T @ gradient
         step = axes @ (along / sizes)
-        tried = eta + jnp.asarray(LENGTHS, eta.dtype)[:, None] * step[None, :]
+        tried = eta[None] + jnp.asarray(LENGTHS, eta.dtype)[:, None] * step[None, :]
         scores = jax.vmap(joint)(tried)
         best = tried[jnp.argmax(jnp.where(jnp.isfinite(scores), scores, -jnp.inf))]
         return best, (eta, curvature, jnp.sqrt(jnp.sum(along**2 / sizes)))

@@ -57,6 +57,14 @@ from nde.report.logits import class_logits as class_logits
 from nde.report.marks import forecast_marks as forecast_marks, warning_of as warning_of
 from nde.report.points import mode_masses as mode_masses, Moments as Moments, moments as moments
 from nde.report.pool import pool_weights as pool_weights, PooledForecast as PooledForecast
+from nde.report.population import (
+    individual_fits as individual_fits,
+    IndividualFits as IndividualFits,
+    plot_predictive_check as plot_predictive_check,
+    predictive_check as predictive_check,
+    PredictiveCheck as PredictiveCheck,
+    weighted_residuals as weighted_residuals,
+)
 from nde.report.samples import crps_of_samples as crps_of_samples, quantiles_of_samples as quantiles_of_samples
 from nde.report.scores import (
     AbstractForecast as AbstractForecast,

@@ -149,7 +149,7 @@ def _located(model: Population, ts: Array, inputs: Any, standard: Array) -> Arra
 
 
 def plot_predictive_check(check: PredictiveCheck, data: Individuals, *, names: Sequence[str], time: str) -> Figure:
-    """Observed quantiles as lines over the bands of simulated ones, and the values as dots: a panel for each channel."""
+    """Observed quantiles as lines over the bands of simulated ones, and the values as dots: a panel a channel."""
     ts, values, mask, _ = data
     channels = check.observed.shape[-1]
     figure = Figure(figsize=(5.2 * channels, 3.6), layout="constrained")
