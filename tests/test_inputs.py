@@ -18,6 +18,7 @@ INTO, LASTING = np.array([0, 1, 0, 1, 0]), jnp.array([0.0, 0.0, 0.0, 3.0, 0.0])
 RATES = {"ka": 1.2, "ke": 0.15}
 WAYS = {
     "controlled": {"controller": nde.PIDController(rtol=1e-10, atol=1e-10), "solver": nde.Dopri5(), "max_steps": 16384},
+    "constant": {"controller": diffrax.ConstantStepSize(), "dt0": 0.03, "max_steps": 800, "solver": nde.Dopri5()},
     "in pieces": {"steps_per_row": 40, "solver": nde.Dopri5()},
 }
 
@@ -99,7 +100,7 @@ def test_reset_sets_a_state_and_its_time_has_a_gradient():
 
     assert float(end(jnp.array(5.0))) == pytest.approx(4 * np.exp(-0.15 * 19), rel=1e-8)
     assert float(jax.grad(end)(jnp.array(5.0))) == pytest.approx(0.15 * 4 * np.exp(-0.15 * 19), rel=1e-7)
-    with pytest.raises(ValueError, match="reset a state need steps_per_row"):
+    with pytest.raises(ValueError, match="reset a state need steps_per_row or constant"):
         doses = Doses([1.0], [0.0], [0], states=2, resets=[True])
         model("controlled")(TS, START, Inputs(doses=doses))
 
@@ -108,7 +109,7 @@ KNOTS, READ = jnp.array([0.0, 5.0, 9.0, 9.0]), jnp.array([1.0, 2.0, 4.0, jnp.nan
 AREAS = {"held": 1 * 5 + 2 * 4 + 4 * 15, "next": 2 * 5 + 4 * 4 + 4 * 15, "linear": 1.5 * 5 + 3 * 4 + 4 * 15}
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["controlled", "in pieces"])
 @pytest.mark.parametrize("between", AREAS)
 def test_covariate_is_read_between_its_rows_with_gradients_in_values_and_times(way, between):
     gather = model(way, lambda t, y, p: p.rate * p.weight * jnp.ones_like(y), {"rate": 1.0})
@@ -162,7 +163,10 @@ def test_bad_inputs_are_refused():
     with pytest.raises(ValueError, match=r"amounts of shape \(1, 2\) and a state of shape \(3,\)"):
         nde.NeuralODE(lambda t, y, args: -y)(TS, jnp.ones(3), doses)
     with pytest.raises(ValueError, match="needs a PIDController, whose steps can end at the jumps"):
-        nde.NeuralODE(lambda t, y, args: -y, controller=diffrax.ConstantStepSize(), dt0=0.1)(TS, START, doses)
+        nde.NeuralODE(lambda t, y, args: -y, controller=diffrax.StepTo(TS))(TS, START, doses)
+    with pytest.raises(eqx.EquinoxRuntimeError, match="within max_steps=50"):
+        constant = {"controller": diffrax.ConstantStepSize(), "dt0": 0.1, "max_steps": 50}
+        nde.NeuralODE(lambda t, y, args: -y, **constant)(TS, START, doses)
     with pytest.raises(ValueError, match="among its covariates and among its constants"):
         Inputs(covariates={"a": covariate_path([0.0, 1.0], [1.0, 2.0])}, constants={"a": 1.0})
     with pytest.raises(ValueError, match=r"of shape \(rows,\), but got"):

@@ -84,6 +84,7 @@ def test_nonlinear_population_is_near_quadrature_and_its_gradient_is_that_of_dif
     ):  # fmt: skip
         ends = [float(log_marginal(eqx.tree_at(where, model, where(model) + h))) for h in (1e-5, -1e-5)]
         np.testing.assert_allclose(np.sum(where(gradient)), (ends[0] - ends[1]) / 2e-5, rtol=1e-5)
+    assert len(jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))) == 3  # the numbers of a start are not learned
     mode, decrement = eqx.filter_jit(posterior_mode)(model, individual)
     assert abs(float(mode[0]) - best) < 1e-3
     assert float(decrement) < 1e-8

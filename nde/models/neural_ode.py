@@ -44,7 +44,7 @@ class NeuralODE(AbstractSolvingModel):
 
     `args` is what the field gets, but for `nde.paths.Inputs`, constants, covariates and doses: the field gets their
     values at `t` as a mapping of names, and steps end where they jump. With `steps_per_row` an ODE with inputs takes so
-    many steps between any two times of rows and inputs.
+    many steps between any two times of rows and inputs, with `diffrax.ConstantStepSize()` steps of `dt0`, cut there.
 
     **Raises:** `ValueError` if `ts` holds fewer than two times, or if the field's output is not what `y0` is; an error
     at run time if `ts` is not sorted or the solve fails.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from nde.dtypes import as_floats, default_float
+from nde.dtypes import default_float
 from nde.fields import KnownField, Parameter, ParameterValues
 from nde.models.neural_ode import NeuralODE
 from nde.objectives import AbstractLikelihood
@@ -46,11 +46,11 @@ class Population(eqx.Module):
     **Arguments of the constructor:**
 
     - `ode`: a `nde.NeuralODE` of a `nde.KnownField`, or of a field that holds one. `nde.objectives.LaplaceMarginal`
-      takes third derivatives: give the ODE `steps_per_row`.
+      takes third derivatives: give the ODE `steps_per_row`, or `diffrax.ConstantStepSize()`, `dt0` and `max_steps`.
     - `likelihood`: the law of one row `(channels,)` around $g$.
     - `effects`: $k$, the names that vary. Static.
     - `observe`: $g$, `observe(t, y, p)` to `(channels,)`; `p` has parameters, inputs and effects as attributes.
-    - `start`: $y_i(t_{i0})$: an array `(state,)`, or a function of `p` that gives it.
+    - `start`: $y_i(t_{i0})$: numbers, one a state, which stay as they are, or a function of `p` that gives them.
     - `spread`: what the standard deviations of the effects start from: a number, or one for each.
     - `correlated`: whether $\Omega$ is full, and not diagonal. Static.
 
@@ -87,7 +87,9 @@ class Population(eqx.Module):
         begin = np.broadcast_to(np.asarray(spread, np.float64), len(effects))
         if not ((begin > 0) & (begin < np.inf)).all():
             raise ValueError(f"Population needs a positive spread of the effects, but got {spread}.")
-        self.ode, self.likelihood, self.observe, self.start = ode, likelihood, observe, start
+        self.ode, self.likelihood, self.observe = ode, likelihood, observe
+        # An array would be a leaf, and learned: numbers stay.
+        self.start = start if callable(start) else tuple(np.asarray(start, np.float64).tolist())
         self.effects = tuple(effects)
         self.raw_spread = jnp.asarray(np.log(begin), default_float())
         pairs = len(effects) * (len(effects) - 1) // 2
@@ -125,7 +127,7 @@ class Population(eqx.Module):
     def states(self, ts: Float[Array, " rows"], inputs: Inputs | None, eta: Float[Array, " effects"]) -> Array:
         """The states of an individual at its times, `(rows, state)`; before what is given at a row's time."""
         given = self._inputs(inputs, eta)
-        start = self.start(self._values(given, ts[0])) if callable(self.start) else as_floats(self.start)[0]
+        start = self.start(self._values(given, ts[0])) if callable(self.start) else self.start
         # A search for the effects must be able to try bad ones: where the solve fails the states are infinite.
         ode = eqx.tree_at(lambda m: m.numerics, self.ode, dataclasses.replace(self.ode.numerics, throw=False))
         return ode(ts, jnp.asarray(start, ts.dtype), given)

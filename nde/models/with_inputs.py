@@ -32,10 +32,12 @@ def solve_with_inputs(
     With a controller of the error it is one solve, of $z = y - G(t)$, which is continuous:
     $\dot z = f(t, z + G(t); u(t)) + R(t)$, whose steps end at the discontinuities. With `numerics.steps_per_row` it is
     a scan over the pieces between all times of `ts` and of the inputs, each crossed in so many steps: a batch of series
-    takes its steps together, and every transformation of JAX works, such as third derivatives.
+    takes its steps together, and every transformation of JAX works, such as third derivatives. With
+    `diffrax.ConstantStepSize()` it is that too, of steps of `dt0` that are cut at these times, of which `max_steps` must
+    reach the end: where rows lie far apart, so that a few steps from one to the next would be too long.
 
-    **Raises:** `ValueError` for steps of one size, which would go past a dose, for times that run backward with
-    `steps_per_row`, and for a regulariser with it.
+    **Raises:** `ValueError` for another controller where inputs jump, and for a regulariser with steps of a known grid;
+    an error at run time for times that run backward on one, and for `max_steps` that do not reach the end.
     """
     inputs = jax.tree.map(lambda x: x.astype(y0.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, inputs)
     doses = inputs.doses
@@ -44,19 +46,20 @@ def solve_with_inputs(
             f"NeuralODE needs doses of as many states as it has, but got amounts of shape {doses.amounts.shape} and a "
             f"state of shape {y0.shape}."
         )
-    if numerics.steps_per_row is not None:
+    constant = isinstance(numerics.controller, diffrax.ConstantStepSize) and numerics.dt0 is not None
+    if numerics.steps_per_row is not None or constant:
         if regulariser is not None:
-            raise ValueError("A regulariser needs a controller of the error, and not steps_per_row, beside inputs.")
+            raise ValueError("A regulariser needs a controller of the error beside inputs, and not a known grid.")
         return _solve_pieces(numerics, field, ts, y0, inputs)
     if doses is not None and doses.resets is not None:
-        raise ValueError("Doses that reset a state need steps_per_row: with a controller they can only add to it.")
+        raise ValueError("Doses that reset a state need steps_per_row or constant steps: with a controller they can only add to it.")
     jumps = inputs.jumps()
     if not sum(map(len, jumps)):
         return _solve_whole(numerics, field, ts, y0, inputs, regulariser, key)
     if not isinstance(numerics.controller, diffrax.PIDController):
         raise ValueError(
-            "An ODE with inputs that jump needs a PIDController, whose steps can end at the jumps, or steps_per_row, "
-            f"but got {type(numerics.controller).__name__}."
+            "An ODE with inputs that jump needs a PIDController, whose steps can end at the jumps, steps_per_row, or "
+            f"ConstantStepSize with dt0, but got {type(numerics.controller).__name__}."
         )
     moved = separated(jnp.concatenate(jumps), ts)
     controller = diffrax.ClipStepSizeController(numerics.controller, jump_ts=moved)
@@ -85,17 +88,21 @@ def _solve_whole(numerics, field, ts, y0, inputs, regulariser, key) -> Solved:
 
 def _solve_pieces(numerics: Numerics, field: Callable[..., Any], ts: Array, y0: Array, inputs: Inputs) -> Solved:
     doses = inputs.doses
-    ts = refuse(ts, ts[-1] < ts[0], "With steps_per_row an ODE with inputs runs forward, but its times run backward.")
-    first, last = ts[0], ts[-1]
+    ts = refuse(ts, ts[-1] < ts[0], "On a known grid an ODE with inputs runs forward, but its times run backward.")
+    first, last, each = ts[0], ts[-1], numerics.steps_per_row
+    mesh = []
+    if each is None:
+        each, size = 1, numerics.dt0
+        long = last - first > size * numerics.max_steps * (1 + 1e-6)
+        first = refuse(first, long, f"steps of dt0 do not reach the end within max_steps={numerics.max_steps}.")
+        mesh = [first + size * np.arange(1, numerics.max_steps, dtype=ts.dtype)]
     # No jnp.clip, whose derivative at its ends is one half.
-    jumps = [jnp.where(x < first, first, jnp.where(x > last, last, x)) for x in inputs.jumps()]
+    jumps = [jnp.where(x < first, first, jnp.where(x > last, last, x)) for x in [*inputs.jumps(), *mesh]]
     times = jnp.concatenate([ts, *jumps])
     order = jnp.argsort(jax.lax.stop_gradient(times), stable=True)  # rows before what is given at their time
     edges = times[order]
     starts, gaps = edges[:-1], jnp.diff(edges)
     middle = starts + gaps / 2
-    each = numerics.steps_per_row
-    assert each is not None
     given = None
     if doses is not None:
         # What is given at once moves the state at the start of the piece whose place its time has among all of them.

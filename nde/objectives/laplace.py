@@ -18,7 +18,7 @@ class MixedModel(Protocol):
 
     @property
     def raw_spread(self) -> Array:
-        """One entry an effect."""
+        """Logarithms of the effects' standard deviations."""
         ...
 
     def log_joint(self, individual: Any, eta: Array, /) -> Array:
@@ -112,8 +112,8 @@ def posterior_mode(
 ) -> tuple[Float[Array, " effects"], Float[Array, ""]]:
     r"""The effects $\hat\eta$ that maximise $\log p(x_i, \eta)$ of an individual, and the Newton decrement there.
 
-    Newton's method from zero, with the absolute eigenvalues of the curvature, so that every step goes up, and the best
-    of six lengths of each step. The decrement $\sqrt{g^\top |H|^{-1} g}$ is how far, in standard deviations of the
+    Newton's method from zero, with the absolute eigenvalues of the curvature, so that every step goes up, of at most
+    three standard deviations, and the best of six lengths of each step. The decrement $\sqrt{g^\top |H|^{-1} g}$ is how far, in standard deviations of the
     posterior, the maximum still is.
 
     **Limits:** it has no gradient (`LaplaceMarginal` has); of several maxima it finds one.
@@ -132,16 +132,19 @@ def _climb(model: MixedModel, individual: Any, iterations: int) -> tuple[Array, 
     def improve(eta, _):
         _, gradient, hessian = _derivatives(joint, eta)
         curvature = -hessian
-        sizes, axes = jnp.linalg.eigh(curvature)
-        sizes = jnp.maximum(jnp.abs(sizes), 1e-6 * jnp.max(jnp.abs(sizes)))
-        along = axes.T @ gradient
-        step = axes @ (along / sizes)
+        # In standard deviations of the effects, where the prior's part of the curvature is one: at a mode it is mostly
+        # more, and a direction in which it is less, or turned up, must not make the step as long as it likes.
+        sizes, axes = jnp.linalg.eigh(curvature * spread[:, None] * spread[None, :])
+        sizes = jnp.maximum(jnp.abs(sizes), LEAST_CURVATURE)
+        along = axes.T @ (gradient * spread)
+        move = along / sizes
+        step = spread * (axes @ (move * jnp.minimum(1.0, LONGEST / (jnp.linalg.norm(move) + LONGEST / 100))))
         tried = eta[None] + jnp.asarray(LENGTHS, eta.dtype)[:, None] * step[None, :]
         scores = jax.vmap(joint)(tried)
         best = tried[jnp.argmax(jnp.where(jnp.isfinite(scores), scores, -jnp.inf))]
         return best, (eta, curvature, jnp.sqrt(jnp.sum(along**2 / sizes)))
 
-    start = jnp.zeros_like(model.raw_spread)
+    start, spread = jnp.zeros_like(model.raw_spread), jnp.exp(model.raw_spread)
     _, found = jax.lax.scan(improve, start, None, length=iterations + 1)
     return jax.tree.map(lambda x: x[-1], found)
 
@@ -161,4 +164,5 @@ def _derivatives(function: Callable[[Array], Array], x: Array) -> tuple[Array, A
     return value, gradient, hessian
 
 
+LEAST_CURVATURE, LONGEST = 0.3, 3.0
 LENGTHS = (1.0, 0.5, 0.2, 0.05, 0.005, 0.0)

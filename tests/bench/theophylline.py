@@ -38,13 +38,14 @@ def subjects():
     return times, values[..., None], np.array([p["dose_mg_per_kg"][0] for p in parts])
 
 
-def population(steps_per_row: int = 4) -> nde.models.Population:
+def population(dt0: float = 0.25) -> nde.models.Population:
     def flow(t, y, p):
         gut, central = y
         return jnp.stack([-p.ka * gut, p.ka * gut - p.cl / p.v * central])
 
     field = nde.KnownField(flow, {name: Parameter(x, log=True) for name, x in STARTS.items()})
-    ode = nde.NeuralODE(field, solver=nde.Dopri5(), steps_per_row=steps_per_row)
+    steps = {"controller": nde.ConstantStepSize(), "dt0": dt0, "max_steps": int(25 / dt0)}
+    ode = nde.NeuralODE(field, solver=nde.Dopri5(), **steps)
     noise = nde.GaussianLikelihood(1, scale=0.7)
     return nde.models.Population(
         ode, noise, list(STARTS), observe=lambda t, y, p: y[1:] / p.v, start=jnp.zeros(2), spread=[0.5, 0.3, 0.2]
@@ -105,7 +106,7 @@ def main() -> None:
     seconds = time.perf_counter() - start
     laplace = eqx.filter_jit(jax.vmap(lambda *one: LaplaceMarginal().log_marginal(model, one)))(*arrays)
     exact = quadrature(model)
-    fine = eqx.tree_at(lambda m: m.ode, model, population(16).ode)
+    fine = eqx.tree_at(lambda m: m.ode, model, population(0.1).ode)
     fine = eqx.tree_at(lambda m: m.ode.field, fine, model.ode.field)
     error = float(jnp.sum(jax.vmap(lambda *one: LaplaceMarginal().log_marginal(fine, one))(*arrays) - laplace))
     values = {name: float(x.value) for name, x in model.ode.field.parameters.items()}
