@@ -33,7 +33,8 @@ def solve_with_inputs(
     $\dot z = f(t, z + G(t); u(t)) + R(t)$, whose steps end at the discontinuities. With `numerics.steps_per_row` it is
     a scan over the pieces between all times of `ts` and of the inputs, each crossed in so many steps: a batch of series
     takes its steps together, and every transformation of JAX works, such as third derivatives. With
-    `diffrax.ConstantStepSize()` it is that too, of steps of `dt0` that are cut at these times, of which `max_steps` must
+    `diffrax.ConstantStepSize()` it is that too, of steps of `dt0` that are cut at these times, of which `max_steps`
+    must
     reach the end: where rows lie far apart, so that a few steps from one to the next would be too long.
 
     **Raises:** `ValueError` for another controller where inputs jump, and for a regulariser with steps of a known grid;
@@ -52,7 +53,9 @@ def solve_with_inputs(
             raise ValueError("A regulariser needs a controller of the error beside inputs, and not a known grid.")
         return _solve_pieces(numerics, field, ts, y0, inputs)
     if doses is not None and doses.resets is not None:
-        raise ValueError("Doses that reset a state need steps_per_row or constant steps: with a controller they can only add to it.")
+        raise ValueError(
+            "Doses that reset a state need steps_per_row or constant steps: with a controller they can only add to it."
+        )
     jumps = inputs.jumps()
     if not sum(map(len, jumps)):
         return _solve_whole(numerics, field, ts, y0, inputs, regulariser, key)
@@ -93,6 +96,7 @@ def _solve_pieces(numerics: Numerics, field: Callable[..., Any], ts: Array, y0: 
     mesh = []
     if each is None:
         each, size = 1, numerics.dt0
+        assert size is not None
         long = last - first > size * numerics.max_steps * (1 + 1e-6)
         first = refuse(first, long, f"steps of dt0 do not reach the end within max_steps={numerics.max_steps}.")
         mesh = [first + size * np.arange(1, numerics.max_steps, dtype=ts.dtype)]

@@ -113,7 +113,8 @@ def posterior_mode(
     r"""The effects $\hat\eta$ that maximise $\log p(x_i, \eta)$ of an individual, and the Newton decrement there.
 
     Newton's method from zero, with the absolute eigenvalues of the curvature, so that every step goes up, of at most
-    three standard deviations, and the best of six lengths of each step. The decrement $\sqrt{g^\top |H|^{-1} g}$ is how far, in standard deviations of the
+    three standard deviations, and the best of six lengths of each step. The decrement $\sqrt{g^\top |H|^{-1} g}$ is
+    how far, in standard deviations of the
     posterior, the maximum still is.
 
     **Limits:** it has no gradient (`LaplaceMarginal` has); of several maxima it finds one.
