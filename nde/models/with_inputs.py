@@ -92,17 +92,8 @@ def _solve_whole(numerics, field, ts, y0, inputs, regulariser, key) -> Solved:
 def _solve_pieces(numerics: Numerics, field: Callable[..., Any], ts: Array, y0: Array, inputs: Inputs) -> Solved:
     doses = inputs.doses
     ts = refuse(ts, ts[-1] < ts[0], "On a known grid an ODE with inputs runs forward, but its times run backward.")
-    first, last, each = ts[0], ts[-1], numerics.steps_per_row
-    mesh = []
-    if each is None:
-        each, size = 1, numerics.dt0
-        assert size is not None
-        long = last - first > size * numerics.max_steps * (1 + 1e-6)
-        first = refuse(first, long, f"steps of dt0 do not reach the end within max_steps={numerics.max_steps}.")
-        mesh = [first + size * np.arange(1, numerics.max_steps, dtype=ts.dtype)]
-    # No jnp.clip, whose derivative at its ends is one half.
-    jumps = [jnp.where(x < first, first, jnp.where(x > last, last, x)) for x in [*inputs.jumps(), *mesh]]
-    times = jnp.concatenate([ts, *jumps])
+    times, each = _known_times(numerics, ts, inputs)
+    first, last = ts[0], ts[-1]
     order = jnp.argsort(jax.lax.stop_gradient(times), stable=True)  # rows before what is given at their time
     edges = times[order]
     starts, gaps = edges[:-1], jnp.diff(edges)
@@ -147,6 +138,22 @@ def _solve_pieces(numerics: Numerics, field: Callable[..., Any], ts: Array, y0: 
         states = jnp.where(jnp.isfinite(states), states, jnp.inf)
     rows = jnp.argsort(order, stable=True)[: len(ts)]
     return Solved(states[rows], jnp.zeros((), y0.dtype), {"num_steps": each * len(starts)})
+
+
+def _known_times(numerics: Numerics, ts: Array, inputs: Inputs) -> tuple[Array, int]:
+    """Rows, inputs and, of constant steps, a mesh, in this order; and how many steps there are between two of them."""
+    first, last, each = ts[0], ts[-1], numerics.steps_per_row
+    mesh = []
+    if each is None:
+        each, size = 1, numerics.dt0
+        assert size is not None
+        long = last - first > size * numerics.max_steps * (1 + 1e-6)
+        first = refuse(first, long, f"steps of dt0 do not reach the end within max_steps={numerics.max_steps}.")
+        mesh = [first + size * np.arange(1, numerics.max_steps, dtype=ts.dtype)]
+    # No jnp.clip, whose derivative at its ends is one half.
+    jumps = [jnp.where(x < first, first, jnp.where(x > last, last, x)) for x in [*inputs.jumps(), *mesh]]
+    times = jnp.concatenate([ts, *jumps])
+    return times, each
 
 
 def _over_piece(numerics: Numerics, rates: Callable[..., Any], y: Array, inputs: Inputs, each: int) -> Array:
