@@ -27,12 +27,14 @@ from report_linear import linear
 from report_matching import matching
 from report_models import fits, forecasts, regularisers, shooting
 from report_peers import peers
+from report_populations import doses, theophylline
 from report_signatures import signatures
 from report_solves import adjoints, engine, orders, sde
 
 SECTIONS: list[Callable[[], str]] = [engine, peers, sde, orders, adjoints, regularisers, forecasts, fits, shooting]
 SECTIONS += [cde_step, irregular, forecasters, matching, linear, signatures]
 SECTIONS += [samplers, diffusion_adjoints, adaptive_sampler, likelihood, flow_matching, reflow]
+SECTIONS += [doses, theophylline]
 
 INTRODUCTION = """# What was measured
 

@@ -1,0 +1,50 @@
+"""The sections on doses and on populations."""
+
+from report_format import stored, table
+
+
+def doses() -> str:
+    """What doses cost a solve."""
+    found = stored("doses")
+    lines = [
+        [name, f"{ms:.1f} ms", str(found["steps"][name]), f"{1e3 * ms / found['steps'][name]:.0f} µs"]
+        for name, ms in found["milliseconds"].items()
+    ]
+    ms, steps = found["milliseconds"], found["steps"]
+    whole, each = (
+        {way: ms[f"{way}, doses"] / ms[f"{way}, none"] / by[way] for way in ("adaptive", "pieces")}
+        for by in (
+            {"adaptive": 1.0, "pieces": 1.0},
+            {way: steps[f"{way}, doses"] / steps[f"{way}, none"] for way in ("adaptive", "pieces")},
+        )
+    )
+    return f"""## Doses and infusions
+
+`python tests/bench/doses.py`: two compartments and a network, 64 series, each with five doses of its own, two of them
+over a while, so with seven discontinuities; the gradient in all parameters. At most 1.3 times the solve without doses
+was asked: it is {whole["adaptive"]:.1f} times with a controller of the error and {whole["pieces"]:.1f} times on a known
+grid. A step with doses costs {each["adaptive"]:.2f} and {each["pieces"]:.2f} of one without; the rest are steps, for no
+step may go past a discontinuity.
+
+{table(["solve", "gradient", "steps", "a step"], lines)}"""
+
+
+def theophylline() -> str:
+    """A population with random effects."""
+    found = stored("theophylline")
+    published = {"ka": 1.570, "cl": 0.0402, "v": 0.458}
+    lines = [
+        [name, f"{value:.4g}", f"{published[name]:.4g}", f"{found['spread'][name]:.3f}"]
+        for name, value in found["parameters"].items()
+    ]
+    apart = found["laplace"] - found["quadrature"]
+    return f"""## A population: theophylline
+
+`python tests/bench/theophylline.py`: twelve subjects, one compartment, independent random effects on all three
+parameters, normal errors; {found["seconds"]:.0f} s, most of it compilation. The log marginal likelihood at the optimum
+of Laplace's approximation is {found["laplace"]:.2f}, by adaptive Gauss–Hermite quadrature of the same model, written
+with scipy and the closed form of the solution, {found["quadrature"]:.2f}: {apart:+.2f} apart, where 0.5 was asked, of
+which {abs(found["steps_error"]):.2f} are the length of the steps. The standard deviation of the errors is
+{found["noise"]:.3f} mg/L.
+
+{table(["parameter", "typical value", "published (nlme)", "standard deviation of the effect"], lines)}"""
