@@ -96,17 +96,9 @@ class DynamicsTrain(TrainConfig):
 
 
 class DynamicsEvaluate(Section):
-    """`[evaluate]`: draws of a forecast, for its intervals, over all members; and what is said of the parameters.
-
-    - `intervals`: whether intervals of the parameters of known systems, which combinations of them the data determine,
-      AIC and BIC are made, of probability `level`.
-    - `profile`: parameters whose profile likelihoods are made and drawn too.
-    """
+    """`[evaluate]`: draws of a forecast, for its intervals, over all members."""
 
     samples: int = Field(default=2000, ge=20)
-    intervals: bool = True
-    level: float = Field(default=0.9, gt=0, lt=1)
-    profile: tuple[str, ...] = ()
 
 
 class DynamicsConfig(RunConfig):
