@@ -3,7 +3,8 @@
 A table of irregular observations, or arrays (`nde.data.panel_of_arrays`), become a `nde.data.Panel`: every series
 padded to one number of rows, with a mask of what was observed. `nde.data.split_series` divides it by series, a
 `nde.data.Normaliser` fitted on the training part brings the channels to one scale, and `nde.data.index_batches` says
-which series make up which batch. A `nde.data.LabelledPanel` is one whose series belong to classes. A
+which series make up which batch. What is given to the series, doses, constants and covariates, is read beside them by
+`nde.data.read_panel_with_inputs`. A `nde.data.LabelledPanel` is one whose series belong to classes. A
 `nde.data.PointSet` are points without a time. `nde.data.DATASETS`
 is the table of the data sets that a config can name.
 """
@@ -34,6 +35,8 @@ from nde.data.datasets import (
 )
 from nde.data.files import as_frame as as_frame, read_table as read_table, Table as Table
 from nde.data.informative import refuse_empty_channels as refuse_empty_channels
+from nde.data.input_table import read_panel_with_inputs as read_panel_with_inputs
+from nde.data.inputs_layout import DoseFormat as DoseFormat, InputsFormat as InputsFormat
 from nde.data.labelled import (
     LabelledPanel as LabelledPanel,
     read_labelled_panel as read_labelled_panel,
@@ -44,5 +47,6 @@ from nde.data.layout import DATE_UNITS as DATE_UNITS, TableError as TableError, 
 from nde.data.normalise import Normaliser as Normaliser
 from nde.data.panel import Panel as Panel, TableRows as TableRows
 from nde.data.points import as_point_set as as_point_set, PointSet as PointSet, read_points as read_points
+from nde.data.series_inputs import SeriesInputs as SeriesInputs
 from nde.data.split import Split as Split, split_series as split_series
 from nde.data.table import panel_of as panel_of, read_panel as read_panel

@@ -16,7 +16,7 @@ from nde.paths.brownian_tree import VirtualBrownianTree as VirtualBrownianTree
 from nde.paths.counter import NOISE as NOISE
 from nde.paths.doses import Doses as Doses
 from nde.paths.hermite import hermite_path as hermite_path
-from nde.paths.inputs import covariate_path as covariate_path, Inputs as Inputs
+from nde.paths.inputs import Between as Between, covariate_path as covariate_path, Inputs as Inputs
 from nde.paths.levy_area import davie_foster_area as davie_foster_area, SpaceSpaceLevyArea as SpaceSpaceLevyArea
 from nde.paths.linear import linear_path as linear_path, rectilinear_path as rectilinear_path
 from nde.paths.lyndon import lyndon_coordinates as lyndon_coordinates, lyndon_words as lyndon_words
