@@ -6,11 +6,13 @@ import optax
 import pydantic
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from nde.config.models import system_states
+from nde.config.inputs import DosesConfig
+from nde.config.models import HybridModel, system_states
 from nde.config.observe import ObserveConfig
 from nde.config.run import RunConfig
 from nde.config.sections import Section, TrainConfig
 from nde.config.table import TableData
+from nde.data import InputsFormat
 from nde.objectives import TrajectoryFit
 from nde.train import then_lbfgs
 
@@ -21,16 +23,41 @@ class DynamicsData(TableData):
     With `test_after` all series are trained on up to that time, since their first row, and forecast after it; what lies
     in (`validate_after`, `test_after`] chooses the best model. Without it, whole series are held out, a fold of them,
     and `validation` is the share of the others that chooses.
+
+    What is given to the series stands in the same table, and of doses perhaps in one of their own
+    (`nde.data.InputsFormat`): `doses`, the columns of their amounts and whatever else there is; `constants`, columns
+    with one value a series; `covariates`, columns that are read over time, each `held`, its `next` value or `linear`.
+    With doses a series' clock starts at the earliest of its rows and doses, and `test_after` counts from there.
+
+    ```toml
+    constants = ["weight"]
+    covariates = { creatinine = "linear" }
+    doses = { amount = "amt", state = "gut", duration = "dur", additional = "addl", interval = "ii", steady = "ss" }
+    ```
     """
 
     test_after: PositiveFloat | None = None
     validate_after: PositiveFloat | None = None
+    doses: DosesConfig | None = None
+    constants: tuple[str, ...] = ()
+    covariates: dict[str, str] = Field(default_factory=dict)
 
     @pydantic.model_validator(mode="after")
     def _check_times(self) -> "DynamicsData":
         if self.validate_after is not None and not self.validate_after < (self.test_after or 0.0):
             raise ValueError(f"validate_after = {self.validate_after:g} must lie before test_after = {self.test_after}")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _check_inputs(self) -> "DynamicsData":
+        if self.inputs_format() and self.made() is not None:
+            raise ValueError(f"the data set '{self.dataset}' is no table, which could have doses or covariates")
+        return self
+
+    def inputs_format(self) -> InputsFormat:
+        """What is given to the series, and where it stands."""
+        doses = None if self.doses is None else self.doses.dose_format()
+        return InputsFormat(doses, self.constants, self.covariates)  # pyright: ignore[reportArgumentType]
 
 
 class TrajectoryFitConfig(Section):
@@ -117,15 +144,50 @@ class DynamicsConfig(RunConfig):
     def _check_fit(self) -> "DynamicsConfig":
         shooting, start = self.objective.shooting, self.observe.start
         if shooting == "multiple" and start != "learned":
-            raise ValueError("objective.shooting = 'multiple' learns starts, but observe.start is 'first_row'")
+            raise ValueError(f"objective.shooting = 'multiple' learns starts, but observe.start is '{start}'")
         if start == "learned" and self.data.test_after is None:
             raise ValueError("observe.start = 'learned' forecasts the series that it is fitted to: set data.test_after")
         if shooting != "single" and not self.regularise.is_empty:
             raise ValueError(f"[regularise] needs objective.shooting = 'single', but it is '{shooting}'")
+        if self.observe.positive and self.data.doses is not None:
+            raise ValueError(
+                "observe.positive solves for logarithms, which a dose does not move by its amount, nor from zero: "
+                "leave it out with data.doses"
+            )
         states = system_states(self.model)
+        self._check_steps()
+        self._check_residual_inputs(states or self.observe.states)
         if states is not None and self.observe.states not in (None, states):
             raise ValueError(
                 f"the states of the known system are {', '.join(states)}, but observe.states are "
                 f"{', '.join(self.observe.states or ())}"
             )
         return self
+
+    def _check_residual_inputs(self, states: tuple[str, ...] | None) -> None:
+        """Refuse a network that is to see what is neither a state nor an input, where the states have names."""
+        inputs = self.data.inputs_format().names()
+        for section in self.model:
+            for name in (isinstance(section, HybridModel) and states and section.residual_inputs) or ():
+                if states and name not in (*states, *inputs):
+                    also = f" and the inputs {', '.join(inputs)}" if inputs else ""
+                    raise ValueError(
+                        f"residual_inputs names the state '{name}', but the states are {', '.join(states)}{also}"
+                    )
+
+    def _check_steps(self) -> None:
+        """Refuse steps that would go past what is given to the series, or that need it."""
+        given, doses = bool(self.data.inputs_format()), self.data.doses
+        for section in self.model:
+            solver = section.merged_solver(self.solver)
+            if solver.steps_per_row and not given:
+                raise ValueError(f"solver.steps_per_row: no series drives a model '{section.name}'; give it a step dt0")
+            if solver.is_fixed and not solver.steps_per_row and given:
+                raise ValueError(
+                    "solver.dt0: steps of one size go past doses and rows of covariates; give rtol and atol, or "
+                    "steps_per_row"
+                )
+            if doses is not None and doses.reset is not None and not solver.steps_per_row:
+                raise ValueError(
+                    "data.doses.reset needs solver.steps_per_row: with tolerances a dose can only add to a state"
+                )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pydantic
@@ -31,6 +31,7 @@ class DynamicsFacts:
     limits: tuple[Mapping[str, float], Mapping[str, float]]
     positive: bool
     starts: tuple[tuple[tuple[float, ...], ...], ...] | None
+    inputs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class ObserveConfig(Section):
@@ -51,10 +52,12 @@ class ObserveConfig(Section):
     probability of lying there, wherever the table puts it, and so it is forecast and scored
     (`nde.objectives.CensoredLikelihood`).
 
-    `start` says where a series starts: `learned`, or `first_row` for its first row, which must observe every state.
+    `start` says where a series starts: `learned`; `first_row` for its first row, which must observe every state; or
+    `known`, at `known_start`, a number for each state in its own unit, as `{ gut = 0.0, central = 0.0 }` before a dose.
     `channels` are those of the data. `starts`, `location`, `scale`, `noise_unit` and `time_scale`, the units of what is
     solved and of what networks see, come from the data where not given: mean and standard deviation of each state's
-    fitted values, and a tenth of the fitted time.
+    fitted values, and a tenth of the fitted time; of a state that is not observed and is given doses, their mean size.
+    `input_units` are mean and standard deviation of each constant and covariate, over the series that are trained on.
     """
 
     states: tuple[str, ...] | None = None
@@ -66,12 +69,14 @@ class ObserveConfig(Section):
     below: dict[str, float] = Field(default_factory=dict)
     above: dict[str, float] = Field(default_factory=dict)
     noise_scale: PositiveFloat = 0.2
-    start: Literal["learned", "first_row"] = "learned"
+    start: Literal["learned", "first_row", "known"] = "learned"
+    known_start: dict[str, float] | None = None
     starts: tuple[tuple[tuple[float, ...], ...], ...] | None = None
     location: tuple[float, ...] | None = None
     scale: tuple[float, ...] | None = None
     noise_unit: tuple[float, ...] | None = None
     time_scale: float | None = Field(default=None, gt=0)
+    input_units: dict[str, tuple[float, float]] | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -98,6 +103,8 @@ class ObserveConfig(Section):
                     raise ValueError(f"{option}: '{channel}' is {noise}, and only a continuous value has a limit")
                 if noise == "log_normal" and limit <= 0:
                     raise ValueError(f"{option}: '{channel}' is log_normal, so its limit is positive, not {limit:g}")
+        if (self.start == "known") != (self.known_start is not None):
+            raise ValueError("start = 'known' and known_start = { STATE = NUMBER, … } go together: give both or none")
         return self
 
     @property
@@ -149,4 +156,5 @@ class ObserveConfig(Section):
             limits=self.limits(),
             positive=self.positive,
             starts=self.starts,
+            inputs=self.input_units or {},
         )

@@ -22,6 +22,7 @@ from nde.data.datasets import (
     load_lynx_hare as load_lynx_hare,
     load_pbc as load_pbc,
     load_pickup_gesture as load_pickup_gesture,
+    load_theophylline as load_theophylline,
     lynx_hare_path as lynx_hare_path,
     make_labelled_spirals as make_labelled_spirals,
     make_pendulum as make_pendulum,
@@ -32,6 +33,7 @@ from nde.data.datasets import (
     pbc_path as pbc_path,
     pendulum_drag as pendulum_drag,
     sample_density as sample_density,
+    theophylline_path as theophylline_path,
 )
 from nde.data.files import as_frame as as_frame, read_table as read_table, Table as Table
 from nde.data.informative import refuse_empty_channels as refuse_empty_channels

@@ -85,7 +85,9 @@ def read_doses(
     if not doses.negative:
         refuse(amounts < 0, "its amount is {}; where something is taken away set doses.negative = true.", amounts)
     for name in ("duration", "rate", "interval", "additional"):
-        refuse(found[name] < 0, f"its {name} in '{getattr(doses, name)}' is {{}}, but must not be negative.", found[name])
+        refuse(
+            found[name] < 0, f"its {name} in '{getattr(doses, name)}' is {{}}, but must not be negative.", found[name]
+        )
     repeated = (found["additional"] > 0) | (found["steady"] != 0)
     refuse(found["additional"] % 1 != 0, "it has {} additional doses; give a whole number.", found["additional"])
     refuse(~np.isin(found["steady"], (0, 1)), f"'{doses.steady}' is {{}}, but must be 0 or 1.", found["steady"])
@@ -125,7 +127,11 @@ def read_states(
     if -1 in index:
         bad = index.index(-1)
         raise _dose_error(
-            table, ids, times, int(row[bad]), f"it is given into '{cells[bad]}', but the states are {', '.join(states)}."
+            table,
+            ids,
+            times,
+            int(row[bad]),
+            f"it is given into '{cells[bad]}', but the states are {', '.join(states)}.",
         )
     return np.array(index, int)
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from nde.paths import Between, covariate_path, Doses, Inputs
 
@@ -92,13 +93,16 @@ class SeriesInputs:
             resets = np.zeros(into.shape, bool) if self.resets is None else into & self.resets[..., None]
             moved = np.where(resets, self.amounts[..., None] - location, self.amounts[..., None]) / scale
             amounts = np.where(into, moved, 0.0)
-            doses = jax.vmap(lambda t, a, d, r: Doses(t, a, durations=d, resets=r))(
-                *map(jnp.asarray, (self.times, amounts, self.durations)), None if self.resets is None else resets
-            )
+            whether = None if self.resets is None else jnp.asarray(resets)
+            given = (jnp.asarray(x) for x in (self.times, amounts, self.durations))
+            doses = jax.vmap(_doses)(*given, whether)
+        rows = None if self.covariate_times is None else jnp.asarray(self.covariate_times)
         paths = {
-            name: jax.vmap(lambda t, x, way=self.ways[name]: covariate_path(t, x, way))(
-                jnp.asarray(self.covariate_times), jnp.asarray(values)
-            )
+            name: jax.vmap(partial(covariate_path, between=self.ways[name]))(rows, jnp.asarray(values))
             for name, values in self.covariates.items()
         }
         return Inputs(doses, covariates=paths, constants=self.constants)
+
+
+def _doses(times: Array, amounts: Array, durations: Array, resets: Array | None) -> Doses:
+    return Doses(times, amounts, durations=durations, resets=resets)

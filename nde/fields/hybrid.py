@@ -1,6 +1,6 @@
 """A known right-hand side plus a network for what it leaves out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -30,13 +30,15 @@ class Hybrid(eqx.Module):
       `MLPField(len(inputs), width, depth, out_size=len(states), key=key)`.
     - `states`: the states that the residual acts on: indices from zero, or names if `known` has `state_names`; all of
       them if `None`.
-    - `inputs`: the states that the residual sees, likewise; all of them if `None`.
+    - `inputs`: the states that the residual sees, likewise; all of them if `None`, and none if empty beside `given`.
+    - `given`: what the residual sees after them: names of values in `args`, a mapping as of `nde.paths.Inputs`, each
+      with the location and the scale by which it is standardised.
 
     **Call:** `field(t, y, args)` with `y` of shape `(state,)`; returns that shape.
 
     **Raises:** `ValueError` for a state that does not exist, naming it and those that do (at the first call, where an
     index is all there is to go by); for one given twice; and, when called, for a residual of another length than
-    `states`, or a known field that does not return one array of the shape of `y`.
+    `states`, a known field that does not return one array of the shape of `y`, or a given value that `args` lacks.
 
     **Limits:** a residual that is free to act can take over what the known part's parameters explain; weigh its size in
     the loss, and read `correction`. It must be finite, for zero times infinity is not zero.
@@ -51,6 +53,7 @@ class Hybrid(eqx.Module):
     scale: Float[Array, ""]
     states: tuple[int, ...] | None = eqx.field(static=True)
     inputs: tuple[int, ...] | None = eqx.field(static=True)
+    given: tuple[tuple[str, float, float], ...] = eqx.field(static=True, default=())
 
     def __init__(
         self,
@@ -59,29 +62,41 @@ class Hybrid(eqx.Module):
         *,
         states: Sequence[int | str] | None = None,
         inputs: Sequence[int | str] | None = None,
+        given: Mapping[str, tuple[float, float]] | None = None,
     ):
         names = state_names(known)
         self.known = known
         self.residual = residual
         self.scale = jnp.zeros(())
         self.states = _indices("states", states, names)
-        self.inputs = _indices("inputs", inputs, names)
+        self.given = tuple((name, float(m), float(s)) for name, (m, s) in (given or {}).items())
+        self.inputs = () if self.given and not inputs and inputs is not None else _indices("inputs", inputs, names)
 
     def correction(self, t: Any, y: Float[Array, " state"], args: Any = None) -> Float[Array, " acted"]:
         """What the network adds, $s\\,r(t, y_{\\mathrm{in}})$, of shape `(len(states),)`: the thing to draw."""
         for option, indices in (("states", self.states), ("inputs", self.inputs)):
-            if indices is not None and max(indices) >= y.size:
+            if indices and max(indices) >= y.size:
                 raise ValueError(
                     f"Hybrid's {option} name the state {max(indices)}, but the states are 0 to {y.size - 1}."
                 )
-        seen = y if self.inputs is None else y[np.array(self.inputs)]
-        rates = self.residual(t, seen, args)
+        seen = y if self.inputs is None else y[np.array(self.inputs, int)]
+        rates = self.residual(t, self._with_given(seen, args), args)
         expected = y.shape if self.states is None else (len(self.states),)
         if jnp.shape(rates) != expected:
             raise ValueError(
                 f"Hybrid's residual returned the shape {jnp.shape(rates)}, but acts on states of shape {expected}."
             )
         return self.scale * rates
+
+    def _with_given(self, seen: Array, args: Any) -> Array:
+        values = args if isinstance(args, Mapping) else {}
+        for name, _, _ in self.given:
+            if name not in values:
+                raise ValueError(
+                    f"Hybrid's residual sees '{name}' of args, which has {', '.join(values) or 'nothing'}."
+                )
+        given = [(jnp.asarray(values[name], seen.dtype) - m) / s for name, m, s in self.given]
+        return jnp.concatenate([seen, jnp.stack(given)]) if given else seen
 
     @property
     def state_names(self) -> tuple[str, ...] | None:

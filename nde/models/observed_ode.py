@@ -12,6 +12,7 @@ from nde.fields import parameter_values, ParameterValues, residual_rates
 from nde.models.neural_ode import NeuralODE
 from nde.models.observation import Observation
 from nde.objectives import AbstractLikelihood
+from nde.paths import Inputs
 
 
 class ObservedODE(eqx.Module):
@@ -72,11 +73,14 @@ class ObservedODE(eqx.Module):
             )
 
     def locations(
-        self, ys: Float[Array, "*rows state"], ts: Float[Array, "*rows"] | None = None
+        self, ys: Float[Array, "*rows state"], ts: Float[Array, "*rows"] | None = None, inputs: Inputs | None = None
     ) -> Float[Array, "*rows channels"]:
-        """Where $g(x)$ is centred, given what was solved for, and when; `ts` may be left out without `observe`."""
+        """Where $g(x)$ is centred, given what was solved for, and when; `ts` may be left out without `observe`.
+
+        **Arguments:** `inputs`: those of one series, whose values `observe` reads beside the parameters.
+        """
         if self.observe is not None:
-            return self._observations(self.observe, ys, ts)
+            return self._observations(self.observe, ys, ts, inputs)
         chosen = np.array(self.observed)
         seen = jnp.stack([ys[..., i] for i in self.observed], axis=-1)
         if self.location is not None and self.scale is not None:
@@ -91,18 +95,29 @@ class ObservedODE(eqx.Module):
             ys = jnp.broadcast_to(location, ys.shape) + ys * jnp.broadcast_to(scale, ys.shape)
         return jnp.exp(ys) if self.positive else ys
 
-    def _observations(self, observe: Observation, ys: Array, ts: Array | None) -> Array:
+    def _observations(self, observe: Observation, ys: Array, ts: Array | None, inputs: Inputs | None) -> Array:
         if ts is None:
             raise ValueError("ObservedODE.locations needs the times `ts`, for what is observed is a function of them.")
-        p = ParameterValues(parameter_values(self.ode.field))
+        values = parameter_values(self.ode.field)
+
+        def observed(t, y):
+            given = {} if inputs is None else inputs.at(t)
+            return observe(t, y, ParameterValues({**values, **given}))
+
         states = self.own_units(ys).reshape(-1, ys.shape[-1])
-        found = jax.vmap(lambda t, y: observe(t, y, p))(jnp.broadcast_to(ts, ys.shape[:-1]).reshape(-1), states)
+        found = jax.vmap(observed)(jnp.broadcast_to(ts, ys.shape[:-1]).reshape(-1), states)
         found = found.reshape(*ys.shape[:-1], -1)
         return jnp.log(found) if self.log_noise else found
 
-    def residual_rates(self, ts: Float[Array, " rows"], ys: Float[Array, "rows state"]) -> Float[Array, "rows state"]:
+    def residual_rates(
+        self, ts: Float[Array, " rows"], ys: Float[Array, "rows state"], inputs: Inputs | None = None
+    ) -> Float[Array, "rows state"]:
         """What the network of a `nde.fields.Hybrid` adds along states, in their coordinates; zero without one."""
-        return jax.vmap(lambda t, y: residual_rates(self.ode.field, t, y))(ts, ys)
+
+        def added(t, y):
+            return residual_rates(self.ode.field, t, y, None if inputs is None else inputs.at(t))
+
+        return jax.vmap(added)(ts, ys)
 
 
 def observed_states(observed: Mapping[str, str], states: Sequence[str]) -> tuple[int, ...]:

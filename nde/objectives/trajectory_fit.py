@@ -11,13 +11,21 @@ from nde.fields import has_prior, log_prior
 from nde.objectives.likelihoods import AbstractLikelihood
 from nde.objectives.shooting import growing_horizon, multiple_shooting, solve_within
 from nde.objectives.terms import AbstractTerms
+from nde.paths import Inputs
 from nde.regularise import AbstractRegulariser
 
 
 class _Solvable(Protocol):
-    def __call__(self, ts: Array, y0: Array, /) -> Array: ...
+    def __call__(self, ts: Array, y0: Array, args: Any = None, /) -> Array: ...
     def solve(
-        self, ts: Array, y0: Array, /, *, regulariser: AbstractRegulariser | None, key: PRNGKeyArray | None
+        self,
+        ts: Array,
+        y0: Array,
+        args: Any = None,
+        /,
+        *,
+        regulariser: AbstractRegulariser | None,
+        key: PRNGKeyArray | None,
     ) -> tuple[Array, Array, Any]: ...
 
 
@@ -39,11 +47,11 @@ class TrajectoryModel(Protocol):
         """The law of a row of values around its locations."""
         ...
 
-    def locations(self, ys: Array, ts: Array, /) -> Array:
-        """Where the values lie, given the states and their times."""
+    def locations(self, ys: Array, ts: Array, inputs: Inputs | None = None, /) -> Array:
+        """Where the values lie, given the states, their times and what is given to the series."""
         ...
 
-    def residual_rates(self, ts: Array, ys: Array, /) -> Array:
+    def residual_rates(self, ts: Array, ys: Array, inputs: Inputs | None = None, /) -> Array:
         """What a network adds to a known field along the states, of their shape; zero without one."""
         ...
 
@@ -124,14 +132,15 @@ class TrajectoryFit(eqx.Module):
     - `prior_weight`: $\nu$, of the negative log prior of the model's parameters (`nde.fields.log_prior`): one over the
       number of values of all series, for the loss to be the negative log posterior density per value.
 
-    **Call:** `fit(model, times, values, weights, series, first, knots, step=0, key=None, regulariser=None)` for one
-    series; returns `nde.objectives.TrajectoryTerms`.
+    **Call:** `fit(model, times, values, weights, series, first, knots, inputs, step=0, key=None, regulariser=None)` for
+    one series; returns `nde.objectives.TrajectoryTerms`.
 
     - `times`: `(rows,)`, sorted; `values`: `(rows, channels)`, what the model's likelihood is of.
     - `weights`: $w$, of the shape of `values` and not negative; zero for what is missing, where a value may be NaN.
     - `series`: the number of the series, where the model learns starts; `first`: the start `(state,)`, where it does
       not.
     - `knots`: `(segments,)`, the times at which the segments of multiple shooting start.
+    - `inputs`: the `nde.paths.Inputs` of the series, doses in the coordinates that are solved; `None` without any.
     - `step`: of the training, from zero; `key`: for a regulariser that draws; `regulariser`: makes the penalty, from
       single shooting.
 
@@ -166,6 +175,7 @@ class TrajectoryFit(eqx.Module):
         series: Any = 0,
         first: Float[ArrayLike, " state"] | None = None,
         knots: Float[ArrayLike, " segments"] | None = None,
+        inputs: Inputs | None = None,
         *,
         step: Array | int = 0,
         key: PRNGKeyArray | None = None,
@@ -173,26 +183,31 @@ class TrajectoryFit(eqx.Module):
     ) -> TrajectoryTerms:
         times, values, weights = as_floats(times, values, weights)
         starts = self._starts(model, series, first)
+        given = () if inputs is None else (inputs,)
+
+        def solve(ts: Array, y0: Array) -> Array:
+            return model.ode(ts, y0, *given)
+
         gap = weight = penalty = None
         if regulariser is not None:
             if self.shooting != "single":
                 raise ValueError(f"A regulariser needs shooting='single', but TrajectoryFit has {self.shooting!r}.")
-            ys, penalty, _ = model.ode.solve(times, starts[0], regulariser=regulariser, key=key)
+            ys, penalty, _ = model.ode.solve(times, starts[0], *given, regulariser=regulariser, key=key)
         elif self.shooting == "multiple":
             if knots is None:
                 raise ValueError("TrajectoryFit needs the knots at which the segments start, for shooting='multiple'.")
-            shots = multiple_shooting(model.ode, times, knots, starts)
+            shots = multiple_shooting(solve, times, knots, starts)
             ys, gap, weight = shots.ys, shots.penalty(), self._gap_weight(step, times)
         else:
             horizon = times[-1]
             if self.shooting == "growing":
                 horizon = growing_horizon(times, step, first=self.first, steps=self.grow_steps)
-            ys, seen = solve_within(model.ode, times, starts[0], horizon)
+            ys, seen = solve_within(solve, times, starts[0], horizon)
             weights = jnp.where(seen[:, None], weights, 0.0)
         # A missing value may be anything, and a NaN times a weight of zero would still be one in the gradient.
-        density = model.likelihood.log_prob(jnp.where(weights > 0, values, 0.0), model.locations(ys, times))
+        density = model.likelihood.log_prob(jnp.where(weights > 0, values, 0.0), model.locations(ys, times, *given))
         nll = -jnp.sum(jnp.where(weights > 0, weights.astype(density.dtype) * density, 0.0))
-        residual = jnp.mean(model.residual_rates(times, ys) ** 2) if self.residual_weight else None
+        residual = jnp.mean(model.residual_rates(times, ys, *given) ** 2) if self.residual_weight else None
         count = jnp.sum(weights).astype(nll.dtype)
         prior = -log_prior(model) if self.prior_weight and has_prior(model) else None
         return TrajectoryTerms(

@@ -107,6 +107,11 @@ def fingerprint(data: TableData, panel: Panel) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def file_fingerprint(path: str | Path) -> str:
+    """The SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def write_normaliser(folder: Path, normaliser: Normaliser) -> None:
     """Keep what a run's series were standardised with."""
     fields = dataclasses.asdict(normaliser)

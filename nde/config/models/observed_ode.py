@@ -25,6 +25,7 @@ class ObservedODEModel(ModelSection):
     """What the three have in common: a field of standardised states, and how they are observed (`[observe]`)."""
 
     tasks: ClassVar[tuple[str, ...]] = ("dynamics",)
+    reads_rows: ClassVar[bool] = True
     default_solver: ClassVar[SolverConfig] = SolverConfig(name="tsit5", rtol=1e-4, atol=1e-6)
 
     def named_states(self) -> tuple[str, ...] | None:
@@ -38,7 +39,7 @@ class ObservedODEModel(ModelSection):
     def try_code(self, facts: DynamicsFacts) -> None:
         """Refuse code of the user's own that can not be called, with a `ValueError`."""
         if facts.observe is not None:
-            try_observation(facts.observe, facts.channels, {}, len(facts.states))
+            try_observation(facts.observe, facts.channels, dict.fromkeys(facts.inputs, 1.0), len(facts.states))
 
     def penalties(self, common: SolverConfig) -> list[str]:
         return [name for name in PENALTIES if name != "end_time"]
@@ -114,9 +115,10 @@ class KnownModel(ObservedODEModel):
     def try_code(self, facts: DynamicsFacts) -> None:
         field, code, count = self.system(), self.own_code(), len(facts.states)
         values = parameter_values(field)
-        read = set(values) if code is None else try_rates(code, field, count)
+        read = set(values) if code is None else try_rates(code, field, count, tuple(facts.inputs))
         if facts.observe is not None:
-            read |= try_observation(facts.observe, facts.channels, values, count)
+            given = {**values, **dict.fromkeys(facts.inputs, 1.0)}
+            read |= try_observation(facts.observe, facts.channels, given, count)
         unread = sorted(set(values) - read)
         if unread and code is not None:
             read_by = " and ".join(each.title for each in (code, facts.observe) if each is not None)
@@ -132,7 +134,8 @@ class KnownModel(ObservedODEModel):
 class HybridModel(KnownModel):
     """The system, in its own units, plus a network of standardised states.
 
-    The network sees `residual_inputs` and adds to the rates of `residual_states`: names of states, all if left out.
+    The network sees `residual_inputs` and adds to the rates of `residual_states`: names of states, all if left out. The
+    inputs may also name constants and covariates of `[data]`, which are standardised by `observe.input_units`.
     """
 
     name: Literal["hybrid"] = "hybrid"  # pyright: ignore[reportIncompatibleVariableOverride]  (each has its own name)
@@ -148,22 +151,21 @@ class HybridModel(KnownModel):
         states = self.named_states()
         if states is None:
             return self  # `field` knows them
-        for option in ("residual_states", "residual_inputs"):
-            for name in getattr(self, option) or ():
-                if name not in states:
-                    raise ValueError(f"{option} names the state '{name}', but the states are {', '.join(states)}")
+        for name in self.residual_states or ():
+            if name not in states:
+                raise ValueError(f"residual_states names the state '{name}', but the states are {', '.join(states)}")
         return self
 
     def field(self, facts: DynamicsFacts, key: PRNGKeyArray) -> Callable[..., Any]:
-        for name in (*(self.residual_states or ()), *(self.residual_inputs or ())):
+        given = {name: facts.inputs[name] for name in self.residual_inputs or () if name in facts.inputs}
+        sees = [name for name in self.residual_inputs or facts.states if name not in given]
+        acts = self.residual_states or facts.states
+        for name in (*acts, *sees):
             if name not in facts.states:
                 raise ValueError(f"residual: there is no state '{name}'; the states are {', '.join(facts.states)}")
-        acts, sees = (
-            [facts.states.index(name) for name in chosen or facts.states]
-            for chosen in (self.residual_states, self.residual_inputs)
-        )
-        network = _network(facts, len(acts), len(sees), self.width, self.depth, key)
-        return Hybrid(super().field(facts, key), network, states=acts, inputs=sees)
+        network = _network(facts, len(acts), len(sees) + len(given), self.width, self.depth, key)
+        acts, sees = ([facts.states.index(name) for name in chosen] for chosen in (acts, sees))
+        return Hybrid(super().field(facts, key), network, states=acts, inputs=sees, given=given)
 
 
 class NeuralODEModel(ObservedODEModel):

@@ -35,10 +35,16 @@ from nde.data.datasets.stochastic_lorenz import (
     make_stochastic_lorenz as make_stochastic_lorenz,
     STOCHASTIC_LORENZ,
 )
+from nde.data.datasets.theophylline import (
+    load_theophylline as load_theophylline,
+    THEOPHYLLINE,
+    theophylline_path as theophylline_path,
+)
 
 DATASETS: dict[str, Dataset] = {
     "pbc": PBC,
     "lynx_hare": LYNX_HARE,
+    "theophylline": THEOPHYLLINE,
     "basic_motions": BASIC_MOTIONS,
     "japanese_vowels": JAPANESE_VOWELS,
     "pickup_gesture": PICKUP_GESTURE,

@@ -11,7 +11,7 @@ from nde.report import BLUE, fan_legend, GREY, ORANGE
 from nde.tasks.base import OpenedRun, TableEvaluation
 from nde.tasks.dynamics.evaluation import DynamicsDetails, forecast
 from nde.tasks.dynamics.problem import DynamicsProblem
-from nde.tasks.dynamics.training import first_states, trajectories
+from nde.tasks.dynamics.training import batched_inputs, first_states, trajectories
 
 MAX_SERIES, POINTS = 3, 300
 
@@ -22,7 +22,8 @@ def figures(run: OpenedRun, problem: DynamicsProblem, evaluation: TableEvaluatio
     drawn = {"forecasts": plot_methods(config, problem, evaluation.details)}
     for section in config.model:
         inputs, acts = getattr(section, "residual_inputs", None), getattr(section, "residual_states", None)
-        if isinstance(section, HybridModel) and len(inputs or ()) == len(acts or ()) == 1:
+        of_state = set(inputs or ()) <= set(config.observe.facts().states)
+        if isinstance(section, HybridModel) and of_state and len(inputs or ()) == len(acts or ()) == 1:
             name = "residual" if len(drawn) == 1 else f"residual of {section.called()}"
             drawn[name] = plot_residual(config, problem, evaluation.details, section)
     return drawn
@@ -35,7 +36,7 @@ def plot_methods(config: DynamicsConfig, problem: DynamicsProblem, details: Dyna
     held = int(problem.test.any((1, 2)).sum())
     places = [(series, channel) for series in chosen for channel in range(len(panel.channels))]
     methods = list(details.models)
-    ts = np.linspace(panel.times[:, 0], panel.times.max(1), POINTS, axis=1)
+    ts = np.linspace(problem.clock, panel.times.max(1), POINTS, axis=1)
     figure = Figure(figsize=(4.2 * len(methods), 1.9 * len(places) + 1.0), layout="constrained")
     grid = figure.subplots(len(places), len(methods), squeeze=False, sharex=True, sharey="row")
     back = np.exp if config.observe.log_noise else np.asarray
@@ -64,7 +65,7 @@ def plot_methods(config: DynamicsConfig, problem: DynamicsProblem, details: Dyna
         figure.supxlabel(f"{len(chosen)} of the {held} held-out series are drawn", fontsize=9)
     fan_legend(figure, "fitted")
     for axes in grid[-1]:
-        axes.set_xlabel(f"time since first row ({panel.time_unit})")
+        axes.set_xlabel(f"time since {'first row' if problem.inputs is None else 'start'} ({panel.time_unit})")
     return figure
 
 
@@ -85,9 +86,11 @@ def plot_residual(
     place = facts.states.index(name)
     location, scale, rate = facts.location[place], facts.scale[place], facts.scale[facts.states.index(acted)]
     members = details.models[section.called()]
-    ts = np.linspace(problem.panel.times[:, 0], problem.train_until, POINTS, axis=1)
+    ts = np.linspace(problem.clock, problem.train_until, POINTS, axis=1)
     first = jnp.asarray(first_states(config, problem))
-    visited = np.concatenate([np.asarray(trajectories(m, jnp.asarray(ts), first)[0])[..., place] for m in members])
+    given = batched_inputs(config, problem)
+    solved = [trajectories(m, jnp.asarray(ts), first, problem.panel.ids, given)[0] for m in members]
+    visited = np.concatenate([np.asarray(ys)[..., place] for ys in solved])
     grid = np.linspace(visited.min(), visited.max(), 200)
     states_along = jnp.zeros((len(grid), len(facts.states))).at[:, place].set(grid)
     figure = Figure(figsize=(5.0, 3.4), layout="constrained")

@@ -12,7 +12,7 @@ from nde.models import ObservedODE
 from nde.report import AbstractForecast, coverage, NormalForecast, SampleForecast, score
 from nde.tasks.base import member_key, OpenedRun, TableEvaluation
 from nde.tasks.dynamics.problem import DynamicsProblem
-from nde.tasks.dynamics.training import first_states, trajectories
+from nde.tasks.dynamics.training import batched_inputs, first_states, trajectories
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def forecast(
     dtype = jnp.result_type(float)
     asked = jnp.asarray(problem.panel.times if times is None else times, dtype)
     first = jnp.asarray(first_states(config, problem), dtype)
-    solved = [trajectories(model, asked, first, problem.panel.ids)[1] for model in models]
+    inputs = batched_inputs(config, problem)
+    solved = [trajectories(model, asked, first, problem.panel.ids, inputs)[1] for model in models]
     members = tuple((model.likelihood, np.asarray(x)[None]) for model, x in zip(models, solved, strict=True))
     law = SampleForecast(members, np.zeros((0, *members[0][1].shape[1:])))
     key = member_key(config, 0, "forecasts")
@@ -73,6 +74,7 @@ def baselines(problem: DynamicsProblem) -> dict[str, AbstractForecast]:
     ahead = np.maximum(times[..., None] - given, 0.0)
     # A walk that was never seen to move, or whose first step is asked for, still has a spread.
     walked = np.maximum(np.sqrt(_walk_rate(times, values, seen) * ahead), SMALLEST_SPREAD * spread)
+    walked = np.where(_given(problem).any(1, keepdims=True), walked, spread)
     return {
         "mean": NormalForecast(means["mean"], np.broadcast_to(spread, values.shape)),
         "last value": NormalForecast(means["last value"], walked),
@@ -103,16 +105,18 @@ def baseline_means(problem: DynamicsProblem) -> dict[str, np.ndarray]:
     mean = np.array([values[..., c][problem.fit[..., c]].mean() for c in range(values.shape[-1])])
     rows = np.arange(values.shape[1])[None, :, None]
     last = np.where(given, rows, 0).max(1, keepdims=True)
+    # Of a series that starts from what is known before its first row nothing is given.
+    latest = np.where(given.any(1, keepdims=True), np.take_along_axis(values, last, axis=1), mean)
     return {
         "mean": np.broadcast_to(mean, values.shape),
-        "last value": np.broadcast_to(np.take_along_axis(values, last, axis=1), values.shape),
+        "last value": np.broadcast_to(latest, values.shape),
     }
 
 
 def _given(problem: DynamicsProblem) -> np.ndarray:
     """What a forecast of a test series may know: what was fitted and chosen by, of whole series their first row."""
     known = problem.fit | problem.choose
-    first = problem.panel.mask & (np.arange(problem.values.shape[1]) == 0)[None, :, None]
+    first = problem.panel.mask & ~problem.test & (np.arange(problem.values.shape[1]) == 0)[None, :, None]
     return np.where(
         (problem.test & ~known).any((1, 2), keepdims=True) & ~known.any((1, 2), keepdims=True), first, known
     )

@@ -1,15 +1,16 @@
 """The series of a fit of dynamics, divided into what is fitted, what chooses and what is scored."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from nde.config import DynamicsConfig, ObserveConfig, system_states
-from nde.data import Panel, refuse_empty_channels, split_series
+from nde.data import Panel, read_panel_with_inputs, refuse_empty_channels, SeriesInputs, split_series
 from nde.models import observed_states
 from nde.tasks.base import RunError
 from nde.tasks.dynamics.limits import within_limits
-from nde.tasks.tables import load_series, resolved_table
+from nde.tasks.tables import check_unchanged, file_fingerprint, load_series, resolved_table
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class DynamicsProblem:
     - `values`: `(series, rows, channels)`; logarithms where the noise is log-normal.
     - `fit`, `choose`, `test`: masks of that shape: what is trained on, chooses the best model, and is scored.
     - `series`: the indices of the series that are trained on.
+    - `inputs`: what is given to all series, in own units; `None` if nothing is. A held-out series brings its own.
     """
 
     panel: Panel
@@ -28,6 +30,12 @@ class DynamicsProblem:
     choose: np.ndarray
     test: np.ndarray
     series: np.ndarray
+    inputs: SeriesInputs | None = None
+
+    @property
+    def clock(self) -> np.ndarray:
+        """The time at which each series starts, `(series,)`: its first row, or zero, the first of rows and doses."""
+        return self.panel.times[:, 0] if self.inputs is None else np.zeros(len(self.panel))
 
     @property
     def train_until(self) -> float:
@@ -41,7 +49,7 @@ def load(config: DynamicsConfig) -> DynamicsProblem:
     **Raises:** `ValueError` for a bad table or split, and if nothing is left to fit or to score.
     """
     data = config.data
-    panel = load_series(data)
+    panel, inputs = load_with_inputs(config)
     log = config.observe.log_noise
     panel = within_limits(config, panel)
     is_state = not isinstance(config.observe.observed, str)
@@ -55,7 +63,9 @@ def load(config: DynamicsConfig) -> DynamicsProblem:
         split = split_series(
             len(panel), fold=data.fold, folds=data.folds, validation=data.validation, seed=data.split_seed
         )
-        later = panel.mask & (panel.times > panel.times[:, :1])[..., None]
+        # A first row that is the start is nothing to be predicted.
+        is_start = config.observe.start == "first_row"
+        later = panel.mask & (panel.times > panel.times[:, :1])[..., None] if is_start else panel.mask
         fit, choose, test = (_of_series(later, part) for part in (split.train, split.validation, split.test))
         series = split.train
     choose = choose if choose.any() else fit
@@ -63,7 +73,29 @@ def load(config: DynamicsConfig) -> DynamicsProblem:
         if not mask.any():
             raise RunError(f"{data.source()}: no value is left to {name}; change data.test_after.")
     refuse_empty_channels(panel, fit, source=data.source())
-    return DynamicsProblem(panel, values, fit, choose, test, series)
+    return DynamicsProblem(panel, values, fit, choose, test, series, inputs)
+
+
+def load_with_inputs(config: DynamicsConfig) -> tuple[Panel, SeriesInputs | None]:
+    """The series of a config, and what is given to them.
+
+    **Raises:** `TableError` for a bad table, `RunError` if one is not that which the run was made from.
+    """
+    data, layout = config.data, config.data.inputs_format()
+    path = data.table_path()
+    if not layout or path is None:
+        return load_series(data), None
+    panel, inputs = read_panel_with_inputs(path, data.table_format(), layout, dose_states(config))
+    check_unchanged(data, panel)
+    doses = data.doses
+    if doses is not None and doses.path is not None and doses.sha256 not in (None, file_fingerprint(doses.path)):
+        raise RunError(f"{doses.path}: the table has changed since the run was made; give the run back its table.")
+    return panel, inputs
+
+
+def dose_states(config: DynamicsConfig) -> tuple[str, ...] | None:
+    """The names of the states that doses are given into; `None` for the channels."""
+    return system_states(config.model) or config.observe.states
 
 
 def _by_time(panel: Panel, fit_until: float, choose_until: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -99,6 +131,17 @@ def resolve(config: DynamicsConfig, problem: DynamicsProblem) -> DynamicsConfig:
             f"observe.start = 'first_row' needs all of the states {', '.join(states)} in the first row of each series, "
             f"but {seen}; take observe.start = 'learned'."
         )
+    late = problem.panel.times[:, 0] > problem.clock
+    if observe.start == "first_row" and late.any():
+        raise RunError(
+            f"observe.start = 'first_row', but a dose of series {panel.ids[int(late.argmax())]} lies before its first "
+            "row; take observe.start = 'known' or 'learned'."
+        )
+    if observe.start == "known" and set(observe.known_start or ()) != set(states):
+        named = ", ".join(observe.known_start or ())
+        raise RunError(
+            f"observe.known_start names {named}, but the states are {', '.join(states)}; give each a number."
+        )
     location, scale = _units(problem, observe, indices, len(states))
     update = {
         "states": states,
@@ -107,13 +150,19 @@ def resolve(config: DynamicsConfig, problem: DynamicsProblem) -> DynamicsConfig:
         "location": observe.location or location,
         "scale": observe.scale or scale,
         "noise_unit": observe.noise_unit or _noise_units(problem, observe),
+        "input_units": problem.inputs.units(problem.series) if problem.inputs is not None else None,
         "time_scale": observe.time_scale or (problem.train_until or 1.0) / 10,
     }
     resolved = observe.model_copy(update=update)
     if observe.start == "learned" and observe.starts is None:
         resolved = resolved.model_copy(update={"starts": _starts(config, resolved, problem, indices)})
-    # The fingerprint is that of the values as they are given, not of those moved onto their limits.
-    found = resolved_table(data, load_series(data) if observe.below or observe.above else panel)
+    # The fingerprint is that of the values as they are given, not of those moved onto their limits; a table with inputs
+    # has that of its file.
+    moved = (observe.below or observe.above) and problem.inputs is None
+    found = resolved_table(data, load_series(data) if moved else panel)
+    if data.doses is not None and data.doses.path is not None:
+        place = {"path": str(Path(data.doses.path).absolute()), "sha256": file_fingerprint(data.doses.path)}
+        found["doses"] = data.doses.model_copy(update=place)
     return config.model_copy(update={"data": data.model_copy(update=found), "observe": resolved})
 
 
@@ -137,8 +186,8 @@ def _observed(observe: ObserveConfig, panel: Panel, states) -> tuple[dict[str, s
 
 
 def _units(problem: DynamicsProblem, observe: ObserveConfig, indices, count: int):
-    """Mean and standard deviation of each observed state as it is solved for; 0 and the largest scale of others, 1
-    where none is observed."""
+    """Mean and standard deviation of each observed state as it is solved for; of others 0, and the mean size of the
+    doses into it, else the largest scale of others, 1 where there is none."""
     solved = solved_values(problem, observe)
     location, scale = np.zeros(count), np.full(count, np.nan)
     for channel, state in enumerate(indices):
@@ -146,8 +195,17 @@ def _units(problem: DynamicsProblem, observe: ObserveConfig, indices, count: int
             continue
         seen = solved[..., channel][problem.fit[..., channel]]
         location[state], scale[state] = seen.mean(), seen.std()
+    if problem.inputs is not None:
+        scale = np.where(np.isnan(scale), dose_sizes(problem.inputs), scale)
     scale = np.where(np.isnan(scale), np.nanmax(scale) if np.isfinite(scale).any() else 1.0, scale)
     return tuple(location.tolist()), tuple(scale.tolist())
+
+
+def dose_sizes(inputs: SeriesInputs) -> np.ndarray:
+    """The mean size of the doses into each state, `(state,)`; NaN without any that is not zero."""
+    there = np.isfinite(inputs.times) & (inputs.amounts != 0)
+    sizes = [np.abs(inputs.amounts[there & (inputs.given == state)]) for state in range(len(inputs.states))]
+    return np.array([each.mean() if len(each) else np.nan for each in sizes])
 
 
 def _noise_units(problem: DynamicsProblem, observe: ObserveConfig) -> tuple[float, ...]:
@@ -171,7 +229,7 @@ def solved_values(problem: DynamicsProblem, observe: ObserveConfig) -> np.ndarra
 def knots(config: DynamicsConfig, problem: DynamicsProblem) -> np.ndarray:
     """The times at which the segments of each series start: `(series, segments)`, of equal length."""
     fitted = problem.fit.any(-1)
-    first = problem.panel.times[:, 0]
+    first = problem.clock
     last = np.where(fitted, problem.panel.times, first[:, None]).max(1)
     segments = config.objective.segments if config.objective.shooting == "multiple" else 1
     return first[:, None] + (last - first)[:, None] * np.arange(segments) / segments
@@ -205,3 +263,16 @@ def unfitted_starts(problem: DynamicsProblem) -> list[str]:
             more = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
             parts.append(f"'{name}' of {', '.join(named)}{more}")
     return [f"no value to fit, so that the start is the mean over all series: {'; '.join(parts)}"] if parts else []
+
+
+def describe_inputs(problem: DynamicsProblem) -> list[str]:
+    """What is given to the series, in a line, and what reading had to say of it."""
+    inputs = problem.inputs
+    if inputs is None:
+        return []
+    there = np.isfinite(inputs.times)
+    into = [name for i, name in enumerate(inputs.states) if (there & (inputs.given == i)).any()]
+    parts = [f"{there.sum()} doses into {', '.join(into)}"] if there.any() else []
+    parts += [f"constants {', '.join(inputs.constants)}"] if inputs.constants else []
+    parts += [f"covariates {', '.join(inputs.covariates)}"] if inputs.covariates else []
+    return [f"given: {'; '.join(parts)}", *inputs.notes] if parts else list(inputs.notes)

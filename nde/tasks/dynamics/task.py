@@ -10,7 +10,7 @@ from nde.models import ObservedODE
 from nde.tasks.base import AbstractTask, Examples, OpenedRun, TableEvaluation
 from nde.tasks.dynamics.drawing import figures
 from nde.tasks.dynamics.evaluation import evaluate, held_out
-from nde.tasks.dynamics.problem import DynamicsProblem, load, resolve, unfitted_starts
+from nde.tasks.dynamics.problem import describe_inputs, DynamicsProblem, load, resolve, unfitted_starts
 from nde.tasks.dynamics.training import examples, failure_time, training_loss, validation_score
 from nde.tasks.tables import describe_table
 from nde.train import LossFunction
@@ -37,7 +37,13 @@ class DynamicsTask(AbstractTask):
         size = f"{len(panel)} series: {int(problem.fit.sum())} values to fit"
         held = f"{size}, {int(problem.test.sum())} held out ({held_out(config)})"
         starts = unfitted_starts(problem) if config.observe.start == "learned" else []
-        return [*describe_table(config.data, panel), held, *starts, *(code.said() for code in config.own_code())]
+        return [
+            *describe_table(config.data, panel),
+            *describe_inputs(problem),
+            held,
+            *starts,
+            *(code.said() for code in config.own_code()),
+        ]
 
     def examples(self, config: DynamicsConfig, problem: DynamicsProblem, member: Member) -> Examples:
         return examples(config, problem, member)

@@ -12,39 +12,61 @@ from jaxtyping import Array
 from nde.config import build_loss, DynamicsConfig, Member
 from nde.engine import diffeqsolve
 from nde.models import ObservedODE
+from nde.paths import Inputs
 from nde.tasks.base import Examples, member_key
 from nde.tasks.dynamics.problem import DynamicsProblem, knots, solved_values
 from nde.train import blame, LossFunction
 
 
 def examples(config: DynamicsConfig, problem: DynamicsProblem, member: Member) -> Examples:
-    """Times up to the end of what is fitted, values, weights, series number, first rows and knots, a row a series."""
+    """Times up to the end of what is fitted, values, weights, series number, first rows and knots, a row a series.
+
+    With inputs, these too; and a row without values at the time at which the clock of the series starts.
+    """
     weights = problem.fit.astype(float)
     if config.objective.bootstrap:
         key = member_key(config, member.seed, "data")
         weights = weights * np.asarray(jax.random.exponential(key, weights.shape[:2]))[..., None]
+    inputs = batched_inputs(config, problem)
+    more = () if inputs is None else (jax.tree.map(np.asarray, inputs),)
+    times = np.minimum(problem.panel.times, np.where(problem.fit.any(-1), problem.panel.times, 0).max(1)[:, None])
     arrays = (
-        np.minimum(problem.panel.times, np.where(problem.fit.any(-1), problem.panel.times, 0).max(1)[:, None]),
-        problem.values,
-        weights,
+        times if inputs is None else np.insert(times, 0, problem.clock, axis=1),
+        problem.values if inputs is None else np.insert(problem.values, 0, 0.0, axis=1),
+        weights if inputs is None else np.insert(weights, 0, 0.0, axis=1),
         np.arange(len(problem.panel)),
         first_states(config, problem),
         knots(config, problem),
+        *more,
     )
     chosen = jax.tree.map(lambda x: x[problem.series], arrays)
     return Examples(chosen, [problem.panel.ids[i] for i in problem.series])
 
 
 def first_states(config: DynamicsConfig, problem: DynamicsProblem) -> np.ndarray:
-    """The state that each series' first row observes, standardised, `(series, state)`; zeros if learned."""
+    """The state that each series starts from if it is known or in its first row, standardised, `(series, state)`;
+    zeros if learned."""
     observe = config.observe
     states = observe.states or ()
     if observe.start == "learned":
         return np.zeros((len(problem.panel), len(states)))
+    if observe.start == "known":
+        known = np.array([(observe.known_start or {})[state] for state in states])
+        known = np.log(known) if observe.positive else known
+        standard = (known - np.array(observe.location)) / np.array(observe.scale)
+        return np.tile(standard, (len(problem.panel), 1))
     assert isinstance(observe.observed, dict)  # `resolve` refuses a first row of which a function is observed
     channels = list(observe.observed.values())
     first = solved_values(problem, observe)[:, 0][:, [channels.index(state) for state in states]]
     return (first - np.array(observe.location)) / np.array(observe.scale)
+
+
+def batched_inputs(config: DynamicsConfig, problem: DynamicsProblem) -> Inputs | None:
+    """What is given to all series, doses in the coordinates that are solved, with a leading axis of series."""
+    observe = config.observe
+    if problem.inputs is None:
+        return None
+    return problem.inputs.batched(np.array(observe.location), np.array(observe.scale))
 
 
 def training_loss(config: DynamicsConfig, problem: DynamicsProblem) -> LossFunction:
@@ -57,34 +79,55 @@ def training_loss(config: DynamicsConfig, problem: DynamicsProblem) -> LossFunct
 
 
 def trajectories(
-    model: ObservedODE, times: Array, first: Array, names: Sequence[str] | None = None
+    model: ObservedODE,
+    times: Array,
+    first: Array,
+    names: Sequence[str] | None = None,
+    inputs: Inputs | None = None,
 ) -> tuple[Array, Array]:
     """Standardised states `(series, rows, state)` and locations of the values, one trajectory a series.
+
+    It starts at the first of a series' times; with `inputs`, of all series, at time zero.
 
     **Raises:** `nde.train.FailedExamples`, by the series' `names` where they are given, if a solve fails.
     """
     starts = first if model.starts is None else model.starts[:, 0]
     every = np.arange(len(times))
     names = [str(i) for i in every] if names is None else names
-    return blame(lambda rows: _solve_series(model, times[rows], starts[rows]), every, names)
+
+    def solve(rows: np.ndarray) -> tuple[Array, Array]:
+        given = jax.tree.map(lambda x: x[rows], inputs)
+        return _solve_series(model, times[rows], starts[rows], given)
+
+    return blame(solve, every, names)
 
 
 @eqx.filter_jit
-def _solve_series(model: ObservedODE, times: Array, starts: Array) -> tuple[Array, Array]:
-    ys = jax.vmap(model.ode)(times, starts)
-    return ys, model.locations(ys, times)
+def _solve_series(model: ObservedODE, times: Array, starts: Array, inputs: Inputs | None) -> tuple[Array, Array]:
+    if inputs is None:
+        ys = jax.vmap(model.ode)(times, starts)
+        return ys, model.locations(ys, times)
+    from_zero = jnp.concatenate([jnp.zeros_like(times[:, :1]), times], axis=1)
+    ys = jax.vmap(model.ode)(from_zero, starts, inputs)[:, 1:]
+    return ys, jax.vmap(model.locations)(ys, times, inputs)
 
 
-def failure_time(model: ObservedODE, times, values, weights, number, first, knots) -> float | None:
+def failure_time(model: ObservedODE, times, values, weights, number, first, knots, inputs=None) -> float | None:
     """How far the solution of a training example gets, of its first segment that fails; `None` if none does."""
     del values, weights
     starts = first[None] if model.starts is None else model.starts[number]
     ends = [*knots[1:], times.max()]
     dtype, ode = jnp.result_type(float), model.ode
+
+    def rates(t, z, args):
+        if inputs is None or inputs.doses is None:
+            return ode.field(t, z, args if inputs is None else inputs.at(t))
+        return ode.field(t, z + inputs.doses.given(t), inputs.at(t)) + inputs.doses.rate(t)
+
     for start, *ends_of in zip(starts, knots, ends, strict=False):
         t0, t1 = (jnp.asarray(t, dtype) for t in ends_of)
         solution = diffeqsolve(
-            diffrax.ODETerm(ode.field), ode.solver, t0, t1, ode.dt0, start, None,
+            diffrax.ODETerm(rates), ode.solver, t0, t1, ode.dt0, start, None,
             stepsize_controller=ode.controller, max_steps=ode.max_steps, saveat=diffrax.SaveAt(steps=True), throw=False,
         )  # fmt: skip
         if solution.result != diffrax.RESULTS.successful:
@@ -102,9 +145,10 @@ def validation_score(config: DynamicsConfig, problem: DynamicsProblem) -> Callab
     times = jnp.asarray(np.minimum(problem.panel.times[:, :last], latest[:, None]), jnp.result_type(float))
     values = jnp.asarray(problem.values[:, :last], jnp.result_type(float))
     first = jnp.asarray(first_states(config, problem), jnp.result_type(float))
+    inputs = batched_inputs(config, problem)
 
     def score(model: ObservedODE) -> float:
-        locations = trajectories(model, times, first, problem.panel.ids)[1]
+        locations = trajectories(model, times, first, problem.panel.ids, inputs)[1]
         density = model.likelihood.log_prob(values, locations)
         return float(-np.asarray(density)[mask].mean())
 
