@@ -84,6 +84,12 @@ class ObserveConfig(Section):
         return resolved(given, "observed", info)
 
     @pydantic.model_validator(mode="after")
+    def _check_start(self) -> "ObserveConfig":
+        if (self.start == "known") != (self.known_start is not None):
+            raise ValueError("start = 'known' and known_start = { STATE = NUMBER, … } go together: give both or none")
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _check_noise(self) -> "ObserveConfig":
         for name in [self.noise] if isinstance(self.noise, str) else self.noise.values():
             if name not in NOISES:
@@ -103,8 +109,6 @@ class ObserveConfig(Section):
                     raise ValueError(f"{option}: '{channel}' is {noise}, and only a continuous value has a limit")
                 if noise == "log_normal" and limit <= 0:
                     raise ValueError(f"{option}: '{channel}' is log_normal, so its limit is positive, not {limit:g}")
-        if (self.start == "known") != (self.known_start is not None):
-            raise ValueError("start = 'known' and known_start = { STATE = NUMBER, … } go together: give both or none")
         return self
 
     @property

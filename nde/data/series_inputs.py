@@ -94,9 +94,9 @@ class SeriesInputs:
             moved = np.where(resets, self.amounts[..., None] - location, self.amounts[..., None]) / scale
             amounts = np.where(into, moved, 0.0)
             whether = None if self.resets is None else jnp.asarray(resets)
-            given = (jnp.asarray(x) for x in (self.times, amounts, self.durations))
-            doses = jax.vmap(_doses)(*given, whether)
-        rows = None if self.covariate_times is None else jnp.asarray(self.covariate_times)
+            times, durations = jnp.asarray(self.times), jnp.asarray(self.durations)
+            doses = jax.vmap(_doses)(times, jnp.asarray(amounts), durations, whether)
+        rows = jnp.zeros((len(self), 0)) if self.covariate_times is None else jnp.asarray(self.covariate_times)
         paths = {
             name: jax.vmap(partial(covariate_path, between=self.ways[name]))(rows, jnp.asarray(values))
             for name, values in self.covariates.items()
