@@ -105,7 +105,7 @@ def test_shipped_theophylline_has_a_dose_and_a_weight_for_each_subject():
     panel, inputs = load_theophylline()
     assert len(panel) == 12 and panel.mask.sum() == 132
     assert (inputs.times == 0).all() and inputs.given.max() == 0
-    np.testing.assert_allclose(inputs.amounts[0, 0] / inputs.constants["weight"][0], 4.02, rtol=1e-4)
+    np.testing.assert_allclose(inputs.amounts[0, 0] / inputs.constants["weight_kg"][0], 4.02, rtol=1e-4)
 
 
 DOSE = DoseFormat("amt", "gut")

@@ -176,18 +176,13 @@ class DynamicsConfig(RunConfig):
                     )
 
     def _check_steps(self) -> None:
-        """Refuse steps that would go past what is given to the series, or that need it."""
+        """Refuse steps that need what is given to the series where nothing is, and resets by others."""
         given, doses = bool(self.data.inputs_format()), self.data.doses
         for section in self.model:
             solver = section.merged_solver(self.solver)
             if solver.steps_per_row and not given:
                 raise ValueError(f"solver.steps_per_row: no series drives a model '{section.name}'; give it a step dt0")
-            if solver.is_fixed and not solver.steps_per_row and given:
+            if doses is not None and doses.reset is not None and not solver.is_fixed:
                 raise ValueError(
-                    "solver.dt0: steps of one size go past doses and rows of covariates; give rtol and atol, or "
-                    "steps_per_row"
-                )
-            if doses is not None and doses.reset is not None and not solver.steps_per_row:
-                raise ValueError(
-                    "data.doses.reset needs solver.steps_per_row: with tolerances a dose can only add to a state"
+                    "data.doses.reset needs solver.steps_per_row or dt0: with tolerances a dose can only add to a state"
                 )

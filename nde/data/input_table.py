@@ -55,7 +55,7 @@ def read_panel_with_inputs(
         if name not in table.frame.columns:
             raise no_column(table, name, wanted)
     ids, times = read_names(table, layout.id), read_times(table, layout)
-    kept, layout = table, replace(layout, channels=layout.channels or _channels(table, layout, inputs))
+    kept, layout = table, replace(layout, channels=layout.channels or _channels(table, layout, inputs, states or ()))
     if own and doses is not None:
         kept = table.only(~is_dose(table, doses, layout) | _observes(table, layout))
     panel = panel_of(kept, layout, require_values=require_values)
@@ -83,11 +83,11 @@ def read_panel_with_inputs(
     return panel, SeriesInputs(states, **(arrays or none), constants=constants, **found)
 
 
-def _channels(table: Table, layout: TableFormat, inputs: InputsFormat) -> tuple[str, ...] | None:
+def _channels(table: Table, layout: TableFormat, inputs: InputsFormat, states: Sequence[str]) -> tuple[str, ...] | None:
     """All columns of a wide table that can be channels; `None` where `nde.data.read_panel` finds them."""
     if layout.channel is not None:
         return None
-    taken = {layout.id, layout.time, *inputs.beside()}
+    taken = {layout.id, layout.time, *inputs.beside(states)}
     return tuple(name for name in table.frame.columns if name not in taken and not INDEX.fullmatch(name)) or None
 
 

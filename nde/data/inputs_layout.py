@@ -1,7 +1,7 @@
 """Which columns of a table hold what is given to a series: doses, constants, covariates."""
 
 import keyword
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -99,8 +99,8 @@ class InputsFormat:
         """Constants and covariates, by name."""
         return (*self.constants, *self.covariates)
 
-    def beside(self) -> set[str]:
-        """Columns of the observations' table that are no channels."""
+    def beside(self, states: Sequence[str]) -> set[str]:
+        """Columns of the observations' table that are no channels; a channel may be called like a state."""
         doses = self.doses
-        own = set() if doses is None or doses.path is not None else {*doses.columns(), doses.state}
+        own = set() if doses is None or doses.path is not None else {*doses.columns(), *({doses.state} - set(states))}
         return {*self.names(), *own}

@@ -15,8 +15,8 @@ DOSES = DoseFormat(amount="dose_mg", state="gut")
 
 
 def theophylline_path() -> Path:
-    """The table as it ships with nde: `subject`, `weight_kg`, `dose_mg_per_kg`, `time_h`, `conc_mg_per_L` as in the source,
-    and `dose_mg`, that dose times the weight, in the row at time zero alone, where it is given."""
+    """The table as it ships with nde: `subject`, `weight_kg`, `dose_mg_per_kg`, `time_h`, `conc_mg_per_L`, and
+    `dose_mg`, that dose times the weight, in the row at time zero alone, where it is given."""
     return Path(str(resources.files("nde.data") / "theophylline.csv"))
 
 
