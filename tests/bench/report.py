@@ -18,7 +18,7 @@ from report_diffusion import (
     likelihood,
     samplers,
 )
-from report_flows import flow_matching, reflow
+from report_flows import flow_matching, reflow, to_flow
 from report_forecasters import forecasters
 from report_format import HERE, table
 from report_headlines import HEAD, headlines
@@ -33,7 +33,7 @@ from report_solves import adjoints, engine, orders, sde
 
 SECTIONS: list[Callable[[], str]] = [engine, peers, sde, orders, adjoints, regularisers, forecasts, fits, shooting]
 SECTIONS += [cde_step, irregular, forecasters, matching, linear, signatures]
-SECTIONS += [samplers, diffusion_adjoints, adaptive_sampler, likelihood, flow_matching, reflow]
+SECTIONS += [samplers, diffusion_adjoints, adaptive_sampler, likelihood, flow_matching, reflow, to_flow]
 SECTIONS += [doses, theophylline]
 
 INTRODUCTION = """# What was measured
