@@ -65,6 +65,19 @@ def test_energy_by_the_separation_is_that_of_the_velocity(interpolant):
     assert abs(float(squares.mean() - found)) < 4 * float(squares.std()) / draws**0.5
 
 
+def test_rates_are_the_same_compiled_and_mapped():
+    t = jnp.linspace(0.03, 0.97, 23)
+
+    def of(t):
+        return jnp.stack([*PATH.coefficients(t)[:2], *PATH.rates(t)[:2]])
+
+    plain = np.stack([of(each) for each in t])
+    np.testing.assert_allclose(jax.jit(jax.vmap(of))(t), plain, rtol=1e-12)
+    np.testing.assert_allclose(jax.lax.map(of, t), plain, rtol=1e-12)
+    steps = (np.stack([of(each + 1e-6) for each in t]) - np.stack([of(each - 1e-6) for each in t])) / 2e-6
+    np.testing.assert_allclose(plain[:, 2:], steps[:, :2], rtol=1e-5)
+
+
 def test_the_path_spends_the_least():
     energy = float(kinetic_energy(PATH, exact_speed, 2.0))
     assert energy < 0.97 * float(kinetic_energy(TrigonometricInterpolant(), exact_speed, 2.0))

@@ -11,7 +11,7 @@ import nde
 from nde.models import known_parameters, Population
 from nde.objectives import LaplaceMarginal, posterior_mode
 from nde.paths import Doses, Inputs
-from nde.report import predictive_check, weighted_residuals
+from nde.report import individual_fits, plot_predictive_check, predictive_check, weighted_residuals
 
 TS, SEEN = jnp.array([0.0, 1.0, 2.5, 4.0]), jnp.ones((4, 1), bool).at[2].set(False)
 NUMERICS = {"steps_per_row": 2, "solver": nde.Midpoint()}
@@ -122,6 +122,42 @@ def test_weighted_residuals_are_standard_normal_and_the_check_covers_its_own_law
         model, (ts, values + 1.5, mask, None), edges=[-0.5, 0.5, 2.0, 5.0], repeats=200, key=jax.random.key(0)
     )
     assert not ((shifted.low <= shifted.observed) & (shifted.observed <= shifted.high)).any()
+
+
+def test_weighted_residuals_are_about_the_mean_of_a_skewed_law():
+    """Whose location is its median: by that they would be 0.3 too high."""
+    model, generator = level(spread=1e-3), np.random.default_rng(0)
+    scale = 0.6
+    model = eqx.tree_at(lambda m: m.likelihood, model, nde.objectives.LogNormalLikelihood(1, scale=scale - 1e-3))
+    values = (1.0 + 0.5 * np.asarray(TS))[None, :, None] * np.exp(scale * generator.standard_normal((500, 4, 1)))
+    found = weighted_residuals(model, (np.tile(TS, (500, 1)), values, np.ones(values.shape, bool), None))
+    assert abs(found.mean()) < 0.08 and found.std() == pytest.approx(1, abs=0.1)
+
+
+def test_check_is_drawn_with_its_bands_and_the_values():
+    model, values = level(spread=0.7), np.tile(np.array([1.4, 2.1, 2.0, 3.9])[None, :, None], (6, 1, 1))
+    values = values + 0.3 * np.arange(6)[:, None, None]
+    data = (np.tile(TS, (6, 1)), values, np.ones(values.shape, bool), None)
+    check = predictive_check(model, data, edges=[-0.5, 0.5, 2.0, 5.0], repeats=20, key=jax.random.key(0))
+    figure = plot_predictive_check(check, data, names=["level"], time="time (h)")
+    (axes,) = figure.axes
+    assert len(axes.collections) == 3 and axes.get_xlabel() == "time (h)" and axes.get_ylabel() == "level"
+    assert [text.get_text() for text in axes.texts] == ["5%", "50%", "95%"]
+    with pytest.raises(ValueError, match="no value between the times 5.0 and 6.0"):
+        predictive_check(model, data, edges=[-0.5, 5.0, 6.0], key=jax.random.key(0))
+
+
+def test_individuals_are_fitted_and_those_without_values_are_typical():
+    model = level(spread=0.7)
+    mask = np.stack([np.asarray(SEEN), np.zeros(SEEN.shape, bool)])
+    fits = individual_fits(model, (np.stack([TS, TS]), np.stack([VALUES, VALUES]), mask, None))
+    # of a normal law: the mean residual, shrunk by the share of the variance that is the individual's
+    residual = np.asarray(VALUES)[[0, 1, 3], 0] - (1.0 + 0.5 * np.asarray(TS)[[0, 1, 3]])
+    expected = residual.sum() * 0.7**2 / (3 * 0.7**2 + 0.401**2)
+    np.testing.assert_allclose(fits.effects[:, 0], [expected, 0.0], rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(
+        fits.individual - fits.population, fits.effects[:, None, :] * np.ones((2, 4, 1)), atol=1e-9
+    )
 
 
 def test_bad_populations_are_refused():

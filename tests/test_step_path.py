@@ -62,6 +62,14 @@ def test_a_solve_steps_onto_its_jumps_with_the_gradient_of_the_closed_form_in_va
         jax.grad(given)(TIMES, values, False)
 
 
+def test_padding_has_no_share_in_the_gradient_by_the_last_time():
+    values = jnp.array([[2.0], [5.0], [0.5], [-1.0]])
+    exact = jax.grad(closed_form)(TIMES, values)
+    again = jnp.concatenate([values, jnp.full((2, 1), jnp.nan)])
+    found = jax.jit(jax.grad(given))(jnp.append(TIMES, TIMES[-1:].repeat(2)), again)
+    np.testing.assert_allclose(found, [*exact, 0, 0], rtol=1e-6, atol=1e-12)
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"got ts of shape \(4,\), values of shape \(4,\)"):
         StepPath(TIMES, VALUES[:, 0])

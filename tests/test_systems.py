@@ -112,7 +112,10 @@ def test_planar_quadrotor_falls_hovers_and_turns():
 
 
 def test_van_der_pol_has_its_published_period():
-    crossing = lambda t, y: y[0]  # noqa: E731
+
+    def crossing(t, y):
+        return y[0]
+
     crossing.direction = 1.0
     rates = jax.jit(fields.van_der_pol(1.0).__call__)
     found = solve_ivp(
@@ -184,7 +187,10 @@ def test_white_dwarf_starts_at_its_centre_on_its_series():
     q = np.sqrt(1 - c)
     y = solved(fields.white_dwarf(c), [1.0, 0.0], ts, max_step=2e-4)
     np.testing.assert_allclose(1 - y[:, 0], q**3 * ts**2 / 6 - q**4 * ts**4 / 40, rtol=1e-6, atol=1e-14)
-    rates = lambda c: fields.white_dwarf(0.4).function(0.0, jnp.array([1.0, 0.0]), SimpleNamespace(c=c))  # noqa: E731
+
+    def rates(c):
+        return fields.white_dwarf(0.4).function(0.0, jnp.array([1.0, 0.0]), SimpleNamespace(c=c))
+
     np.testing.assert_allclose(jax.jacfwd(rates)(0.4)[1], q / 2, rtol=1e-6)  # of -(1 - C)^(3/2) / 3
 
 

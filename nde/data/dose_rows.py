@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from nde.data.cells import read_names, read_numbers
 from nde.data.files import no_column, Table
-from nde.data.inputs_layout import DoseFormat
+from nde.data.inputs_layout import DoseFormat, OPTIONAL
 from nde.data.layout import TableError, TableFormat
 from nde.data.times import TimeColumn
 
@@ -68,7 +68,7 @@ def read_doses(
         row = np.flatnonzero(is_dose(table, doses, layout) | np.any([np.isnan(amounts) & x for x in others], axis=0))
     else:
         row = np.arange(len(amounts))
-    found = {name: columns.get(name, np.zeros(len(amounts)))[row] for name in ("amount", *_OPTIONAL)}
+    found = {name: columns.get(name, np.zeros(len(amounts)))[row] for name in ("amount", *OPTIONAL)}
     resets = np.nan_to_num(found["reset"]) != 0
     missing = np.isnan(found["amount"])
     amounts = np.where(missing & resets, 0.0, found["amount"])
@@ -103,11 +103,8 @@ def read_doses(
     )
 
 
-_OPTIONAL = ("duration", "rate", "additional", "interval", "steady", "reset")
-
-
 def _numbered(doses: DoseFormat) -> list[str]:
-    return [name for name in ("amount", *_OPTIONAL) if getattr(doses, name) is not None]
+    return [name for name in ("amount", *OPTIONAL) if getattr(doses, name) is not None]
 
 
 def read_states(

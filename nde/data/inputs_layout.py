@@ -11,6 +11,7 @@ WAYS: tuple[str, ...] = get_args(Between)
 """How a covariate is read between its rows."""
 
 OPTIONAL = ("duration", "rate", "additional", "interval", "steady", "reset")
+"""The columns of doses that need not be there."""
 
 
 @dataclass(frozen=True)

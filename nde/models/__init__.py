@@ -93,4 +93,5 @@ from nde.models.signature_regression import (
     SignatureRegression as SignatureRegression,
 )
 from nde.models.state_space import StateSpace as StateSpace, StateSpaceStack as StateSpaceStack
+from nde.models.with_inputs import rates_with_inputs as rates_with_inputs
 from nde.paths import series_path as series_path

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from nde.dtypes import default_float
+from nde.dtypes import as_floats, default_float
 from nde.fields import KnownField, Parameter, ParameterValues
 from nde.models.neural_ode import NeuralODE
 from nde.objectives import AbstractLikelihood
@@ -49,7 +49,8 @@ class Population(eqx.Module):
       takes third derivatives: give the ODE `steps_per_row`, or `diffrax.ConstantStepSize()`, `dt0` and `max_steps`.
     - `likelihood`: the law of one row `(channels,)` around $g$.
     - `effects`: $k$, the names that vary. Static.
-    - `observe`: $g$, `observe(t, y, p)` to `(channels,)`; `p` has parameters, inputs and effects as attributes.
+    - `observe`: $g$, `observe(t, y, p)` to `(channels,)`; `p` has parameters, inputs and effects as attributes. Of a
+      function that returns a list, or a dictionary by channel, make a `nde.models.Observation`.
     - `start`: $y_i(t_{i0})$: numbers, one a state, which stay as they are, or a function of `p` that gives them.
     - `spread`: what the standard deviations of the effects start from: a number, or one for each.
     - `correlated`: whether $\Omega$ is full, and not diagonal. Static.
@@ -114,9 +115,9 @@ class Population(eqx.Module):
 
     def individual(self, eta: Float[Array, " effects"]) -> dict[str, Array]:
         """The parameters of an individual with these effects, and effects that are no parameters, by name."""
-        found = {}
+        known, found = known_parameters(self.ode.field), {}
         for k, name in enumerate(self.effects):
-            parameter = known_parameters(self.ode.field).get(name)
+            parameter = known.get(name)
             if parameter is None:
                 found[name] = eta[k]
             else:
@@ -126,20 +127,22 @@ class Population(eqx.Module):
 
     def states(self, ts: Float[Array, " rows"], inputs: Inputs | None, eta: Float[Array, " effects"]) -> Array:
         """The states of an individual at its times, `(rows, state)`; before what is given at a row's time."""
-        given = self._inputs(inputs, eta)
-        start = self.start(self._values(given, ts[0])) if callable(self.start) else self.start
-        # A search for the effects must be able to try bad ones: where the solve fails the states are infinite.
-        ode = eqx.tree_at(lambda m: m.numerics, self.ode, dataclasses.replace(self.ode.numerics, throw=False))
-        return ode(ts, jnp.asarray(start, ts.dtype), given)
+        return self._solve(ts, self._inputs(inputs, eta))
 
     def locations(
         self, ts: Float[ArrayLike, " rows"], inputs: Inputs | None, eta: Float[ArrayLike, " effects"]
     ) -> Float[Array, "rows channels"]:
         """Where the values of an individual with these effects lie: $g$ along its solution. Zero effects: typical."""
-        ts, eta = jnp.asarray(ts), jnp.asarray(eta)
-        ts = ts.astype(eta.dtype)
-        given, ys = self._inputs(inputs, eta), self.states(ts, inputs, eta)
+        ts, eta = as_floats(ts, eta)
+        given = self._inputs(inputs, eta)
+        ys = self._solve(ts, given)
         return jax.vmap(lambda t, y: jnp.atleast_1d(self.observe(t, y, self._values(given, t))))(ts, ys)
+
+    def _solve(self, ts: Array, given: Inputs) -> Array:
+        start = self.start(self._values(given, ts[0])) if callable(self.start) else self.start
+        # A search for the effects must be able to try bad ones: where the solve fails the states are infinite.
+        ode = eqx.tree_at(lambda m: m.numerics, self.ode, dataclasses.replace(self.ode.numerics, throw=False))
+        return ode(ts, jnp.asarray(start, ts.dtype), given)
 
     def log_joint(self, individual: Individual, eta: Float[Array, " effects"]) -> Float[Array, ""]:
         r"""$\log p(x_i \mid \eta) + \log p(\eta)$ of an individual: times, values, mask, inputs."""

@@ -60,13 +60,12 @@ class LaplaceMarginal(eqx.Module):
 
     **Limits:** exact where $\ell$ is quadratic in $\eta$. Where Newton's method has not come to a maximum, the
     approximation is about where it came to; `posterior_mode` says how far that is. Third derivatives of the solve are
-    taken: the model's ODE needs a known grid, `steps_per_row`.
+    taken: the model's ODE needs a known grid, `steps_per_row` or constant steps.
 
     **Source:** Tierney and Kadane, *Accurate approximations for posterior moments and marginal densities*, JASA 1986;
     Wolfinger, *Laplace's approximation for nonlinear mixed models*, Biometrika 1993; implicit gradients: Almquist,
-    Leander, Jirstrand, *Using sensitivity equations
-    for computing gradients of the FOCE and FOCEI approximations to the population likelihood*, J. Pharmacokinet.
-    Pharmacodyn. 2015.
+    Leander, Jirstrand, *Using sensitivity equations for computing gradients of the FOCE and FOCEI approximations to the
+    population likelihood*, J. Pharmacokinet. Pharmacodyn. 2015.
     """
 
     iterations: int = eqx.field(static=True, default=15)
@@ -114,12 +113,10 @@ def posterior_mode(
 
     Newton's method from zero, with the absolute eigenvalues of the curvature, so that every step goes up, of at most
     three standard deviations, and the best of six lengths of each step. The decrement $\sqrt{g^\top |H|^{-1} g}$ is
-    how far, in standard deviations of the
-    posterior, the maximum still is.
+    how far, in standard deviations of the posterior, the maximum still is.
 
     **Limits:** it has no gradient (`LaplaceMarginal` has); of several maxima it finds one.
     """
-
     mode, _, decrement = _climb(model, individual, iterations)
     return mode, decrement
 

@@ -33,7 +33,7 @@ class Doses(diffrax.AbstractGlobalInterpolation):
     - `amounts`: `(doses,)` with `states_given`, the index of the state of each, `(doses,)`; or `(doses, states)`.
     - `states`: how many states there are, where `states_given` says which.
     - `resets`: `(doses,)`, or `(doses, states)` as the amounts: which set a state to the amount instead of adding
-      it, as a vessel that is emptied. Only with `steps_per_row`.
+      it, as a vessel that is emptied. Only on a known grid: with `steps_per_row`, or constant steps.
     - `durations`: `(doses,)`; zero, as without them, for a dose that is given at once, which has no gradient in it.
 
     **Raises:** `ValueError` for shapes that do not fit; an error at run time for a state that does not exist, a

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from nde.dtypes import as_floats
 from nde.paths.doses import Doses
-from nde.paths.step_path import StepPath
+from nde.paths.step_path import jump_times, StepPath
 
 Between = Literal["held", "next", "linear"]
 
@@ -83,7 +83,7 @@ class Inputs(eqx.Module):
 
     def jumps(self) -> list[Float[Array, " jumps"]]:
         """The times at which the doses, and each covariate in its order, jump or bend; infinite ones are none."""
-        covariates = [jump_times(path) for path in self.covariates.values()]
+        covariates = [jump_times(path.ts) for path in self.covariates.values() if _has_rows(path)]
         return covariates if self.doses is None else [self.doses.ts, *covariates]
 
     def jumping_at(self, times: Sequence[Float[Array, " jumps"]]) -> "Inputs":
@@ -93,17 +93,16 @@ class Inputs(eqx.Module):
             begin, end = jnp.split(times.pop(0), 2)
             at_once = doses.ends == doses.times
             doses = eqx.tree_at(lambda d: (d.times, d.ends), doses, (begin, jnp.where(at_once, begin, end)))
-        for (name, path), moved in zip(self.covariates.items(), times, strict=True):
+        rows = {name: path for name, path in self.covariates.items() if _has_rows(path)}
+        for (name, path), moved in zip(rows.items(), times, strict=True):
             if isinstance(path, StepPath):
                 covariates[name] = eqx.tree_at(lambda p: p.ts, path, jnp.concatenate([path.ts[:1], moved]))
         return eqx.tree_at(lambda x: (x.doses, x.covariates), self, (doses, covariates), is_leaf=lambda x: x is None)
 
 
-def jump_times(path: Any) -> Float[Array, " jumps"]:
-    """The times at which a path of rows jumps or bends: all but the first, infinite for padding; none of another."""
-    if not isinstance(path, diffrax.AbstractGlobalInterpolation):
-        return jnp.zeros(0)
-    return jnp.where(path.ts[1:] > path.ts[:-1], path.ts[1:], jnp.inf)
+def _has_rows(path: Any) -> bool:
+    """Whether a covariate is one of rows, between which it jumps or bends, and not a smooth function."""
+    return isinstance(path, diffrax.AbstractGlobalInterpolation)
 
 
 class LinearRows(diffrax.AbstractGlobalInterpolation):
@@ -135,14 +134,14 @@ def covariate_path(ts: ArrayLike, values: ArrayLike, between: Between = "held") 
     ts, values = as_floats(ts, values)
     if ts.ndim != 1 or values.shape != ts.shape:
         raise ValueError(f"covariate_path needs ts and values of shape (rows,), but got {ts.shape} and {values.shape}.")
-    values = jnp.where(jnp.append(False, ts[1:] == ts[:-1]), jnp.nan, values)  # padding
+    padding = jnp.append(False, ts[1:] == ts[:-1])
+    values = jnp.where(padding, jnp.nan, values)
     if between == "held":
         first = values[jnp.argmax(~jnp.isnan(values))]  # before the first known row: its value
         return StepPath(ts, jnp.where(jnp.arange(len(ts)) == 0, first, values)[:, None])
     if between == "next":
         later = _next_known(values)
-        later = jnp.where(jnp.append(False, ts[1:] == ts[:-1]), jnp.nan, jnp.append(later[1:], later[-1:]))
-        return StepPath(ts, later[:, None])
+        return StepPath(ts, jnp.where(padding, jnp.nan, jnp.append(later[1:], later[-1:]))[:, None])
     if between == "linear":
         return LinearRows(ts, _filled(ts, values))
     raise ValueError(f"covariate_path's between is 'held', 'next' or 'linear', but got {between!r}.")

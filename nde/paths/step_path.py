@@ -67,8 +67,11 @@ class StepPath(diffrax.AbstractGlobalInterpolation):
 
     @property
     def jump_ts(self) -> Float[Array, " jumps"]:
-        """The times at which it may jump: all but the first."""
-        return self.ts[1:]
+        """The times at which it may jump: all but the first, infinite for rows that are padding.
+
+        Were these stops too, they would share in the derivative by the last time, which is not theirs.
+        """
+        return jump_times(self.ts)
 
     def evaluate(self, t0: ArrayLike, t1: ArrayLike | None = None, left: bool = False) -> Float[Array, " channels"]:
         """The value at `t0`, or how much higher it is at `t1`."""
@@ -80,3 +83,8 @@ class StepPath(diffrax.AbstractGlobalInterpolation):
     def derivative(self, t: ArrayLike, left: bool = False) -> Float[Array, " channels"]:
         """Zero: it is constant but for its jumps."""
         return jnp.zeros_like(self.ys[0])
+
+
+def jump_times(ts: Float[Array, " rows"]) -> Float[Array, " jumps"]:
+    """The times of all rows but the first, infinite where one repeats that before it, as padding does."""
+    return jnp.where(ts[1:] > ts[:-1], ts[1:], jnp.inf)

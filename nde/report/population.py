@@ -47,12 +47,12 @@ def _fits(model: Population, ts: Array, values: Array, mask: Array, inputs: Any)
 
 
 def weighted_residuals(model: Population, data: Individuals) -> Float[np.ndarray, "individuals rows channels"]:
-    r"""Conditional weighted residuals: $\Sigma^{-1/2} (x - \mu)$ with $\mu = g(\hat\eta) - J \hat\eta$ and
-    $\Sigma = J \Omega J^\top + \mathrm{diag}(V(\hat\eta))$, where $J = \partial g / \partial \eta$ at $\hat\eta$.
+    r"""Conditional weighted residuals: $\Sigma^{-1/2} (x - \mu)$ with $\mu = m(\hat\eta) - J \hat\eta$ and
+    $\Sigma = J \Omega J^\top + \mathrm{diag}(V(\hat\eta))$, where $m$ and $V$ are mean and variance of the values,
+    and $J = \partial m / \partial \eta$ at $\hat\eta$.
 
-    Standard normal and independent, were the model true and linear about $\hat\eta$. NaN where no value is.
-
-    **Raises:** `TypeError` for a likelihood without a variance.
+    Of mean zero, variance one and without correlation, were the model true and linear about $\hat\eta$. NaN where no
+    value is.
 
     **Source:** Hooker, Staatz, Karlsson, *Conditional weighted residuals (CWRES)*, Pharm. Res. 2007.
     """
@@ -64,11 +64,11 @@ def _residuals(model: Population, ts: Array, values: Array, mask: Array, inputs:
     def one(ts, values, mask, inputs):
         mode, _ = posterior_mode(model, (ts, values, mask, inputs))
 
-        def seen(eta):
-            return model.locations(ts, inputs, eta)
+        def mean(eta):
+            return model.likelihood.mean(model.locations(ts, inputs, eta))
 
-        found, slope = seen(mode), jax.jacfwd(seen)(mode)
-        variance = model.likelihood.variance(found)
+        found, slope = mean(mode), jax.jacfwd(mean)(mode)
+        variance = model.likelihood.variance(model.locations(ts, inputs, mode))
         flat = mask.reshape(-1)
         slope = jnp.where(flat[:, None], slope.reshape(len(flat), -1), 0.0)
         spread = slope @ model.covariance @ slope.T + jnp.diag(jnp.where(flat, variance.reshape(-1), 1.0))
@@ -109,10 +109,10 @@ def predictive_check(
     """A visual predictive check: `repeats` data sets are drawn from the model, effects and noise, at the times and with
     the inputs of the data, and their quantiles in bins of time set beside the observed ones.
 
-    **Arguments:** `edges`: of the bins, increasing; `quantiles`: of the values; `band`: the share of the simulated
-    quantiles between `low` and `high`.
+    **Arguments:** `edges`: of the bins, increasing; a value outside them is in none. `quantiles`: of the values;
+    `band`: the share of the simulated quantiles between `low` and `high`.
 
-    **Raises:** `ValueError` for a bin without a value.
+    **Raises:** `ValueError` for a bin in which a channel has no value.
 
     **Source:** Holford, *The visual predictive check*, PAGE 14, 2005.
     """
@@ -122,11 +122,12 @@ def predictive_check(
     located = np.asarray(_located(model, ts, inputs, eta))
     simulated = model.likelihood.sample(located, series=[str(i) for i in range(len(ts))], key=noise_key)
     place = np.digitize(np.asarray(ts), edges) - 1
-    bins = range(len(edges) - 1)
-    for n in bins:
-        if not (np.asarray(mask) & (place == n)[..., None]).any():
-            raise ValueError(f"predictive_check: no value lies between the times {edges[n]:g} and {edges[n + 1]:g}.")
-    kept = [np.asarray(mask) & (place == n)[..., None] for n in bins]
+    kept = [np.asarray(mask) & (place == n)[..., None] for n in range(len(edges) - 1)]
+    for n, one in enumerate(kept):
+        if not one.any((0, 1)).all():
+            raise ValueError(
+                f"predictive_check: a channel has no value between the times {edges[n]} and {edges[n + 1]}."
+            )
 
     def of(values: np.ndarray) -> np.ndarray:
         channels = range(values.shape[-1])

@@ -1,6 +1,5 @@
 """The points of a run, of whatever task: read or made, divided, brought to one scale, and written into its config."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from nde.config import PointsData, RunConfig
 from nde.data import as_point_set, PointSet, read_points
 from nde.diffusion import fit_kinetic
 from nde.tasks.base import OpenedRun, RunError
+from nde.tasks.tables import file_fingerprint
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def resolved_points(config: RunConfig, problem: PointsProblem) -> dict[str, Any]
         found["kinetic_path"] = (kinetic.spread, *kinetic.speeds)
     if settings.path is not None:
         path = Path(settings.path).absolute()
-        found |= {"path": str(path), "columns": data.columns, "sha256": _fingerprint(path)}
+        found |= {"path": str(path), "columns": data.columns, "sha256": file_fingerprint(path)}
     return found
 
 
@@ -125,7 +125,7 @@ def _read(settings: PointsData, seed: int) -> tuple[PointSet, tuple[int, ...]]:
         return as_point_set(made.load(seed=seed, size=sum(counts))), counts
     path = Path(str(settings.path))
     data = read_points(path, columns=settings.columns, label=settings.label, layout=settings.table_format())
-    if settings.sha256 not in (None, _fingerprint(path)):
+    if settings.sha256 not in (None, file_fingerprint(path)):
         raise RunError(f"{path}: the table has changed since the run was made; give the run back its table.")
     tested, kept = round(settings.test * len(data)), round(settings.validation * len(data))
     counts = (len(data) - tested - kept, kept, tested)
@@ -155,7 +155,3 @@ def _begin(settings: PointsData, source: str, seed: int, counts: list[int], shif
             f"{len(shift)}: a flow needs one size at both ends."
         )
     return tuple(np.split((points - shift) / scale, np.cumsum(counts)[:-1]))
-
-
-def _fingerprint(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

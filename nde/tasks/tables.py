@@ -103,8 +103,9 @@ def refuse_taken(data: TableData, asked: Prediction, columns: set[str]) -> None:
 def fingerprint(data: TableData, panel: Panel) -> str:
     """The SHA-256 of the file, or of the values of data that are none."""
     path = data.table_path()
-    content = np.ascontiguousarray(panel.values).tobytes() if path is None else path.read_bytes()
-    return hashlib.sha256(content).hexdigest()
+    if path is not None:
+        return file_fingerprint(path)
+    return hashlib.sha256(np.ascontiguousarray(panel.values).tobytes()).hexdigest()
 
 
 def file_fingerprint(path: str | Path) -> str:

@@ -32,11 +32,18 @@ step may go past a discontinuity.
 def theophylline() -> str:
     """A population with random effects."""
     found = stored("theophylline")
-    published = {"ka": 1.570, "cl": 0.0402, "v": 0.458}
+    nlme = found["nlme"]
     lines = [
-        [name, f"{value:.4g}", f"{published[name]:.4g}", f"{found['spread'][name]:.3f}"]
+        [
+            name,
+            f"{value:.4g}",
+            f"{nlme['parameters'][name]:.4g}",
+            f"{found['spread'][name]:.3f}",
+            f"{nlme['spread'][name]:.3f}",
+        ]
         for name, value in found["parameters"].items()
     ]
+    lines.append(["errors (mg/L)", "", "", f"{found['noise']:.3f}", f"{nlme['noise']:.3f}"])
     apart = found["laplace"] - found["quadrature"]
     return f"""## A population: theophylline
 
@@ -44,7 +51,7 @@ def theophylline() -> str:
 parameters, normal errors; {found["seconds"]:.0f} s, most of it compilation. The log marginal likelihood at the optimum
 of Laplace's approximation is {found["laplace"]:.2f}, by adaptive Gauss–Hermite quadrature of the same model, written
 with scipy and the closed form of the solution, {found["quadrature"]:.2f}: {apart:+.2f} apart, where 0.5 was asked, of
-which {abs(found["steps_error"]):.2f} are the length of the steps. The standard deviation of the errors is
-{found["noise"]:.3f} mg/L.
+which {abs(found["steps_error"]):.2f} are the length of the steps. Beside it what nlme of R finds of the same model by
+linearisation, with the log likelihood {nlme["log_likelihood"]:.2f}.
 
-{table(["parameter", "typical value", "published (nlme)", "standard deviation of the effect"], lines)}"""
+{table(["parameter", "typical value", "nlme", "standard deviation of the effect", "nlme"], lines)}"""

@@ -144,7 +144,7 @@ class CensoredLikelihood(AbstractLikelihood):
 
     def log_prob(self, values: Array, loc: Array) -> Array:
         law = censorable(self.law)
-        below, above = (spread(jnp.asarray(limits), loc) for limits in (self.below, self.above))
+        below, above = (spread(limits, loc) for limits in (self.below, self.above))
         low, high = values <= below, values >= above
         # Where a branch is not taken it is evaluated at an inner point: infinities would reach the gradient.
         inner = jnp.where(low | high, loc, values)

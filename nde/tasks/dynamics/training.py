@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from nde.config import build_loss, DynamicsConfig, Member
 from nde.engine import diffeqsolve
-from nde.models import ObservedODE
+from nde.models import ObservedODE, rates_with_inputs
 from nde.paths import Inputs
 from nde.tasks.base import Examples, member_key
 from nde.tasks.dynamics.problem import DynamicsProblem, knots, solved_values
@@ -118,16 +118,11 @@ def failure_time(model: ObservedODE, times, values, weights, number, first, knot
     starts = first[None] if model.starts is None else model.starts[number]
     ends = [*knots[1:], times.max()]
     dtype, ode = jnp.result_type(float), model.ode
-
-    def rates(t, z, args):
-        if inputs is None or inputs.doses is None:
-            return ode.field(t, z, args if inputs is None else inputs.at(t))
-        return ode.field(t, z + inputs.doses.given(t), inputs.at(t)) + inputs.doses.rate(t)
-
+    rates = ode.field if inputs is None else rates_with_inputs(ode.field)
     for start, *ends_of in zip(starts, knots, ends, strict=False):
         t0, t1 = (jnp.asarray(t, dtype) for t in ends_of)
         solution = diffeqsolve(
-            diffrax.ODETerm(rates), ode.solver, t0, t1, ode.dt0, start, None,
+            diffrax.ODETerm(rates), ode.solver, t0, t1, ode.dt0, start, inputs,
             stepsize_controller=ode.controller, max_steps=ode.max_steps, saveat=diffrax.SaveAt(steps=True), throw=False,
         )  # fmt: skip
         if solution.result != diffrax.RESULTS.successful:
