@@ -67,10 +67,19 @@ def evaluate(
     series: Annotated[
         int | None, typer.Option(help="Test series to score; 0 for all, the run's own number if not given.")
     ] = None,
+    intervals: Annotated[
+        bool | None, typer.Option(help="Whether intervals of the parameters of known systems are made.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Parameters of known systems to profile too, such as birth,death.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A new folder for results.csv and results.json.")] = None,
 ) -> None:
     """Score a run on its held-out series beside the baselines; write nothing unless --out names a new folder."""
-    _commands().evaluate(run, {"cut": cut, "at": at, "until": until, "samples": samples, "series": series}, out)
+    names = None if profile is None else [name.strip() for name in profile.split(",")]
+    given = {"cut": cut, "at": at, "until": until, "samples": samples, "series": series}
+    given |= {"intervals": intervals, "profile": names}
+    _commands().evaluate(run, given, out)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from nde.objectives import TrajectoryFit
 from nde.runs import prepare, RunError
 from nde.tasks.base import new_model
 from nde.tasks.dynamics import DynamicsTask
+from nde.tasks.dynamics.posterior import log_density
 from nde.tasks.dynamics.training import batched_inputs, examples, first_states, trajectories
 
 CONFIG = Path(__file__).parent.parent / "configs" / "theophylline.toml"
@@ -59,6 +60,19 @@ def test_a_fit_solves_from_the_first_dose_with_those_of_each_series_and_its_cons
     batch = examples(resolved, problem, resolved.members()[0]).arrays
     terms = jax.vmap(lambda *row: TrajectoryFit()(model, *row))(*batch)
     assert float(terms.count.sum()) == problem.fit.sum() and np.isfinite(terms.nll).all()
+
+
+def test_the_density_of_a_model_with_doses_is_the_training_loss_of_all_its_values_and_bends_as_it_does(config):
+    resolved, problem, model = prepared(config)
+    density = log_density(resolved, problem, model)
+    batch = examples(resolved, problem, resolved.members()[0]).arrays
+    terms = jax.vmap(lambda *row: TrajectoryFit()(model, *row))(*batch)
+    at = density.initial_vector
+    np.testing.assert_allclose(density(at), -float((terms.nll).sum()), rtol=1e-5)
+    curve = jax.jit(density.curve)(at)
+    steps = np.eye(len(at)) * 1e-4
+    slopes = [(density(at + s) - density(at - s)) / 2e-4 for s in steps]
+    np.testing.assert_allclose(curve.gradient, -np.array(slopes), rtol=1e-4, atol=1e-4)
 
 
 def test_a_hybrid_sees_what_is_given_in_units_of_the_series_that_are_trained_on(config):

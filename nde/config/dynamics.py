@@ -123,9 +123,17 @@ class DynamicsTrain(TrainConfig):
 
 
 class DynamicsEvaluate(Section):
-    """`[evaluate]`: draws of a forecast, for its intervals, over all members."""
+    """`[evaluate]`: draws of a forecast, for its intervals, over all members; and what is said of the parameters.
+
+    - `intervals`: whether intervals of the parameters of known systems, of probability `level`, which combinations of
+      them the data determine, AIC and BIC are made; it takes 10 to 30 seconds, most of them of compilation.
+    - `profile`: parameters whose profile likelihoods are made and drawn too.
+    """
 
     samples: int = Field(default=2000, ge=20)
+    intervals: bool = False
+    level: float = Field(default=0.9, gt=0, lt=1)
+    profile: tuple[str, ...] = ()
 
 
 class DynamicsConfig(RunConfig):

@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from nde.fields.parameter import Parameter
+
 
 def state_names(field: Callable[..., Any]) -> tuple[str, ...] | None:
     """The names of the entries of a field's state, or `None`."""
@@ -37,6 +39,16 @@ def parameter_units(field: Callable[..., Any]) -> dict[str, str]:
     """The unit of each named parameter that has one, however the field is wrapped."""
     says = getattr(field, "parameter_units", None)
     return {} if says is None else says()
+
+
+def named_parameters(field: PyTree) -> dict[str, Parameter]:
+    """The named parameters of a known field as they stand in it, however it is wrapped: those of `parameter_values`.
+
+    Each is the `nde.fields.Parameter` itself, whose `raw` is a leaf of the field, and so is what an optimiser moves.
+    """
+    found = jax.tree_util.tree_leaves_with_path(field, is_leaf=lambda x: isinstance(x, Parameter))
+    named = [(path[-1], leaf) for path, leaf in found if isinstance(leaf, Parameter)]
+    return {str(last.key): leaf for last, leaf in named if isinstance(last, jax.tree_util.DictKey)}
 
 
 def residual_rates(field: Callable[..., Any], t: Any, y: PyTree[Array], args: Any = None) -> PyTree[Array]:

@@ -53,6 +53,26 @@ from nde.report.generation import (
     plot_images as plot_images,
     sample_distances as sample_distances,
 )
+from nde.report.inference import (
+    covariance as covariance,
+    Criteria as Criteria,
+    Curve as Curve,
+    Direction as Direction,
+    effective_number as effective_number,
+    Identifiability as Identifiability,
+    identifiability as identifiability,
+    Interval as Interval,
+    intervals_text as intervals_text,
+    laplace_draws as laplace_draws,
+    laplace_intervals as laplace_intervals,
+    LogDensity as LogDensity,
+    maximise as maximise,
+    Optimum as Optimum,
+    plot_profile as plot_profile,
+    Posterior as Posterior,
+    Profile as Profile,
+    profile as profile,
+)
 from nde.report.logits import class_logits as class_logits
 from nde.report.marks import forecast_marks as forecast_marks, warning_of as warning_of
 from nde.report.points import mode_masses as mode_masses, Moments as Moments, moments as moments

@@ -15,11 +15,12 @@ from jaxtyping import PyTree
 from matplotlib.figure import Figure
 
 from nde import config as configs
-from nde.report import plot_training
+from nde.report import LogDensity, plot_training, Posterior
 from nde.tasks import (
     AbstractEvaluation,
     AbstractTask,
     new_model,
+    predicting,
     Prediction,
     RunError,
     TASKS,
@@ -153,6 +154,41 @@ class Run:
         table = self.task.predict(self, Prediction(data, ahead, samples, keep_samples, as_text, model))
         assert table is not None
         return table
+
+    def log_density(self, model: str | None = None, *, member: int = 0) -> LogDensity:
+        """The log density of what a trained model does not know: parameters, starts, scales of noise; for samplers.
+
+        ```python
+        density = run.log_density("known")
+        jax.value_and_grad(density)(density.initial)        # a dictionary by name, in coordinates without bounds
+        density.constrain(density.initial)["birth"]         # in its own units
+        ```
+
+        **Arguments:** `model`: the label or the name of the `[[model]]`, that which validated best if `None`;
+        `member`: which of its members the density starts from, and whose network, if it has one, is held.
+
+        **Raises:** `RunError` if the run's task has no such models.
+        """
+        found = self.task.log_density(self, self.problem, self._member(model, member))
+        assert found is not None
+        return found
+
+    def posterior(self, model: str | None = None, *, member: int = 0) -> Posterior:
+        """What the data say of a model's parameters: `.intervals()`, `.identifiability()`, `.profile("birth")`,
+        `.criteria()`, `.draws(100, key=key)`; arguments and errors of `log_density`.
+        """
+        found = self.task.posterior(self, self.problem, self._member(model, member))
+        assert found is not None
+        return found
+
+    def _member(self, asked: str | None, member: int) -> Any:
+        if not self.task.has_posterior():
+            able = ", ".join(name for name, task in TASKS.items() if task.has_posterior())
+            raise RunError(f"{self.folder}: task = '{self.config.task}' has no named parameters; these do: {able}.")
+        members = self.models()[predicting(self, asked)]
+        if not 0 <= member < len(members):
+            raise RunError(f"{self.folder}: there is no member {member}; they are 0 to {len(members) - 1}.")
+        return members[member]
 
     def figures(self, evaluation: AbstractEvaluation | None = None) -> dict[str, Figure]:
         """The run's figures by name: training curves, and what its task draws of an evaluation, made if not given."""

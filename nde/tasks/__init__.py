@@ -13,6 +13,7 @@ from nde.tasks.base import (
     member_key as member_key,
     new_model as new_model,
     OpenedRun as OpenedRun,
+    predicting as predicting,
     Prediction as Prediction,
     RunError as RunError,
     RunFailed as RunFailed,

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from nde.config import Member, RunConfig
-from nde.report import fitted_table
+from nde.report import fitted_table, LogDensity, Posterior
 from nde.train import LossFunction
 
 
@@ -230,6 +230,20 @@ class AbstractTask(ABC):
         """What there is to say of the law that `predict` draws from, a line each."""
         del run
         return ()
+
+    def log_density(self, run: OpenedRun, problem: Any, model: Any) -> LogDensity | None:
+        """The log density of what one of the run's models does not know, or `None` from a task without equations."""
+        del run, problem, model
+        return None
+
+    def posterior(self, run: OpenedRun, problem: Any, model: Any) -> Posterior | None:
+        """The same at its maximum, ready to be asked for intervals, or `None`."""
+        del run, problem, model
+        return None
+
+    def has_posterior(self) -> bool:
+        """Whether `log_density` and `posterior` are there."""
+        return type(self).posterior is not AbstractTask.posterior
 
     def can_predict(self) -> bool:
         """Whether `predict` is there."""

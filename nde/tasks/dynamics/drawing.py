@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from nde.config import DynamicsConfig, HybridModel
 from nde.data import DATASETS
-from nde.report import BLUE, fan_legend, GREY, ORANGE
+from nde.report import BLUE, fan_legend, GREY, ORANGE, plot_profile
 from nde.tasks.base import OpenedRun, TableEvaluation
 from nde.tasks.dynamics.evaluation import DynamicsDetails, forecast
 from nde.tasks.dynamics.problem import DynamicsProblem
@@ -20,11 +20,14 @@ def figures(run: OpenedRun, problem: DynamicsProblem, evaluation: TableEvaluatio
     """Forecasts of each method, and for hybrids of one input the learned residual."""
     config: DynamicsConfig = run.config
     drawn = {"forecasts": plot_methods(config, problem, evaluation.details)}
+    for label, found in evaluation.details.found.items():
+        for name, profile in found.profiles.items():
+            drawn[f"profile of {name}, {label}"] = plot_profile(profile, level=config.evaluate.level)
     for section in config.model:
         inputs, acts = getattr(section, "residual_inputs", None), getattr(section, "residual_states", None)
         of_state = set(inputs or ()) <= set(config.observe.facts().states)
         if isinstance(section, HybridModel) and of_state and len(inputs or ()) == len(acts or ()) == 1:
-            name = "residual" if len(drawn) == 1 else f"residual of {section.called()}"
+            name = "residual" if "residual" not in drawn else f"residual of {section.called()}"
             drawn[name] = plot_residual(config, problem, evaluation.details, section)
     return drawn
 

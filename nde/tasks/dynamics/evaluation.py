@@ -11,16 +11,19 @@ from nde.fields import parameter_units, parameter_values
 from nde.models import ObservedODE
 from nde.report import AbstractForecast, coverage, NormalForecast, SampleForecast, score
 from nde.tasks.base import member_key, OpenedRun, TableEvaluation
+from nde.tasks.dynamics.parameters import asked_posteriors, Found
 from nde.tasks.dynamics.problem import DynamicsProblem
 from nde.tasks.dynamics.training import batched_inputs, first_states, trajectories
 
 
 @dataclass(frozen=True)
 class DynamicsDetails:
-    """What the figures need: the members of each `[[model]]` and their law of all values, by what it is called."""
+    """What the figures need: the members of each `[[model]]`, their law of all values, and what is said of its
+    parameters, by what it is called."""
 
     models: dict[str, list[ObservedODE]]
     laws: dict[str, SampleForecast]
+    found: dict[str, Found]
 
 
 def evaluate(run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
@@ -31,14 +34,18 @@ def evaluate(run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
     every: dict[str, AbstractForecast] = {**baselines(problem), **laws}
     means = {**baseline_means(problem), **{label: _mean(law) for label, law in laws.items()}}
     rows = [_row(name, law, means[name], problem) for name, law in every.items()]
+    found = asked_posteriors(run, problem, models)
     unit = "log scale" if config.observe.log_noise else "own units"
     return TableEvaluation(
         title="held out: " + held_out(config),
         caption=f"per value, {unit}; NLL and RMSE: lower is better; coverage of central intervals, ideally 0.5 and 0.9",
         scores=rows,
-        notes=parameter_notes(models),
-        summary={"values_scored": int(problem.test.sum())},
-        details=DynamicsDetails(models, laws),
+        notes=[*parameter_notes(models), *(note for each in found.values() for note in each.notes())],
+        summary={
+            "values_scored": int(problem.test.sum()),
+            "parameters": {label: each.summary() for label, each in found.items()},
+        },
+        details=DynamicsDetails(models, laws, found),
     )
 
 
@@ -142,7 +149,11 @@ def _row(name: str, law: AbstractForecast, mean: np.ndarray, problem: DynamicsPr
 
 
 def parameter_notes(models: dict[str, list[ObservedODE]]) -> list[str]:
-    """The parameters of each known system: their mean over the members, and their range where there are several."""
+    """The parameters of each known system: their mean over the members, and what lies between them.
+
+    Between 20 members or more that is 90 % of them, from the quantile of 5 % to that of 95 %, which with
+    `objective.bootstrap` are intervals by the ensemble; between fewer their range.
+    """
     notes = []
     for method, members in models.items():
         found = [parameter_values(model.ode.field) for model in members]
@@ -150,12 +161,18 @@ def parameter_notes(models: dict[str, list[ObservedODE]]) -> list[str]:
         ranges = [
             f"{name} {_spread_of([float(values[name]) for values in found])}{units.get(name, '')}" for name in found[0]
         ]
+        what = f", 90 % of {len(members)} members" if len(members) >= ENOUGH_FOR_QUANTILES else ""
         if ranges:
-            notes.append(f"{method}: {', '.join(ranges)}")
+            notes.append(f"{method}{what}: {', '.join(ranges)}")
     return notes
 
 
+ENOUGH_FOR_QUANTILES = 20
+
+
 def _spread_of(values: Sequence[float]) -> str:
-    """The mean, and the range where there is more than one to have one."""
+    """The mean, and the range, or the quantiles of 5 and 95 %, where there is more than one to have one."""
     mean = f"{np.mean(values):.4g}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.4g} to {max(values):.4g})"
+    share = (0.05, 0.95) if len(values) >= ENOUGH_FOR_QUANTILES else (0.0, 1.0)
+    low, high = np.quantile(values, share)
+    return mean if len(values) == 1 else f"{mean} ({low:.4g} to {high:.4g})"

@@ -7,9 +7,11 @@ from matplotlib.figure import Figure
 
 from nde.config import DynamicsConfig, DynamicsFacts, Member
 from nde.models import ObservedODE
+from nde.report import LogDensity, Posterior
 from nde.tasks.base import AbstractTask, Examples, OpenedRun, TableEvaluation
 from nde.tasks.dynamics.drawing import figures
 from nde.tasks.dynamics.evaluation import evaluate, held_out
+from nde.tasks.dynamics.posterior import log_density, posterior
 from nde.tasks.dynamics.problem import describe_inputs, DynamicsProblem, load, resolve, unfitted_starts
 from nde.tasks.dynamics.training import examples, failure_time, training_loss, validation_score
 from nde.tasks.tables import describe_table
@@ -56,6 +58,12 @@ class DynamicsTask(AbstractTask):
 
     def failure_time(self, config: DynamicsConfig, model: ObservedODE, example: PyTree) -> float | None:
         return failure_time(model, *example)
+
+    def log_density(self, run: OpenedRun, problem: DynamicsProblem, model: ObservedODE) -> LogDensity:
+        return log_density(run.config, problem, model)
+
+    def posterior(self, run: OpenedRun, problem: DynamicsProblem, model: ObservedODE) -> Posterior:
+        return posterior(run.config, problem, model)
 
     def evaluate(self, run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
         return evaluate(run, problem)

@@ -27,6 +27,11 @@ def examples(config: DynamicsConfig, problem: DynamicsProblem, member: Member) -
     if config.objective.bootstrap:
         key = member_key(config, member.seed, "data")
         weights = weights * np.asarray(jax.random.exponential(key, weights.shape[:2]))[..., None]
+    return fitted(config, problem, weights)
+
+
+def fitted(config: DynamicsConfig, problem: DynamicsProblem, weights: np.ndarray) -> Examples:
+    """The examples with given weights of the values, `(series, rows, channels)`."""
     inputs = batched_inputs(config, problem)
     more = () if inputs is None else (jax.tree.map(np.asarray, inputs),)
     times = np.minimum(problem.panel.times, np.where(problem.fit.any(-1), problem.panel.times, 0).max(1)[:, None])
