@@ -1,6 +1,6 @@
 """The base of every section of a config, and `[train]`, the same for every task."""
 
-from typing import Any
+from typing import Any, Literal
 
 import optax
 import pydantic
@@ -29,6 +29,10 @@ class TrainConfig(Section):
 
     With `ema`, such as 0.999, the model that is validated and kept is a running average of the parameters, which
     reaches back over some 1 / (1 - ema) steps: see `nde.train.with_ema`.
+
+    `failed`: what becomes of an example, mostly a series, whose solve fails or whose loss or gradient is not finite.
+    `leave_out` makes the update without it, names it on the screen and in `metrics.jsonl`, and counts it beside the
+    scores (`nde.train.Survival`); `stop` ends the run.
     """
 
     steps: PositiveInt = 500
@@ -42,6 +46,7 @@ class TrainConfig(Section):
     validate_every: PositiveInt = 50
     patience: NonNegativeInt = 0
     log_every: PositiveInt = 10
+    failed: Literal["leave_out", "stop"] = "leave_out"
 
     @property
     def all_steps(self) -> int:

@@ -25,7 +25,7 @@ from nde.tasks import (
     RunError,
     TASKS,
 )
-from nde.train import Checkpoints, read_metrics
+from nde.train import Checkpoints, read_metrics, times_left_out
 
 
 def free_folder(name: str, out: str | Path | None) -> Path:
@@ -116,7 +116,19 @@ class Run:
         """
         given = [f"evaluate.{name}={value}" for name, value in settings.items() if value is not None]
         run = self.changed(given) if given else self
-        return run.task.evaluate(run, run.problem)
+        return run.task.evaluate(run, run.problem).noted(self._left_out())
+
+    def _left_out(self) -> list[str]:
+        """The examples that were left out of the training of each member, a line where there are any."""
+        rows, notes = read_metrics(self.metrics_path) if self.metrics_path.is_file() else [], []
+        for member in self.config.members():
+            found = times_left_out(rows, member.index)
+            if found:
+                steps = self.config.train.all_steps
+                named = ", ".join(f"{name} at {count}" for name, count in list(found.items())[:MOST_LISTED])
+                more = f", and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
+                notes.append(f"{member.title}: left out of the training, of {steps} steps: {named}{more}")
+        return notes
 
     def predict(
         self,
@@ -269,6 +281,7 @@ class Run:
         return Checkpoints(self.folder / "checkpoints" / str(member))
 
 
+MOST_LISTED = 8
 TABLE = "data.parquet"
 """Where a run's folder keeps the frame that it was made from."""
 

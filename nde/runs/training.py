@@ -82,6 +82,7 @@ def _train_member(run, member: configs.Member, update, validate, console, interr
         names=examples.names,
         callbacks=(log, checkpoints, _ConfigKeeper(run, start), progress),  # what is in a checkpoint is in the log
         stop=lambda: interrupt.asked,
+        failed=config.train.failed,
     )
     try:
         outcome = train_on()

@@ -4,9 +4,9 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import jax
 import polars as pl
@@ -100,6 +100,10 @@ class AbstractEvaluation(ABC):
     def rows(self) -> list[dict[str, Any]]:
         """The scores: a row a method, by column."""
 
+    @abstractmethod
+    def noted(self, notes: Sequence[str]) -> Self:
+        """The same evaluation with more to say below the table, and in `results.json`."""
+
     def pooled(self, others: "Sequence[AbstractEvaluation]") -> "AbstractEvaluation | None":
         """This evaluation and those of the other folds as one; `None`, unless overridden: each stands for itself."""
         del others
@@ -134,6 +138,9 @@ class TableEvaluation(AbstractEvaluation):
 
     def lines(self) -> list[str]:
         return list(self.notes)
+
+    def noted(self, notes: Sequence[str]) -> Self:
+        return replace(self, notes=[*self.notes, *notes])
 
     def write(self, folder: Path) -> None:
         pl.DataFrame(self.rows()).write_csv(folder / "results.csv", float_precision=6)

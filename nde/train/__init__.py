@@ -17,10 +17,16 @@ from nde.train.failures import (
     FailedExamples as FailedExamples,
     FailedStep as FailedStep,
     NonFiniteLoss as NonFiniteLoss,
+    surviving as surviving,
     TrainingFailed as TrainingFailed,
 )
 from nde.train.interrupt import Interrupt as Interrupt, terminated_as_interrupted as terminated_as_interrupted
-from nde.train.log import MetricsFile as MetricsFile, ProgressPrinter as ProgressPrinter, read_metrics as read_metrics
+from nde.train.log import (
+    MetricsFile as MetricsFile,
+    ProgressPrinter as ProgressPrinter,
+    read_metrics as read_metrics,
+    times_left_out as times_left_out,
+)
 from nde.train.loop import Callback as Callback, fit as fit, Outcome as Outcome, Schedule as Schedule
 from nde.train.optimiser import adam_with_warmup as adam_with_warmup
 from nde.train.polish import then_lbfgs as then_lbfgs
@@ -30,6 +36,7 @@ from nde.train.state import (
     StepReport as StepReport,
     TrainState as TrainState,
 )
+from nde.train.survival import Survival as Survival
 from nde.train.update import (
     adversarial_update as adversarial_update,
     gradient_update as gradient_update,

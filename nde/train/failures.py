@@ -1,5 +1,6 @@
 """Computations that fail while they run, such as a solve that takes too many steps: why, and for which examples."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -67,16 +68,34 @@ def blame(function: Callable[[np.ndarray], Result], rows: np.ndarray, names: Seq
         return function(rows)
     except eqx.EquinoxRuntimeError as error:
         cause = cause_of(error)
-    found = _failing(lambda part: function(np.resize(part, rows.shape)), np.unique(rows))
+    found = failing(lambda part: _fails(function, np.resize(part, rows.shape)), np.unique(rows), most=MOST_NAMED)
     raise FailedExamples(cause, found, [names[i] for i in found])
 
 
-def _failing(function: Callable[[np.ndarray], Any], rows: np.ndarray) -> list[int]:
-    """The first few of the rows that fail by themselves, by halving."""
+def surviving(
+    function: Callable[[np.ndarray], Result], rows: np.ndarray, names: Sequence[Any]
+) -> tuple[Result, list[int]]:
+    """`function(rows)` with a row that can be had in the place of each that fails; and which those are.
+
+    **Raises:** `nde.train.FailedExamples` if every row fails, or none by itself.
+    """
+    try:
+        return function(rows), []
+    except eqx.EquinoxRuntimeError as error:
+        cause = cause_of(error)
+    found = failing(lambda part: _fails(function, np.resize(part, rows.shape)), np.unique(rows))
+    good = np.setdiff1d(rows, found)
+    if not found or not len(good):
+        raise FailedExamples(cause, found[:MOST_NAMED], [names[i] for i in found[:MOST_NAMED]])
+    return function(np.where(np.isin(rows, found), good[0], rows)), found
+
+
+def failing(fails: Callable[[np.ndarray], bool], rows: np.ndarray, *, most: int = sys.maxsize) -> list[int]:
+    """The first `most` of the rows that fail by themselves, by halving: `fails(part)` says whether a part does."""
     found, parts = [], [rows]
-    while parts and len(found) < MOST_NAMED:
+    while parts and len(found) < most:
         part = parts.pop()
-        if not _fails(function, part):
+        if not fails(part):
             continue
         if len(part) == 1:
             found.append(int(part[0]))

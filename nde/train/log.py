@@ -1,9 +1,13 @@
 """Tell of a training run: as lines of JSON in a file, and to whoever sits before the terminal."""
 
 import json
+import math
 import sys
 import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,14 +31,18 @@ class MetricsFile:
             self._cut(start)
 
     def on_step(self, step: int, report: StepReport) -> None:
-        """Write the loss, its parts and the gradient's norm."""
-        if step % self.every == 0:
-            parts = {name: float(value) for name, value in report.batch.parts.items()}
-            self._write(step, loss=float(report.batch.loss), gradient_norm=float(report.gradient_norm), **parts)
+        """Write the loss, its parts and the gradient's norm; at every step that left examples out also which."""
+        if step % self.every == 0 or report.left_out:
+            named = {"loss": report.batch.loss, "gradient_norm": report.gradient_norm, **report.batch.parts}
+            # A step that was skipped has no numbers, and JSON no NaN.
+            numbers: dict[str, Any] = {name: float(value) for name, value in named.items() if report.is_finite}
+            out = {"left_out": list(report.left_out)} if report.left_out else {}
+            self._write(step, **numbers, **out)
 
     def on_validation(self, state: TrainState, score: float) -> None:
-        """Write the validation score."""
-        self._write(int(state.step), validation=score, best_step=int(state.best_step))
+        """Write the validation score, or that there is none."""
+        found = {"validation": score} if math.isfinite(score) else {"validation_failed": True}
+        self._write(int(state.step), **found, best_step=int(state.best_step))
 
     def on_end(self, state: TrainState) -> None:
         """Nothing."""
@@ -51,7 +59,7 @@ class MetricsFile:
             new.write_text("".join(f"{line}\n" for line, cut in zip(lines, gone, strict=True) if not cut))
             new.replace(self.path)
 
-    def _write(self, step: int, **numbers: float) -> None:
+    def _write(self, step: int, **numbers: Any) -> None:
         seconds = round(time.perf_counter() - self._started, 3)
         try:
             with self.path.open("a") as file:
@@ -60,17 +68,22 @@ class MetricsFile:
             raise OSError(error.errno, error.strerror, str(self.path)) from None
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file, one for each (member, step, kind); of lines written twice the later one."""
     rows = {}
     for line in Path(path).read_text().splitlines():
         row = _parsed(line)
         if row is not None:
-            rows[row["member"], row["step"], "validation" in row] = row
+            rows[row["member"], row["step"], "best_step" in row] = row
     return [rows[place] for place in sorted(rows)]
 
 
-def _parsed(line: str) -> dict[str, float] | None:
+def times_left_out(rows: Sequence[Mapping[str, Any]], member: int) -> dict[str, int]:
+    """At how many steps each example was left out of the updates of a member, by name, from `read_metrics`."""
+    return dict(Counter(name for row in rows if row["member"] == member for name in row.get("left_out", ())))
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
     """A line, or `None` for the last one of a run that was killed while it wrote."""
     try:
         return json.loads(line)
@@ -103,6 +116,7 @@ class ProgressPrinter:
         self.console = Console() if console is None else console
         self._clock = time.perf_counter()
         self._first_step_at: float | None = None
+        self._left_out: dict[str, str] = {}
         self._bar: Progress | None = None
         if self.console.is_terminal:
             # The text gives way where the terminal is narrow; bar, total and time left stay.
@@ -117,7 +131,7 @@ class ProgressPrinter:
             self._bar.start()
 
     def on_step(self, step: int, report: StepReport) -> None:
-        """Move the bar, or print a line."""
+        """Move the bar, or print a line; and another for an example that is left out for the first time."""
         now = time.perf_counter()
         if self._first_step_at is None:  # the first step compiles; the rate is measured from its end
             self._first_step_at, self.start = now, step
@@ -129,6 +143,12 @@ class ProgressPrinter:
         elif step % self.every == 0 or step == self.steps:
             left = f"  {(self.steps - step) / rate:.0f} s left" if rate > 0 else ""
             self.console.print(f"step {step}/{self.steps} {text}{left}", soft_wrap=True, highlight=False)
+        new = {name: why for name, why in report.left_out.items() if name not in self._left_out}
+        if new:
+            self._left_out |= new
+            which, why = ", ".join(new), "; ".join(dict.fromkeys(new.values()))
+            said = f"step {step}/{self.steps} {self.title} left out of the loss: {which} ({why})"
+            self.console.print(said, soft_wrap=True, highlight=False, markup=False)
         if self._bar is not None and step % self.validate_every == 0:
             self._bar.update(self._task, description=f"{self.title} validating".strip())
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from nde.train.failures import (
     TrainingFailed,
 )
 from nde.train.state import StepReport, TrainState
+from nde.train.survival import Survival
 from nde.train.update import Update
 
 
@@ -87,6 +88,7 @@ def fit(  # noqa: PLR0913  (its keywords are the interface)
     names: Sequence[Any],
     callbacks: Sequence[Callback] = (),
     stop: Callable[[], bool] = lambda: False,
+    failed: Literal["stop", "leave_out"] = "stop",
 ) -> Outcome:
     """Train from a state on, up to `schedule.steps` updates in all.
 
@@ -123,22 +125,34 @@ def fit(  # noqa: PLR0913  (its keywords are the interface)
     - `names`: the name of each example, for messages.
     - `callbacks`: what is called along the way, in this order.
     - `stop`: asked after each step whether to end.
+    - `failed`: `"stop"` ends at an example that fails; `"leave_out"` leaves it out of the update, whose gradient is
+      that of the others, names it in the step's report and goes on: see `nde.train.Survival`, also for what becomes of
+      an update of which nothing can be made. A validation that fails then counts as one without an end, infinite.
 
     **Raises:** `nde.train.NonFiniteLoss` with the step and the culprits, or if a validation score is not a number;
-    `nde.train.FailedStep` if a step or a validation failed at run time, as a solve may.
+    `nde.train.FailedStep` if a step or a validation failed at run time, as a solve may. With `"leave_out"` both only
+    when nothing is left to go on with.
     """
     reason, end = "finished", "on_end"
+    survival = Survival(update, data, key, names, state) if failed == "leave_out" else None
     try:
         while int(state.step) < schedule.steps:
             if _is_stale(state, schedule):
                 reason = "no improvement"
                 break
-            state, report = _make_step(update, state, data, batches[int(state.step)], key, names)
+            indices = batches[int(state.step)]
+            if survival is None:
+                state, report = _make_step(update, state, data, indices, key, names)
+            else:
+                state, report = survival.step(state, indices)
             step = int(state.step)
             for callback in callbacks:
                 callback.on_step(step, report)
             if step % schedule.every == 0 or step == schedule.steps:
-                state = _validate(state, validate, callbacks)
+                found = step < schedule.steps or np.isfinite(float(state.best_score))  # without a best model, an end
+                state = _validate(state, validate, callbacks, forgive=survival is not None and bool(found))
+                if survival is not None:
+                    survival.validated(state)
             if stop():
                 reason = "interrupted"
                 break
@@ -173,16 +187,17 @@ def _is_stale(state: TrainState, schedule: Schedule) -> bool:
     return schedule.patience > 0 and waited >= schedule.patience * schedule.every
 
 
-def _validate(state: TrainState, validate: Callable[[PyTree], Any], callbacks: Sequence[Callback]) -> TrainState:
+def _validate(
+    state: TrainState, validate: Callable[[PyTree], Any], callbacks: Sequence[Callback], *, forgive: bool
+) -> TrainState:
+    """The state after a validation; `forgive`: whether one that fails is only a bad one."""
     step, model = int(state.step), state.evaluated_model
     try:
-        score = float(validate(model))
-    except FailedExamples as failure:
-        raise FailedStep(step, failure, model, validating=True) from None
-    except eqx.EquinoxRuntimeError as error:
-        raise FailedStep(step, FailedExamples(cause_of(error)), model, validating=True) from None
-    if np.isnan(score):
-        raise NonFiniteLoss(f"step {step}: the validation score is not a number.")
+        score = _score(validate, model, step)
+    except TrainingFailed:
+        if not forgive:
+            raise
+        score = np.inf
     if score < float(state.best_score):
         state = eqx.tree_at(
             lambda s: (s.best_model, s.best_score, s.best_step),
@@ -192,3 +207,15 @@ def _validate(state: TrainState, validate: Callable[[PyTree], Any], callbacks: S
     for callback in callbacks:
         callback.on_validation(state, score)
     return state
+
+
+def _score(validate: Callable[[PyTree], Any], model: PyTree, step: int) -> float:
+    try:
+        score = float(validate(model))
+    except FailedExamples as failure:
+        raise FailedStep(step, failure, model, validating=True) from None
+    except eqx.EquinoxRuntimeError as error:
+        raise FailedStep(step, FailedExamples(cause_of(error)), model, validating=True) from None
+    if np.isnan(score):
+        raise NonFiniteLoss(f"step {step}: the validation score is not a number.")
+    return score

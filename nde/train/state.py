@@ -80,12 +80,14 @@ class StepReport(eqx.Module):
     - `gradient_norm`: global norm, before clipping.
     - `finite`: whether the gradient is finite, for each array of parameters in the order of the model's leaves.
     - `is_finite`: whether every loss and gradient that the update used is finite. If not, the update is not made.
+    - `left_out`: the examples of the batch that were left out of the update, by name, and why: see `nde.train.fit`.
     """
 
     batch: BatchLoss
     gradient_norm: Float[Array, ""]
     finite: Bool[Array, " arrays"]
     is_finite: Bool[Array, ""]
+    left_out: dict[str, str] = eqx.field(default_factory=dict)
 
 
 def tree_where(flag: Bool[Array, ""], new: Any, old: Any) -> Any:

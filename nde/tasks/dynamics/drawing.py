@@ -92,8 +92,10 @@ def plot_residual(
     ts = np.linspace(problem.clock, problem.train_until, POINTS, axis=1)
     first = jnp.asarray(first_states(config, problem))
     given = batched_inputs(config, problem)
-    solved = [trajectories(m, jnp.asarray(ts), first, problem.panel.ids, given)[0] for m in members]
+    out = config.train.failed == "leave_out"
+    solved = [trajectories(m, jnp.asarray(ts), first, problem.panel.ids, given, leave_out=out)[0] for m in members]
     visited = np.concatenate([np.asarray(ys)[..., place] for ys in solved])
+    visited = visited[np.isfinite(visited)]
     grid = np.linspace(visited.min(), visited.max(), 200)
     states_along = jnp.zeros((len(grid), len(facts.states))).at[:, place].set(grid)
     figure = Figure(figsize=(5.0, 3.4), layout="constrained")

@@ -1,7 +1,7 @@
 """Score the ODE models of a run side by side, and beside two simple forecasts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +14,7 @@ from nde.tasks.base import member_key, OpenedRun, TableEvaluation
 from nde.tasks.dynamics.parameters import asked_posteriors, Found
 from nde.tasks.dynamics.problem import DynamicsProblem
 from nde.tasks.dynamics.training import batched_inputs, first_states, trajectories
+from nde.train import FailedExamples
 
 
 @dataclass(frozen=True)
@@ -31,22 +32,42 @@ def evaluate(run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
     config: DynamicsConfig = run.config
     models = run.models()
     laws = {label: forecast(config, problem, members) for label, members in models.items()}
+    scored, left_out = solved_by_all(problem, laws)
     every: dict[str, AbstractForecast] = {**baselines(problem), **laws}
     means = {**baseline_means(problem), **{label: _mean(law) for label, law in laws.items()}}
-    rows = [_row(name, law, means[name], problem) for name, law in every.items()]
+    rows = [_row(name, law, means[name], scored) for name, law in every.items()]
     found = asked_posteriors(run, problem, models)
     unit = "log scale" if config.observe.log_noise else "own units"
     return TableEvaluation(
         title="held out: " + held_out(config),
         caption=f"per value, {unit}; NLL and RMSE: lower is better; coverage of central intervals, ideally 0.5 and 0.9",
         scores=rows,
-        notes=[*parameter_notes(models), *(note for each in found.values() for note in each.notes())],
+        notes=[*left_out, *parameter_notes(models), *(note for each in found.values() for note in each.notes())],
         summary={
-            "values_scored": int(problem.test.sum()),
+            "values_scored": int(scored.test.sum()),
             "parameters": {label: each.summary() for label, each in found.items()},
         },
         details=DynamicsDetails(models, laws, found),
     )
+
+
+def solved_by_all(problem: DynamicsProblem, laws: dict[str, SampleForecast]) -> tuple[DynamicsProblem, list[str]]:
+    """The problem without the scores of series that a method could not solve, and which those are, a line a method.
+
+    **Raises:** `nde.train.FailedExamples` if nothing is left to score.
+    """
+    notes, solved = [], np.ones(len(problem.panel), bool)
+    for label, law in laws.items():
+        failed = ~np.isfinite(_mean(law)).all((1, 2))
+        solved &= ~failed
+        if failed.any():
+            named = ", ".join(str(problem.panel.ids[i]) for i in np.flatnonzero(failed))
+            notes.append(f"{label}: could not solve {named}; no method is scored on it")
+    test, fit = (mask & solved[:, None, None] for mask in (problem.test, problem.fit))
+    if not test.any():
+        failed = np.flatnonzero(~solved).tolist()
+        raise FailedExamples("nothing is left to score", failed, [problem.panel.ids[i] for i in failed])
+    return replace(problem, test=test, fit=fit), notes
 
 
 def held_out(config: DynamicsConfig) -> str:
@@ -65,7 +86,8 @@ def forecast(
     asked = jnp.asarray(problem.panel.times if times is None else times, dtype)
     first = jnp.asarray(first_states(config, problem), dtype)
     inputs = batched_inputs(config, problem)
-    solved = [trajectories(model, asked, first, problem.panel.ids, inputs)[1] for model in models]
+    out = config.train.failed == "leave_out"
+    solved = [trajectories(model, asked, first, problem.panel.ids, inputs, leave_out=out)[1] for model in models]
     members = tuple((model.likelihood, np.asarray(x)[None]) for model, x in zip(models, solved, strict=True))
     law = SampleForecast(members, np.zeros((0, *members[0][1].shape[1:])))
     key = member_key(config, 0, "forecasts")

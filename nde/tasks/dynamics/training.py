@@ -15,7 +15,7 @@ from nde.models import ObservedODE, rates_with_inputs
 from nde.paths import Inputs
 from nde.tasks.base import Examples, member_key
 from nde.tasks.dynamics.problem import DynamicsProblem, knots, solved_values
-from nde.train import blame, LossFunction
+from nde.train import blame, LossFunction, surviving
 
 
 def examples(config: DynamicsConfig, problem: DynamicsProblem, member: Member) -> Examples:
@@ -89,10 +89,13 @@ def trajectories(
     first: Array,
     names: Sequence[str] | None = None,
     inputs: Inputs | None = None,
+    *,
+    leave_out: bool = False,
 ) -> tuple[Array, Array]:
     """Standardised states `(series, rows, state)` and locations of the values, one trajectory a series.
 
-    It starts at the first of a series' times; with `inputs`, of all series, at time zero.
+    It starts at the first of a series' times; with `inputs`, of all series, at time zero. With `leave_out` both are NaN
+    of a series whose solve fails, unless all do.
 
     **Raises:** `nde.train.FailedExamples`, by the series' `names` where they are given, if a solve fails.
     """
@@ -104,7 +107,12 @@ def trajectories(
         given = jax.tree.map(lambda x: x[rows], inputs)
         return _solve_series(model, times[rows], starts[rows], given)
 
-    return blame(solve, every, names)
+    if not leave_out:
+        return blame(solve, every, names)
+    solved, failed = surviving(solve, every, names)
+    if not failed:
+        return solved
+    return jax.tree.map(lambda x: x.at[np.array(failed)].set(jnp.nan), solved)
 
 
 @eqx.filter_jit
@@ -137,7 +145,12 @@ def failure_time(model: ObservedODE, times, values, weights, number, first, knot
 
 
 def validation_score(config: DynamicsConfig, problem: DynamicsProblem) -> Callable[[ObservedODE], float]:
-    """The negative log likelihood per value of what chooses the model, each series as one trajectory."""
+    """The negative log likelihood per value of what chooses the model, each series as one trajectory.
+
+    A series that is left out since its solve fails counts as if it had been told by the normal law of all that is
+    fitted, so that no model is chosen for the series that it can not solve.
+    """
+    leave_out = config.train.failed == "leave_out"
     rows = problem.choose.any((0, 2))
     last = np.flatnonzero(rows)[-1] + 1
     mask = problem.choose[:, :last]
@@ -146,10 +159,15 @@ def validation_score(config: DynamicsConfig, problem: DynamicsProblem) -> Callab
     values = jnp.asarray(problem.values[:, :last], jnp.result_type(float))
     first = jnp.asarray(first_states(config, problem), jnp.result_type(float))
     inputs = batched_inputs(config, problem)
+    seen = np.where(problem.fit, problem.values, np.nan)
+    mean, spread = np.nanmean(seen, (0, 1)), np.maximum(np.nanstd(seen, (0, 1)), np.finfo(np.float32).tiny)
+    plain = -0.5 * ((np.asarray(values) - mean) / spread) ** 2 - np.log(spread * np.sqrt(2 * np.pi))
 
     def score(model: ObservedODE) -> float:
-        locations = trajectories(model, times, first, problem.panel.ids, inputs)[1]
-        density = model.likelihood.log_prob(values, locations)
-        return float(-np.asarray(density)[mask].mean())
+        locations = trajectories(model, times, first, problem.panel.ids, inputs, leave_out=leave_out)[1]
+        density = np.asarray(model.likelihood.log_prob(values, locations))
+        if leave_out:
+            density = np.where(np.isfinite(np.asarray(locations)).all((1, 2), keepdims=True), density, plain)
+        return float(-density[mask].mean())
 
     return score

@@ -82,6 +82,9 @@ class ForecastEvaluation(AbstractEvaluation):
             noise.append(f"path KL{of} per series: mean {kl.mean():.2f} nats, {share:.0f} % below 0.5")
         return [*self.notes, f"{size}, {self.asked}", *noise, self._verdict()]
 
+    def noted(self, notes: Sequence[str]) -> "ForecastEvaluation":
+        return replace(self, notes=(*self.notes, *notes))
+
     def _verdict(self) -> str:
         return verdict(self.scores, list(self.models.values()), self.pool)
 
@@ -116,6 +119,7 @@ class ForecastEvaluation(AbstractEvaluation):
             "coverage_of": self.law,
             "coverage": dict(zip(map(str, COVERAGE_LEVELS), np.round(self.over_all, 4).tolist(), strict=True)),
             "methods": self.rows(),
+            "notes": list(self.notes),
         }
         (folder / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
 
