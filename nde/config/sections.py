@@ -33,6 +33,10 @@ class TrainConfig(Section):
     `failed`: what becomes of an example, mostly a series, whose solve fails or whose loss or gradient is not finite.
     `leave_out` makes the update without it, names it on the screen and in `metrics.jsonl`, and counts it beside the
     scores (`nde.train.Survival`); `stop` ends the run.
+
+    With `starts` above one each member is trained for `start_steps`, a tenth of the steps if left out, from so many
+    starts: the config's own, and others with networks by other keys and parameters drawn over their priors or bounds
+    (`nde.fields.draw_parameters`). It goes on from what validates best (`nde.train.best_start`).
     """
 
     steps: PositiveInt = 500
@@ -47,11 +51,27 @@ class TrainConfig(Section):
     patience: NonNegativeInt = 0
     log_every: PositiveInt = 10
     failed: Literal["leave_out", "stop"] = "leave_out"
+    starts: PositiveInt = 1
+    start_steps: PositiveInt | None = None
 
     @property
     def all_steps(self) -> int:
         """The steps of the whole training."""
         return self.steps
+
+    @property
+    def steps_of_a_start(self) -> int:
+        """How long each of several starts is tried."""
+        return self.start_steps or max(1, self.steps // 10)
+
+    @pydantic.model_validator(mode="after")
+    def _check_starts(self) -> "TrainConfig":
+        if self.start_steps is not None and (self.starts == 1 or self.start_steps > self.steps):
+            raise ValueError(
+                f"start_steps = {self.start_steps} is of several starts, and at most steps = {self.steps}; "
+                f"starts = {self.starts}"
+            )
+        return self
 
     def optimiser(self) -> optax.GradientTransformation:
         """What moves the parameters."""

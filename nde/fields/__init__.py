@@ -64,6 +64,7 @@ from nde.fields.described import (
     state_names as state_names,
 )
 from nde.fields.diffusion import DiagonalDiffusion as DiagonalDiffusion
+from nde.fields.draw import draw_parameters as draw_parameters
 from nde.fields.gated import GatedField as GatedField
 from nde.fields.general_diffusion import GeneralDiffusion as GeneralDiffusion
 from nde.fields.hamiltonian import HamiltonianField as HamiltonianField

@@ -2,11 +2,13 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.scipy import stats
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 
 class AbstractPrior(eqx.Module):
@@ -15,6 +17,10 @@ class AbstractPrior(eqx.Module):
     @abstractmethod
     def log_prob(self, value: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """Log density of each number, in the parameter's own units."""
+
+    @abstractmethod
+    def draw(self, shape: Sequence[int], *, key: PRNGKeyArray) -> Float[Array, "..."]:
+        """Independent values of this shape."""
 
 
 class NormalPrior(AbstractPrior):
@@ -36,6 +42,9 @@ class NormalPrior(AbstractPrior):
     def log_prob(self, value: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         x = (jnp.asarray(value) - self.location) / self.scale
         return stats.norm.logpdf(x) - math.log(self.scale)
+
+    def draw(self, shape: Sequence[int], *, key: PRNGKeyArray) -> Float[Array, "..."]:
+        return self.location + self.scale * jax.random.normal(key, tuple(shape))
 
 
 class LogNormalPrior(AbstractPrior):
@@ -59,6 +68,9 @@ class LogNormalPrior(AbstractPrior):
     def log_prob(self, value: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         log = jnp.log(jnp.asarray(value))
         return stats.norm.logpdf((log - math.log(self.location)) / self.scale) - math.log(self.scale) - log
+
+    def draw(self, shape: Sequence[int], *, key: PRNGKeyArray) -> Float[Array, "..."]:
+        return self.location * jnp.exp(self.scale * jax.random.normal(key, tuple(shape)))
 
 
 def _positive(owner: str, name: str, number: float) -> float:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from nde import config as configs
 from nde.report import LogDensity, plot_training, Posterior
+from nde.runs.notes import training_notes
 from nde.tasks import (
     AbstractEvaluation,
     AbstractTask,
@@ -25,7 +26,7 @@ from nde.tasks import (
     RunError,
     TASKS,
 )
-from nde.train import Checkpoints, read_metrics, times_left_out
+from nde.train import Checkpoints, read_metrics
 
 
 def free_folder(name: str, out: str | Path | None) -> Path:
@@ -116,19 +117,7 @@ class Run:
         """
         given = [f"evaluate.{name}={value}" for name, value in settings.items() if value is not None]
         run = self.changed(given) if given else self
-        return run.task.evaluate(run, run.problem).noted(self._left_out())
-
-    def _left_out(self) -> list[str]:
-        """The examples that were left out of the training of each member, a line where there are any."""
-        rows, notes = read_metrics(self.metrics_path) if self.metrics_path.is_file() else [], []
-        for member in self.config.members():
-            found = times_left_out(rows, member.index)
-            if found:
-                steps = self.config.train.all_steps
-                named = ", ".join(f"{name} at {count}" for name, count in list(found.items())[:MOST_LISTED])
-                more = f", and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
-                notes.append(f"{member.title}: left out of the training, of {steps} steps: {named}{more}")
-        return notes
+        return run.task.evaluate(run, run.problem).noted(training_notes(run.config, run.metrics_path))
 
     def predict(
         self,
@@ -260,9 +249,9 @@ class Run:
         """The file of loss and validation lines."""
         return self.folder / "metrics.jsonl"
 
-    def new_model(self, member: configs.Member, *, until: float = 0.0) -> PyTree:
-        """The untrained model of a member."""
-        return new_model(self.config, member, self.task.facts(self.config, until=until))
+    def new_model(self, member: configs.Member, *, until: float = 0.0, start: int = 0) -> PyTree:
+        """The untrained model of a member; `start`: of several starts, which."""
+        return new_model(self.config, member, self.task.facts(self.config, until=until), start=start)
 
     def validation_scores(self) -> dict[str, float]:
         """The best validation score of each `[[model]]`, the mean over its members."""
@@ -281,7 +270,6 @@ class Run:
         return Checkpoints(self.folder / "checkpoints" / str(member))
 
 
-MOST_LISTED = 8
 TABLE = "data.parquet"
 """Where a run's folder keeps the frame that it was made from."""
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from nde.config import Member, RunConfig
+from nde.fields import draw_parameters
 from nde.report import fitted_table, LogDensity, Posterior
 from nde.train import LossFunction
 
@@ -257,15 +258,21 @@ class AbstractTask(ABC):
         return type(self).predict is not AbstractTask.predict
 
 
-def new_model(config: RunConfig, member: Member, facts: Any) -> PyTree:
-    """The untrained model of a member of a resolved config.
+def new_model(config: RunConfig, member: Member, facts: Any, *, start: int = 0) -> PyTree:
+    """The untrained model of a member of a resolved config: its `start`-th, from zero, which is the config's own.
+
+    Another start has networks by another key, and its parameters are drawn (`nde.fields.draw_parameters`).
 
     **Raises:** `RunError` for a section that can not be built.
     """
+    key = member_key(config, member.index, "initial weights")
+    key = jax.random.fold_in(key, start) if start else key
     try:
-        return member.section.build(facts, config.solver, key=member_key(config, member.index, "initial weights"))
+        model = member.section.build(facts, config.solver, key=key)
     except ValueError as error:
         raise RunError(f"{member.label}: {str(error).rstrip('.')}.") from None
+    drawing = jax.random.fold_in(member_key(config, member.index, "starts"), start)
+    return draw_parameters(model, key=drawing) if start else model
 
 
 def predicting(run: OpenedRun, asked: str | None) -> str:
@@ -285,7 +292,7 @@ def predicting(run: OpenedRun, asked: str | None) -> str:
     return found[0]
 
 
-PURPOSES = ("initial weights", "training", "validation", "forecasts", "figures", "data", "pool", "classes")
+PURPOSES = ("initial weights", "training", "validation", "forecasts", "figures", "data", "pool", "classes", "starts")
 
 
 def member_key(config: RunConfig, member: int, purpose: str) -> jax.Array:

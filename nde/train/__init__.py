@@ -25,11 +25,13 @@ from nde.train.log import (
     MetricsFile as MetricsFile,
     ProgressPrinter as ProgressPrinter,
     read_metrics as read_metrics,
+    starts_tried as starts_tried,
     times_left_out as times_left_out,
 )
 from nde.train.loop import Callback as Callback, fit as fit, Outcome as Outcome, Schedule as Schedule
 from nde.train.optimiser import adam_with_warmup as adam_with_warmup
 from nde.train.polish import then_lbfgs as then_lbfgs
+from nde.train.starts import best_start as best_start, Tried as Tried
 from nde.train.state import (
     BatchLoss as BatchLoss,
     LossFunction as LossFunction,

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from nde.train.starts import Tried
 from nde.train.state import StepReport, TrainState
 
 
@@ -44,6 +45,11 @@ class MetricsFile:
         found = {"validation": score} if math.isfinite(score) else {"validation_failed": True}
         self._write(int(state.step), **found, best_step=int(state.best_step))
 
+    def on_start(self, number: int, tried: Tried) -> None:
+        """Write what came of one of several starts, counted from zero: see `nde.train.best_start`."""
+        found = {"score": tried.score} if tried.failure is None else {"failure": tried.failure}
+        self._write(0, start=number, **found)
+
     def on_end(self, state: TrainState) -> None:
         """Nothing."""
 
@@ -74,13 +80,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for line in Path(path).read_text().splitlines():
         row = _parsed(line)
         if row is not None:
-            rows[row["member"], row["step"], "best_step" in row] = row
+            rows[row["member"], row["step"], "best_step" in row, row.get("start", -1)] = row
     return [rows[place] for place in sorted(rows)]
 
 
 def times_left_out(rows: Sequence[Mapping[str, Any]], member: int) -> dict[str, int]:
     """At how many steps each example was left out of the updates of a member, by name, from `read_metrics`."""
     return dict(Counter(name for row in rows if row["member"] == member for name in row.get("left_out", ())))
+
+
+def starts_tried(rows: Sequence[Mapping[str, Any]], member: int) -> list[Tried]:
+    """What came of each start of a member, in their order, from `read_metrics`; empty where there was but one."""
+    own = [row for row in rows if row["member"] == member and "start" in row]
+    return [Tried(row.get("score", math.inf), row.get("failure")) for row in own]
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
