@@ -36,7 +36,7 @@ def evaluate(run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
     every: dict[str, AbstractForecast] = {**baselines(problem), **laws}
     means = {**baseline_means(problem), **{label: _mean(law) for label, law in laws.items()}}
     rows = [_row(name, law, means[name], scored) for name, law in every.items()]
-    found = asked_posteriors(run, problem, models)
+    found = asked_posteriors(run, scored, models)
     unit = "log scale" if config.observe.log_noise else "own units"
     return TableEvaluation(
         title="held out: " + held_out(config),
@@ -52,7 +52,7 @@ def evaluate(run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
 
 
 def solved_by_all(problem: DynamicsProblem, laws: dict[str, SampleForecast]) -> tuple[DynamicsProblem, list[str]]:
-    """The problem without the scores of series that a method could not solve, and which those are, a line a method.
+    """The problem without the series that a method could not solve, and which those are, a line a method.
 
     **Raises:** `nde.train.FailedExamples` if nothing is left to score.
     """
@@ -67,7 +67,8 @@ def solved_by_all(problem: DynamicsProblem, laws: dict[str, SampleForecast]) -> 
     if not test.any():
         failed = np.flatnonzero(~solved).tolist()
         raise FailedExamples("nothing is left to score", failed, [problem.panel.ids[i] for i in failed])
-    return replace(problem, test=test, fit=fit), notes
+    series = problem.series[solved[problem.series]]
+    return replace(problem, test=test, fit=fit, series=series), notes
 
 
 def held_out(config: DynamicsConfig) -> str:
