@@ -55,7 +55,7 @@ def fit(
 
 
 @app.command()
-def evaluate(
+def evaluate(  # noqa: PLR0913  (its options are those of the command)
     run: RunArgument,
     cut: Annotated[str | None, typer.Option(help="second_half or landmark; the run's own if not given.")] = None,
     at: Annotated[
@@ -73,11 +73,15 @@ def evaluate(
     profile: Annotated[
         str | None, typer.Option(help="Parameters of known systems to profile too, such as birth,death.")
     ] = None,
+    closed_form: Annotated[
+        int | None, typer.Option(help="Find equations of what networks learned, among monomials up to this degree.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A new folder for results.csv and results.json.")] = None,
 ) -> None:
     """Score a run on its held-out series beside the baselines; write nothing unless --out names a new folder."""
     names = None if profile is None else [name.strip() for name in profile.split(",")]
     given = {"cut": cut, "at": at, "until": until, "samples": samples, "series": series}
+    given["closed_form.degree"] = closed_form
     given |= {"intervals": intervals, "profile": names}
     _commands().evaluate(run, given, out)
 

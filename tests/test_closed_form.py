@@ -1,13 +1,17 @@
 """Sparse regression: libraries, closed forms of given rates and of noisy series, and their use as fields."""
 
+import itertools
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+import polars as pl
 import pytest
 
 import nde
 from nde.fields import Candidate, Library, library, LibraryField
-from nde.report import closed_form, weak_closed_form
+from nde.report import closed_form, extended_bic, stepwise, term_form, weak_closed_form, with_term
 from nde.report.sparse import least_squares, sparse_supports
 from nde.report.sparse.form import of_members
 from nde.report.sparse.regression import aicc, bic, threshold_support
@@ -120,8 +124,10 @@ def test_form_as_a_field_gives_its_rates_and_gradients_to_active_terms_alone():
     form = closed_form(LIBRARY, STATES, interaction(STATES), outputs=["predator"])
     field = form.field()
     np.testing.assert_allclose(field(0.0, jnp.asarray(STATES[0])), form(STATES[0]), rtol=1e-12)
+    assert list(nde.fields.parameter_values(field)) == ["prey * predator in predator"]
     gradient = eqx.filter_grad(lambda f: jnp.sum(f(0.0, jnp.array([2.0, 3.0]))))(field)
-    np.testing.assert_allclose(gradient.raw, np.where(form.active, 6 * np.array(field.unit), 0.0), atol=1e-12)
+    np.testing.assert_allclose(jax.tree.leaves(gradient), [6.0], rtol=1e-12)
+    assert not LibraryField(LIBRARY, np.zeros((10, 1)))(0.0, jnp.array([2.0, 3.0])).any()
     hybrid = nde.Hybrid(nde.fields.lotka_volterra(), field, states=["predator"])
     hybrid = eqx.tree_at(lambda h: h.scale, hybrid, jnp.ones(()))
     y = jnp.array([2.0, 3.0])
@@ -134,6 +140,140 @@ def test_members_differences_are_in_the_errors_of_their_form():
     np.testing.assert_allclose(both.terms("y")["prey * predator"], 1.0)
     np.testing.assert_allclose(both.errors[4, 0], np.std([0.9, 1.1], ddof=1), rtol=1e-6)
     np.testing.assert_allclose(of_members(forms[:1]).coefficients, forms[0].coefficients)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_term_of_a_model_is_read_in_units_of_the_data_and_put_back_unchanged(positive):
+    # 0.3 - 0.1 w u + 0.2 dose, added to v, as a network of standardised states would have learned it
+    location, scale = np.array([0.1, -0.2, 0.3]), np.array([0.8, 0.5, 0.6])
+
+    def network(t, x, args):
+        own = x[:2] * scale[[2, 0]] + location[[2, 0]]
+        w, u = jnp.exp(own) if positive else own
+        return jnp.stack([0.3 - 0.1 * w * u + 0.2 * (x[2] * 3.0 + 2.0)]) / scale[1]
+
+    known = nde.fields.AffineField(lambda t, y, args: -y, location=location, scale=scale)
+    field = nde.Hybrid(known, network, states=[1], inputs=[2, 0], given={"dose": (2.0, 3.0)})
+    field = eqx.tree_at(lambda h: h.scale, field, jnp.ones(()))
+    model = nde.ObservedODE(
+        nde.NeuralODE(field),
+        None,
+        nde.GaussianLikelihood(1),
+        (0,),
+        positive,
+        location=tuple(location.tolist()),
+        scale=tuple(scale.tolist()),
+    )
+    rng = np.random.default_rng(6)
+    zs, times = jnp.asarray(rng.normal(size=(2, 60, 3))), jnp.tile(jnp.linspace(0.0, 1.0, 60), (2, 1))
+    inputs = nde.paths.Inputs(constants={"dose": jnp.array([1.0, 4.0])})
+    form = term_form([model], times, [zs], states=["u", "v", "w"], inputs=inputs)
+    assert form.outputs == ("v",) and form.library.inputs == ("w", "u", "dose")
+    assert set(form.terms("v")) == {"1", "w * u", "dose"}
+    np.testing.assert_allclose(list(form.terms("v").values()), [0.3, 0.2, -0.1], rtol=1e-9)
+    again = with_term(model, form).ode.field
+    given = {"dose": jnp.asarray(2.5)}
+    np.testing.assert_allclose(again(0.0, zs[0, 0], given), field(0.0, zs[0, 0], given), rtol=1e-9)
+    assert {"w * u in v", "dose in v"} < set(nde.fields.parameter_values(again))
+
+
+def test_whole_field_of_a_model_without_a_known_part_is_replaced():
+    known = nde.fields.lotka_volterra(1.3, 0.9, 0.8, 1.8)
+    model = nde.ObservedODE(nde.NeuralODE(lambda t, y, args: known(t, y)), None, nde.GaussianLikelihood(2), (0, 1))
+    times = jnp.linspace(0.0, 1.0, 120)[None]
+    form = term_form([model], times, [jnp.asarray(STATES)[None]], states=["prey", "predator"])
+    assert set(form.terms("prey")) == {"prey", "prey * predator"}
+    y = jnp.array([2.0, 3.0])
+    np.testing.assert_allclose(with_term(model, form).ode.field(0.0, y), known(0.0, y), rtol=1e-9)
+
+
+def regression(scale=1.0):
+    """The density of a linear regression with unit noise on six candidates that nearly agree, three of them there."""
+    rng = np.random.default_rng(7)
+    matrix = rng.normal(size=(40, 6)) + 2.0 * rng.normal(size=(40, 1))
+    values = jnp.asarray(scale * (matrix @ np.array([2.0, 0.0, -1.0, 0.0, 0.6, 0.0]) + rng.normal(size=40)))
+    matrix = jnp.asarray(matrix)
+
+    def curve(x):
+        rest = values - matrix @ x
+        return nde.report.Curve(0.5 * rest @ rest, -matrix.T @ rest, matrix.T @ matrix, jnp.zeros((6, 6)))
+
+    return nde.report.LogDensity(
+        tuple("abcdef"), tuple("abcdef"), (), jnp.zeros(6), lambda x: -curve(x).loss, lambda x: x, curve, 40
+    )
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0])
+def test_stepwise_ends_at_the_best_of_all_sets_of_terms(gamma):
+    density = regression()
+    curve = density.curve(jnp.zeros(6))
+    slope, bend = np.asarray(curve.gradient), np.asarray(curve.curvature)
+
+    def price(chosen):
+        at = np.ix_(chosen, chosen)
+        loss = float(curve.loss) - 0.5 * slope[list(chosen)] @ np.linalg.solve(bend[at], slope[list(chosen)])
+        return extended_bic(loss, len(chosen), 40, chosen=len(chosen), candidates=6, gamma=gamma)
+
+    every = [chosen for size in range(7) for chosen in itertools.combinations(range(6), size)]
+    best = min(every, key=price)
+    found = stepwise(density, list("abcdef"), [{}, {"b": 1.0, "f": 1.0}], gamma=gamma)
+    np.testing.assert_array_equal(np.flatnonzero(found.active), best)
+    np.testing.assert_allclose(found.criterion, price(best), rtol=1e-8)
+    assert found.path[0][0] == "start" and found.path[-1][1] == found.criterion
+    assert not np.asarray(found.optimum.position)[~found.active].any()
+
+
+def test_extended_bic_is_its_formula():
+    np.testing.assert_allclose(
+        extended_bic(3.0, 5, 40, chosen=2, candidates=10, gamma=0.5), 6 + 5 * np.log(40) + np.log(45)
+    )
+    np.testing.assert_allclose(extended_bic(3.0, 5, 40, chosen=2, candidates=10, gamma=0), 6 + 5 * np.log(40))
+
+
+def growth(t, y, p):
+    return [p.growth * y[0], -p.death * y[1]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of growth and death and a network that has hardly been trained."""
+    ts, ys = orbit(61, 0.02)
+    frame = pl.DataFrame({"id": 1, "t": ts, "prey": ys[:, 0], "predator": ys[:, 1]})
+    fixed = {"growth": {"start": 1.3, "fixed": True}, "death": {"start": 1.8, "fixed": True}}
+    hybrid = {"name": "hybrid", "label": "hybrid", "known": growth, "states": ["prey", "predator"], "width": 4}
+    config = {
+        "task": "dynamics",
+        "data": {"id": "id", "time": "t", "channels": ["prey", "predator"], "test_after": 4.01},
+        "model": [{**hybrid, "parameters": fixed}],
+        "observe": {"noise_scale": 0.2},
+        "train": {"steps": 2},
+        "evaluate": {"samples": 20},
+    }
+    return nde.fit(config, data=frame, out=tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_run_finds_the_equation_of_its_network_refits_it_and_scores_it(run):
+    evaluation = run.evaluate(**{"closed_form.degree": 2})
+    said = evaluation.summary["closed_forms"]["hybrid, closed form"]
+    assert {name: set(terms) for name, terms in said["terms"].items()} == {
+        "prey": {"prey * predator"},
+        "predator": {"prey * predator"},
+    }
+    for state, truth in (("prey", -0.9), ("predator", 0.8)):
+        error = said["errors"][state]["prey * predator"]
+        assert 0 < error < 0.05 and abs(said["terms"][state]["prey * predator"] - truth) < 3 * error
+    (line,) = [line for line in evaluation.lines() if "90 % by Laplace: added to predator" in line]
+    assert line.endswith("prey * predator") and " to 0.8" in line
+    errors = {row["method"]: row["RMSE"] for row in evaluation.rows()}
+    assert errors["hybrid, closed form"] < 0.1 < errors["mean"]
+
+
+def test_closed_form_that_cannot_be_asked_of_a_run_is_refused(run):
+    with pytest.raises(ValueError, match=r"hybrid: 70 candidates are more than the 62 values; take a lower degree"):
+        run.evaluate(**{"closed_form.degree": 5, "closed_form.exp": True, "closed_form.sin_cos": True,
+                        "closed_form.half_saturations": [1.0, 2.0]})  # fmt: skip
+    with pytest.raises(ValueError, match="closed_form"):
+        run.evaluate(**{"closed_form.degree": -1})
 
 
 def orbit(rows, noise, seed=0):
@@ -177,7 +317,9 @@ def test_weak_form_takes_the_known_part_away():
         (lambda: Library(("a",), (Candidate("x", np.sin), Candidate("x", np.cos))), "a name of its own each"),
         (lambda: LIBRARY(np.ones(3)), "of the inputs prey, predator, but x has 3 entries"),
         (lambda: LibraryField(LIBRARY, np.ones((3, 1))), r"with 10 candidates, but got the shape \(3, 1\)"),
-        (lambda: LibraryField(LIBRARY, np.ones((10, 1)), unit=np.zeros((10, 1))), "a positive unit"),
+        (lambda: LibraryField(LIBRARY, np.ones((10, 2)), outputs=["a"]), "a name for each of 2 rates"),
+        (lambda: stepwise(regression(), ["a", "b"], [{"z": 1.0}]), "starts from candidates, but 'z' is none of a, b"),
+        (lambda: stepwise(regression(np.nan), ["a", "b"]), "could solve none of its starts"),
         (lambda: closed_form(LIBRARY, STATES, STATES, outputs=["y"]), "needs states .* and rates .* of 1 outputs"),
         (lambda: closed_form(LIBRARY, STATES, STATES, outputs=["a", "b"], criterion="r2"), "one of aicc, bic, held_ou"),
         (lambda: closed_form(LIBRARY, STATES, STATES, outputs=["a", "b"], criterion="held_out"), "there is only one"),

@@ -6,6 +6,7 @@
 """
 
 from nde.config.classify import ClassifyConfig as ClassifyConfig
+from nde.config.closed_form import ClosedFormConfig as ClosedFormConfig
 from nde.config.density import DensityConfig as DensityConfig
 from nde.config.dynamics import DynamicsConfig as DynamicsConfig
 from nde.config.forecast import (

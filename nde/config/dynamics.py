@@ -6,6 +6,7 @@ import optax
 import pydantic
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from nde.config.closed_form import ClosedFormConfig
 from nde.config.inputs import DosesConfig
 from nde.config.models import HybridModel, system_states
 from nde.config.observe import ObserveConfig
@@ -128,12 +129,15 @@ class DynamicsEvaluate(Section):
     - `intervals`: whether intervals of the parameters of known systems, of probability `level`, which combinations of
       them the data determine, AIC and BIC are made; it takes 10 to 30 seconds, most of them of compilation.
     - `profile`: parameters whose profile likelihoods are made and drawn too.
+    - `closed_form`: a table of candidates for the equation of what a model has learned, which is refitted to the data
+      and scored as a model of its own: `nde.config.closed_form.ClosedFormConfig`.
     """
 
     samples: int = Field(default=2000, ge=20)
     intervals: bool = False
     level: float = Field(default=0.9, gt=0, lt=1)
     profile: tuple[str, ...] = ()
+    closed_form: ClosedFormConfig | None = None
 
 
 class DynamicsConfig(RunConfig):

@@ -39,7 +39,7 @@ of the stable neural SDEs by name: `nde.fields.sde_pair`.
 
 For those who build models of them: `nde.fields.check_field` (the output is a rate of change of the state). What a field
 says of itself, through whatever wraps it: `nde.fields.state_names`, `nde.fields.parameter_values`,
-`nde.fields.named_parameters`, `nde.fields.residual_rates`.
+`nde.fields.named_parameters`, `nde.fields.residual_rates`, `nde.fields.learned_term`.
 
 What a diffusion says of its noise, and the terms made of it, are those of `nde.terms`, and go by these names too.
 """
@@ -57,6 +57,8 @@ from nde.fields.coordinates import (
     StandardField as StandardField,
 )
 from nde.fields.described import (
+    learned_term as learned_term,
+    LearnedTerm as LearnedTerm,
     named_parameters as named_parameters,
     parameter_units as parameter_units,
     parameter_values as parameter_values,

@@ -55,6 +55,11 @@ class Library:
         """The name of each candidate."""
         return tuple(candidate.name for candidate in self.candidates)
 
+    def of_logarithms(self, count: int) -> "Library":
+        """The same candidates where the first `count` inputs are given as logarithms, as states solved for by them."""
+        made = tuple(Candidate(each.name, _OfLogarithms(each.function, count)) for each in self.candidates)
+        return Library(self.inputs, made)
+
     def __call__(self, x: Any) -> Any:
         if x.shape[-1] != len(self.inputs):
             raise ValueError(
@@ -143,6 +148,16 @@ class _Saturation:
     def __call__(self, x: Any) -> Any:
         share = x[..., self.place] / (self.half + x[..., self.place])
         return share if self.times is None else share * x[..., self.times]
+
+
+@dataclass(frozen=True)
+class _OfLogarithms:
+    function: Callable[[Any], Any]
+    count: int
+
+    def __call__(self, x: Any) -> Any:
+        like = _of(x)
+        return self.function(like.concatenate([like.exp(x[..., : self.count]), x[..., self.count :]], axis=-1))
 
 
 def _of(x: Any) -> Any:

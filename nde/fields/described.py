@@ -10,12 +10,13 @@ and a field that wraps another forwards them, in its own coordinates; `nde.field
 | `parameter_values()` | the current value of each named parameter, in its own units | `{}` |
 | `parameter_units()` | the units of the parameters that have one | `{}` |
 | `residual_rates(t, y, args)` | the part of the rates that a network adds to a known field | zeros |
+| `learned_term()` | what is learned of the field, and how another is put in its place | all of it |
 
 The functions here ask any callable.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,3 +56,26 @@ def residual_rates(field: Callable[..., Any], t: Any, y: PyTree[Array], args: An
     """The part of a field's rates at a state that a network adds to a known field, of the structure of `y`."""
     says = getattr(field, "residual_rates", None)
     return jax.tree.map(jnp.zeros_like, y) if says is None else says(t, y, args)
+
+
+class LearnedTerm(NamedTuple):
+    """What is learned of a field, and how to put another term in its place.
+
+    - `rates`: the term as a field `(t, y, args)` of the whole state; returns a rate for each of `states`.
+    - `states`, `inputs`: the states that it acts on, and those that it sees, indices; all if `None`.
+    - `given`: what it sees after them: names of values in `args`, each with the location and the scale by which the
+      term is shown it standardised.
+    - `put`: another term `f(t, x, args)`, of what this one sees, to the field with it in this one's place.
+    """
+
+    rates: Callable[..., Any]
+    states: tuple[int, ...] | None
+    inputs: tuple[int, ...] | None
+    given: tuple[tuple[str, float, float], ...]
+    put: Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def learned_term(field: Callable[..., Any]) -> LearnedTerm:
+    """What is learned of a field: the network of a `nde.fields.Hybrid`, the whole of a field that says nothing."""
+    says = getattr(field, "learned_term", None)
+    return LearnedTerm(field, None, None, (), lambda term: term) if says is None else says()

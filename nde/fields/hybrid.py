@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nde.fields.described import parameter_units, parameter_values, residual_rates, state_names
+from nde.fields.described import LearnedTerm, parameter_units, parameter_values, residual_rates, state_names
 
 
 class Hybrid(eqx.Module):
@@ -104,12 +104,20 @@ class Hybrid(eqx.Module):
         return state_names(self.known)
 
     def parameter_values(self) -> dict[str, Array]:
-        """The current value of each named parameter of the known field."""
-        return parameter_values(self.known)
+        """The current value of each named parameter of the known field, and of the residual if that has some."""
+        return {**parameter_values(self.known), **parameter_values(self.residual)}
 
     def parameter_units(self) -> dict[str, str]:
         """The units of the parameters of the known field."""
         return parameter_units(self.known)
+
+    def learned_term(self) -> LearnedTerm:
+        """The correction. Another term is put in its place without a scale, which would say twice how large it is."""
+
+        def put(term: Callable[..., Any]) -> "Hybrid":
+            return eqx.tree_at(lambda field: (field.residual, field.scale), self, (term, 1.0))
+
+        return LearnedTerm(self.correction, self.states, self.inputs, self.given, put)
 
     def residual_rates(self, t: Any, y: Float[Array, " state"], args: Any = None) -> Float[Array, " state"]:
         """What the network adds to each state: `correction`, and zero for the states that it does not act on."""

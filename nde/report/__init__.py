@@ -98,7 +98,12 @@ from nde.report.scores import (
 from nde.report.sparse import (
     closed_form as closed_form,
     ClosedForm as ClosedForm,
+    extended_bic as extended_bic,
+    Stepwise as Stepwise,
+    stepwise as stepwise,
+    term_form as term_form,
     weak_closed_form as weak_closed_form,
+    with_term as with_term,
 )
 from nde.report.transport import (
     bures_wasserstein as bures_wasserstein,

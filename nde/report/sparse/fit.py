@@ -24,6 +24,7 @@ def closed_form(  # noqa: PLR0913  (its keywords are the interface)
     thresholds: Sequence[float] = THRESHOLDS,
     independent: float | None = None,
     weights: Float[ArrayLike, "*trajectories rows"] | None = None,
+    most_terms: int | None = None,
 ) -> ClosedForm:
     r"""The few terms of a library that make up rates at given states: sparse regression, $R \approx \Theta(X)\,\Xi$.
 
@@ -51,6 +52,7 @@ def closed_form(  # noqa: PLR0913  (its keywords are the interface)
     - `independent`: how many independent values the samples stand for, for the criterion and the errors. A network is
       smooth: a thousand states along a trajectory that was fitted to thirty rows hold no more than thirty do.
     - `weights`: of the samples; all alike if `None`. A sample with weight zero may be anything.
+    - `most_terms`: how many there may be in a rate; as many as the criterion takes, if `None`.
 
     **Returns:** a `nde.report.ClosedForm`. Its errors say how well the library describes these rates; what the data
     behind a network leave open is in the spread over the members of an ensemble, or in a refit through the solve.
@@ -80,7 +82,7 @@ def closed_form(  # noqa: PLR0913  (its keywords are the interface)
     for name, column in [*zip(library.names, matrix.T, strict=True), *zip(outputs, r.T, strict=True)]:
         if not np.isfinite(column).all():
             raise ValueError(f"closed_form needs finite candidates and rates, but '{name}' is not, at these states.")
-    return sparse_fit(library, root * matrix, root * r, outputs, criterion, thresholds, independent, groups)
+    return sparse_fit(library, root * matrix, root * r, outputs, criterion, thresholds, independent, groups, most_terms)
 
 
 def sparse_fit(  # noqa: PLR0913  (what the two kinds of regression share)
@@ -92,6 +94,7 @@ def sparse_fit(  # noqa: PLR0913  (what the two kinds of regression share)
     thresholds: Sequence[float],
     independent: float | None,
     groups: np.ndarray,
+    most_terms: int | None = None,
 ) -> ClosedForm:
     """The closed form of a linear problem `(samples, candidates)`, `(samples, outputs)`."""
     if criterion not in ("aicc", "bic", "held_out"):
@@ -108,6 +111,8 @@ def sparse_fit(  # noqa: PLR0913  (what the two kinds of regression share)
     fits = []
     for column in rates.T:
         supports = sparse_supports(matrix, column, thresholds)
+        if most_terms is not None:
+            supports = [one for one in supports if one.sum() <= most_terms] or [np.zeros(matrix.shape[1], bool)]
         # of equals, the one with fewer terms
         best = min(supports, key=lambda support, column=column: (rank(support, column), int(support.sum())))
         fits.append(least_squares(matrix, column, best, independent=values))

@@ -66,9 +66,9 @@ class ClosedForm:
                 parts.append(number if name == "1" else f"{number} {name}")
         return " ".join(parts) or "0"
 
-    def field(self, *, unit: Float[np.ndarray, "candidates outputs"] | None = None) -> LibraryField:
+    def field(self) -> LibraryField:
         """The form with learnable coefficients, to stand in the place of the network: `nde.fields.LibraryField`."""
-        return LibraryField(self.library, self.coefficients, active=self.active, unit=unit)
+        return LibraryField(self.library, self.coefficients, active=self.active, outputs=self.outputs)
 
     def __str__(self) -> str:
         return "\n".join(self.equations())

@@ -11,6 +11,7 @@ from nde.fields import parameter_units, parameter_values
 from nde.models import ObservedODE
 from nde.report import AbstractForecast, coverage, NormalForecast, SampleForecast, score
 from nde.tasks.base import member_key, OpenedRun, TableEvaluation
+from nde.tasks.dynamics.closed import asked_closed_forms
 from nde.tasks.dynamics.parameters import asked_posteriors, Found
 from nde.tasks.dynamics.problem import DynamicsProblem
 from nde.tasks.dynamics.training import batched_inputs, first_states, trajectories
@@ -31,6 +32,8 @@ def evaluate(run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
     """NLL, RMSE and coverage on what was held out, and RMSE on what was fitted, of each method and two baselines."""
     config: DynamicsConfig = run.config
     models = run.models()
+    closed = asked_closed_forms(config, problem, models)
+    models = {**models, **{label: [each.model] for label, each in closed.items() if each.failure is None}}
     laws = {label: forecast(config, problem, members) for label, members in models.items()}
     scored, left_out = solved_by_all(problem, laws)
     every: dict[str, AbstractForecast] = {**baselines(problem), **laws}
@@ -42,10 +45,15 @@ def evaluate(run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
         title="held out: " + held_out(config),
         caption=f"per value, {unit}; NLL and RMSE: lower is better; coverage of central intervals, ideally 0.5 and 0.9",
         scores=rows,
-        notes=[*left_out, *parameter_notes(models), *(note for each in found.values() for note in each.notes())],
+        notes=[
+            *left_out,
+            *parameter_notes(models),
+            *(note for each in (*found.values(), *closed.values()) for note in each.notes()),
+        ],
         summary={
             "values_scored": int(scored.test.sum()),
             "parameters": {label: each.summary() for label, each in found.items()},
+            "closed_forms": {label: each.summary() for label, each in closed.items()},
         },
         details=DynamicsDetails(models, laws, found),
     )

@@ -94,6 +94,16 @@ def log_density(
     )
 
 
+def model_at(config: DynamicsConfig, problem: DynamicsProblem, model: ObservedODE, position: Array) -> ObservedODE:
+    """The model with the unknowns of `log_density`, weights held, at a position of it."""
+    parts = _Parts.of(config, problem, model, weights=False)
+    found = parts.rebuilt(position[: parts.shared])
+    if found.starts is not None:
+        own = position[parts.shared :].reshape(len(parts.arrays[0]), -1)
+        found = eqx.tree_at(lambda m: m.starts, found, found.starts.at[parts.arrays[3], 0].set(own))
+    return eqx.tree_at(lambda m: m.ode.numerics, found, model.ode.numerics)
+
+
 @dataclass(frozen=True, eq=False)
 class _Parts:
     """A model taken apart into its unknowns: those that all series share, then each series' start."""
