@@ -7,8 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+import nde
 from nde.config import ConfigError, load_config
-from nde.fields import Hybrid, KnownField
+from nde.data import TableError
+from nde.fields import Hybrid, KnownField, parameter_values
 from nde.objectives import TrajectoryFit
 from nde.runs import prepare, RunError
 from nde.tasks.base import new_model
@@ -128,3 +130,19 @@ def test_the_shipped_config_holds_out_whole_subjects_with_their_own_doses():
     resolved, problem = prepare(load_config(CONFIG))
     assert problem.test.sum() == 33 and problem.inputs is not None and len(problem.inputs) == 12
     assert resolved.observe.scale is not None and 200 < resolved.observe.scale[0] < 400  # mg, of the doses
+
+
+def test_a_run_predicts_series_of_a_table_from_what_is_given_to_them(config, tmp_path):
+    few = load_config(config, ["train.steps=1", "train.validate_every=1"])
+    run = nde.fit(few, out=tmp_path / "run", progress=False)
+    rate = float(parameter_values(run.models()["known system"][0].ode.field)["k"])
+    asked = pl.DataFrame(
+        {"id": ["z", "z", "z"], "time": [0.0, 2.0, 3.0], "amt": [8.0, 4.0, None], "blood": None, "fast": [1.5] * 3},
+        schema_overrides={"blood": pl.Float64},
+    )
+    found = run.predict(asked, ahead=[1.0], samples=4000)
+    exact = 8 * np.exp(-1.5 * rate * np.array([3.0, 4.0])) + 4 * np.exp(-1.5 * rate * np.array([1.0, 2.0]))
+    assert found["time"].to_list() == [3.0, 4.0]
+    np.testing.assert_allclose(found["mean"], exact, atol=0.05)
+    with pytest.raises(TableError, match="no column 'fast'"):
+        run.predict(asked.drop("fast"))

@@ -84,7 +84,7 @@ def test_evaluate_and_plot_work_on_the_run_and_predict_says_which_kinds_it_is_fo
     (tmp_path / "points.csv").write_text("x,y\n0,0\n")
     refused = invoke("predict", fitted, "--data", tmp_path / "points.csv", "--out", tmp_path / "out.csv")
     assert refused.exit_code == 2
-    assert "task = 'density' predicts no tables; these do: forecast, classify" in refused.output
+    assert "task = 'density' predicts no tables; these do: forecast, classify, dynamics, population" in refused.output
 
 
 def test_an_unknown_density_is_refused_in_one_line(tmp_path):

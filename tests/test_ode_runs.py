@@ -98,16 +98,32 @@ def test_resolved_config_says_the_same_when_read_again(runs):
     assert tomllib.loads((run.folder / "config.toml").read_text())["observe"]["states"] == ["prey", "predator"]
 
 
-def test_evaluate_repeats_the_table_and_predict_says_which_kinds_can(runs, tmp_path):
+def test_evaluate_repeats_the_table(runs, tmp_path):
     folder = runs / "hybrid_lynx_hare"
     again = invoke("evaluate", folder, "--out", tmp_path / "again")
     assert again.exit_code == 0, again.output
     assert (tmp_path / "again" / "results.csv").read_text() == (folder / "results.csv").read_text()
     refused = invoke("evaluate", folder, "--cut", "landmark")
     assert "evaluate.cut: unknown key; the keys here are samples" in refused.stderr
-    predicted = invoke("predict", folder, "--data", "x.csv", "--out", tmp_path / "f.csv")
-    assert predicted.exit_code == 2
-    assert "task = 'dynamics' predicts no tables; these do: forecast, classify" in predicted.stderr
+
+
+def test_a_series_of_the_run_is_predicted_from_its_learned_start_and_no_other(runs, tmp_path):
+    run = Run.open(runs / "hybrid_lynx_hare")
+    asked = pl.DataFrame({"id": ["Hudson's Bay"] * 2, "time": [1900.0, 1920.0], "hare": [None, None], "lynx": [4.0, None]})
+    found = run.predict(asked, ahead=[1.0], model="known", samples=200)
+    assert found["time"].to_list() == [1900.0, 1900.0, 1920.0, 1920.0, 1921.0, 1921.0]
+    solved = [model.ode(jnp.array([0.0, 21.0]), model.starts[0, 0])[1] for model in run.models()["known system"]]
+    location, scale = np.array(run.config.observe.location), np.array(run.config.observe.scale)
+    middle = np.exp(np.mean([location + scale * y for y in solved], axis=0))
+    np.testing.assert_allclose(found["q50"][-2:] / middle, 1, atol=0.2)
+    late = asked.with_columns(time=pl.Series([1903.0, 1920.0]))
+    for table, said in (
+        (late, "series Hudson's Bay begins at 1903.0, but the run learned where it starts at 1900.0"),
+        (asked.with_columns(id=pl.lit("Ontario")), "the start of series Ontario was not learned; those of the run are"),
+    ):
+        table.write_csv(tmp_path / "asked.csv")
+        refused = invoke("predict", run.folder, "--data", tmp_path / "asked.csv", "--out", tmp_path / "f.csv")
+        assert refused.exit_code == 2 and said in refused.stderr
 
 
 def test_multiple_shooting_starts_on_the_data_and_lowers_the_loss(tmp_path):

@@ -18,6 +18,7 @@ from nde.config.generate import GenerateConfig as GenerateConfig
 from nde.config.models import (
     HybridModel as HybridModel,
     LatentSDEModel as LatentSDEModel,
+    MixedModel as MixedModel,
     MODELS as MODELS,
     models_of as models_of,
     ModelSection as ModelSection,
@@ -40,6 +41,7 @@ from nde.config.parse import (
     save_config as save_config,
 )
 from nde.config.points import PointsData as PointsData
+from nde.config.population import PopulationConfig as PopulationConfig
 from nde.config.regularise import (
     build_loss as build_loss,
     build_regulariser as build_regulariser,

@@ -166,6 +166,13 @@ class DynamicsConfig(RunConfig):
                 "observe.positive solves for logarithms, which a dose does not move by its amount, nor from zero: "
                 "leave it out with data.doses"
             )
+        for section in self.model:
+            varied = [name for name, each in getattr(section, "parameters", {}).items() if each.random is not None]
+            if varied:
+                raise ValueError(
+                    f"parameters.{varied[0]}.random: parameters vary between individuals in task = 'population' with "
+                    "[[model]] name = 'mixed'"
+                )
         states = system_states(self.model)
         self._check_steps()
         self._check_residual_inputs(states or self.observe.states)
@@ -178,8 +185,8 @@ class DynamicsConfig(RunConfig):
 
     def _check_residual_inputs(self, states: tuple[str, ...] | None) -> None:
         """Refuse a network that is to see what is neither a state nor an input, where the states have names."""
-        inputs = self.data.inputs_format().names()
         for section in self.model:
+            inputs = (*self.data.inputs_format().names(), *getattr(section, "random_inputs", ()))
             for name in (isinstance(section, HybridModel) and states and section.residual_inputs) or ():
                 if states and name not in (*states, *inputs):
                     also = f" and the inputs {', '.join(inputs)}" if inputs else ""

@@ -32,6 +32,8 @@ class DynamicsFacts:
     positive: bool
     starts: tuple[tuple[tuple[float, ...], ...], ...] | None
     inputs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    known_start: Mapping[str, float] | None = None
+    until: float = 0.0
 
 
 class ObserveConfig(Section):
@@ -57,7 +59,8 @@ class ObserveConfig(Section):
     `channels` are those of the data. `starts`, `location`, `scale`, `noise_unit` and `time_scale`, the units of what is
     solved and of what networks see, come from the data where not given: mean and standard deviation of each state's
     fitted values, and a tenth of the fitted time; of a state that is not observed and is given doses, their mean size.
-    `input_units` are mean and standard deviation of each constant and covariate, over the series that are trained on.
+    `input_units` are mean and standard deviation of each constant and covariate, over the series that are trained on;
+    `until` is how far a population is solved.
     """
 
     states: tuple[str, ...] | None = None
@@ -77,6 +80,7 @@ class ObserveConfig(Section):
     noise_unit: tuple[float, ...] | None = None
     time_scale: float | None = Field(default=None, gt=0)
     input_units: dict[str, tuple[float, float]] | None = None
+    until: float | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -140,8 +144,8 @@ class ObserveConfig(Section):
             below, above = ({name: math.log(limit) for name, limit in each.items()} for each in (below, above))
         return below, above
 
-    def facts(self) -> DynamicsFacts:
-        """What the models take from a resolved section."""
+    def facts(self, until: float = 0.0) -> DynamicsFacts:
+        """What the models take from a resolved section; `until`: how far a population is solved at its fixed steps."""
         channels = self.channels or tuple(self.observed or ())
         assert self.states is not None and channels and self.noise_unit is not None
         assert self.location is not None and self.scale is not None and self.time_scale is not None
@@ -161,4 +165,6 @@ class ObserveConfig(Section):
             positive=self.positive,
             starts=self.starts,
             inputs=self.input_units or {},
+            known_start=self.known_start,
+            until=max(until, self.until or 0.0),
         )

@@ -30,6 +30,10 @@ class ParameterConfig(Section):
     equation has it; without either a parameter has no bounds. A prior counts in the loss as the term `prior`:
     -log p(θ) / N beside the mean negative log likelihood per value, with N the values that are fitted, so that the
     fit is that of largest posterior density.
+
+    `random`, of `task = "population"`: the parameter varies from individual to individual, with a standard deviation
+    that is learned and starts here: of its logarithm where `log` (0.3 is some 30 %), else in the coordinate of
+    `nde.fields.Parameter`.
     """
 
     start: float | None = None
@@ -39,6 +43,7 @@ class ParameterConfig(Section):
     log: bool | None = None
     fixed: bool | None = None
     prior: PriorConfig | None = None
+    random: PositiveFloat | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -13,6 +13,7 @@ from nde.config.density import DensityConfig
 from nde.config.dynamics import DynamicsConfig
 from nde.config.forecast import ForecastConfig
 from nde.config.generate import GenerateConfig
+from nde.config.population import PopulationConfig
 from nde.config.run import RunConfig, section_of
 from nde.config.sections import Section
 
@@ -20,6 +21,7 @@ CONFIGS: dict[str, type[RunConfig]] = {
     "forecast": ForecastConfig,
     "classify": ClassifyConfig,
     "dynamics": DynamicsConfig,
+    "population": PopulationConfig,
     "density": DensityConfig,
     "generate": GenerateConfig,
 }

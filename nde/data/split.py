@@ -25,8 +25,8 @@ def split_series(num_series: int, *, fold: int = 0, folds: int = 5, validation: 
     Series `fold`, `fold + folds`, … of the permutation are the test part, so that over all folds each series is tested
     once; a share `validation` of the others is the validation part.
 
-    **Arguments:** `num_series`: how many there are; `fold` in `0 … folds - 1`; `validation` in [0, 1); `seed` of the
-    permutation.
+    **Arguments:** `num_series`: how many there are; `fold` in `0 … folds - 1`, and of one fold all series are both
+    trained on and tested; `validation` in [0, 1), of zero the part is empty; `seed` of the permutation.
 
     **Raises:** `ValueError` if a part would be empty.
     """
@@ -36,11 +36,11 @@ def split_series(num_series: int, *, fold: int = 0, folds: int = 5, validation: 
         raise ValueError(f"validation must be a share in [0, 1), but is {validation}.")
     order = np.random.default_rng(seed).permutation(num_series)
     test = order[fold::folds]
-    rest = np.setdiff1d(order, test)
+    rest = np.setdiff1d(order, test) if folds > 1 else order
     rest = np.random.default_rng([seed, fold]).permutation(rest)
     held = int(np.ceil(validation * len(rest)))
     parts = {"test": test, "validation": rest[:held], "training": rest[held:]}
-    empty = [name for name, part in parts.items() if len(part) == 0]
+    empty = [name for name, part in parts.items() if len(part) == 0 and (name != "validation" or validation > 0)]
     if empty:
         raise ValueError(
             f"{num_series} series in {folds} folds with validation={validation} leave the {empty[0]} part empty; "

@@ -54,6 +54,8 @@ class Population(eqx.Module):
     - `start`: $y_i(t_{i0})$: numbers, one a state, which stay as they are, or a function of `p` that gives them.
     - `spread`: what the standard deviations of the effects start from: a number, or one for each.
     - `correlated`: whether $\Omega$ is full, and not diagonal. Static.
+    - `location`, `scale`: $m$ and $s$ of what is solved for, $z = (y - m) / s$, each `(state,)` or one number.
+      `start` and what `observe` sees are in own units, the field and doses in those of $z$. Static.
 
     **Raises:** `ValueError` for an effect that is named twice or is of a fixed parameter, a spread that is not
     positive, or an ODE without a known field.
@@ -68,6 +70,8 @@ class Population(eqx.Module):
     raw_spread: Float[Array, " effects"]
     raw_correlation: Float[Array, " pairs"] | None
     effects: tuple[str, ...] = eqx.field(static=True)
+    location: tuple[float, ...] = eqx.field(static=True)
+    scale: tuple[float, ...] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -79,6 +83,8 @@ class Population(eqx.Module):
         start: ArrayLike | Callable[[Any], Array],
         spread: ArrayLike = 0.3,
         correlated: bool = False,
+        location: Sequence[float] = (0.0,),
+        scale: Sequence[float] = (1.0,),
     ):
         parameters = known_parameters(ode.field)
         fixed = [name for name in effects if name in parameters and parameters[name].fixed]
@@ -92,6 +98,7 @@ class Population(eqx.Module):
         # An array would be a leaf, and learned: numbers stay.
         self.start = start if callable(start) else tuple(np.asarray(start, np.float64).tolist())
         self.effects = tuple(effects)
+        self.location, self.scale = tuple(map(float, location)), tuple(map(float, scale))
         self.raw_spread = jnp.asarray(np.log(begin), default_float())
         pairs = len(effects) * (len(effects) - 1) // 2
         self.raw_correlation = jnp.zeros(pairs, self.raw_spread.dtype) if correlated else None
@@ -126,7 +133,8 @@ class Population(eqx.Module):
         return found
 
     def states(self, ts: Float[Array, " rows"], inputs: Inputs | None, eta: Float[Array, " effects"]) -> Array:
-        """The states of an individual at its times, `(rows, state)`; before what is given at a row's time."""
+        """The states of an individual at its times, `(rows, state)`, in own units; before what is given at a row's
+        time."""
         return self._solve(ts, self._inputs(inputs, eta))
 
     def locations(
@@ -142,14 +150,39 @@ class Population(eqx.Module):
         start = self.start(self._values(given, ts[0])) if callable(self.start) else self.start
         # A search for the effects must be able to try bad ones: where the solve fails the states are infinite.
         ode = eqx.tree_at(lambda m: m.numerics, self.ode, dataclasses.replace(self.ode.numerics, throw=False))
-        return ode(ts, jnp.asarray(start, ts.dtype), given)
+        location, scale = (np.asarray(x, ts.dtype) for x in (self.location, self.scale))
+        ys = ode(ts, (jnp.asarray(start, ts.dtype) - location) / scale, given)
+        return location[None] + scale[None] * ys
 
     def log_joint(self, individual: Individual, eta: Float[Array, " effects"]) -> Float[Array, ""]:
         r"""$\log p(x_i \mid \eta) + \log p(\eta)$ of an individual: times, values, mask, inputs."""
         ts, values, mask, inputs = individual
-        found = self.locations(ts, inputs, eta)
+        # Where no value is, a location of zero, as before a dose, would be one without a law of proportional noise.
+        found = jnp.where(mask, self.locations(ts, inputs, eta), 1.0)
         density = self.likelihood.log_prob(jnp.where(mask, values, 1.0).astype(found.dtype), found)
         return jnp.sum(jnp.where(mask, density, 0.0)) + self.log_prior(eta)
+
+    def expected_curvature(
+        self, individual: Individual, eta: Float[Array, " effects"]
+    ) -> Float[Array, "effects effects"]:
+        r"""$-\nabla^2 \log p(x_i, \eta)$ of the model linearised about $\eta$: $\Omega^{-1} + \sum_j J_j^\top I_j J_j$.
+
+        $I_j = m'^2 / V + \tfrac12 (V' / V)^2$ is the information that a normal value of mean $m(z)$ and variance
+        $V(z)$ has of its location $z$; for another law it is that of the normal law with its mean and variance.
+        """
+        ts, _, mask, inputs = individual
+
+        def located(eta):
+            found = self.locations(ts, inputs, eta)
+            return found, found
+
+        slope, found = jax.jacfwd(located, has_aux=True)(eta)
+        law, found = self.likelihood, jnp.where(mask, found, 1.0)
+        mean_slope = jax.jvp(law.mean, (found,), (jnp.ones_like(found),))[1]
+        variance, change = jax.jvp(law.variance, (found,), (jnp.ones_like(found),))
+        information = jnp.where(mask, mean_slope**2 / variance + 0.5 * (change / variance) ** 2, 0.0)
+        root = jax.scipy.linalg.solve_triangular(self.factor, jnp.eye(len(eta), dtype=eta.dtype), lower=True)
+        return jnp.einsum("rce,rc,rcf->ef", slope, information, slope) + root.T @ root
 
     def log_prior(self, eta: Float[Array, " effects"]) -> Float[Array, ""]:
         r"""$\log \mathcal N(\eta; 0, \Omega)$."""

@@ -39,6 +39,7 @@ from nde.objectives.elbo import (
     LatentPathModel as LatentPathModel,
 )
 from nde.objectives.laplace import (
+    effects_posterior as effects_posterior,
     LaplaceMarginal as LaplaceMarginal,
     MarginalTerms as MarginalTerms,
     MixedModel as MixedModel,

@@ -1,7 +1,7 @@
 """The marginal likelihood of an individual whose effects are not seen, by Laplace's approximation."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import equinox as eqx
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from nde.fields import has_prior, log_prior
 from nde.objectives.terms import AbstractTerms
 from nde.regularise import AbstractRegulariser
 
@@ -25,22 +26,33 @@ class MixedModel(Protocol):
         """Log density of an individual's values and effects."""
         ...
 
+    def expected_curvature(self, individual: Any, eta: Array, /) -> Array:
+        """Its negative Hessian in the effects, of the linearised model; asked for by `curvature="expected"` alone."""
+        ...
+
 
 class MarginalTerms(AbstractTerms):
-    """Of one individual: `nll`, the negative log marginal likelihood, and `count`, the number of its values."""
+    """Of one individual: `nll`, the negative log marginal likelihood, and `count`, the number of its values.
+
+    `prior`: the negative log prior of the model's parameters, and `prior_weight`; `None` where no parameter has one.
+    """
 
     nll: Float[Array, "*batch"]
     count: Float[Array, "*batch"]
+    prior: Float[Array, "*batch"] | None = None
+    prior_weight: float = eqx.field(static=True, default=0.0)
     penalty: Float[Array, "*batch"] | None = None
 
     def mean(self) -> Float[Array, ""]:
-        return jnp.sum(self.nll) / jnp.sum(self.count)
+        mean = jnp.sum(self.nll) / jnp.sum(self.count)
+        return mean if self.prior is None else mean + self.prior_weight * jnp.mean(self.prior)
 
     def per_example(self) -> Float[Array, " batch"]:
         return self.nll
 
     def parts(self) -> dict[str, Float[Array, ""]]:
-        return {"nll": jnp.sum(self.nll) / jnp.sum(self.count)}
+        parts = {"nll": jnp.sum(self.nll) / jnp.sum(self.count)}
+        return parts if self.prior is None else {**parts, "prior": self.prior_weight * jnp.mean(self.prior)}
 
 
 class LaplaceMarginal(eqx.Module):
@@ -51,12 +63,19 @@ class LaplaceMarginal(eqx.Module):
     The maximum is found by Newton's method with a line search. It depends on the parameters, and so does $H$ at it: the
     gradient follows both, through $d\hat\eta = H^{-1} \nabla_\eta d\ell$, the implicit function theorem.
 
-    **Arguments of the constructor:** `iterations`: of Newton's method. Static.
+    **Arguments of the constructor**, all static:
+
+    - `iterations`: of Newton's method.
+    - `curvature`: `"observed"`, $H$ as above; or `"expected"`, that of the model linearised in $\eta$ about
+      $\hat\eta$, $J^\top V^{-1} J + \Omega^{-1}$ for normal noise: the first-order conditional estimate (FOCE), which
+      takes one derivative of the solve less and compiles in less time.
+    - `prior_weight`: of the negative log prior of the model's parameters (`nde.fields.log_prior`): one over the number
+      of all values that are fitted, so that the loss is the negative log posterior density per value.
 
     **Call:** `objective(model, times, values, mask, inputs)` of one individual; returns `MarginalTerms`. `step` and
     `key` are not used.
 
-    **Raises:** `ValueError` for a regulariser.
+    **Raises:** `ValueError` for a regulariser, or another curvature.
 
     **Limits:** exact where $\ell$ is quadratic in $\eta$. Where Newton's method has not come to a maximum, the
     approximation is about where it came to; `posterior_mode` says how far that is. Third derivatives of the solve are
@@ -65,10 +84,17 @@ class LaplaceMarginal(eqx.Module):
     **Source:** Tierney and Kadane, *Accurate approximations for posterior moments and marginal densities*, JASA 1986;
     Wolfinger, *Laplace's approximation for nonlinear mixed models*, Biometrika 1993; implicit gradients: Almquist,
     Leander, Jirstrand, *Using sensitivity equations for computing gradients of the FOCE and FOCEI approximations to the
-    population likelihood*, J. Pharmacokinet. Pharmacodyn. 2015.
+    population likelihood*, J. Pharmacokinet. Pharmacodyn. 2015; FOCE: Wang, *Derivation of various NONMEM estimation
+    methods*, J. Pharmacokinet. Pharmacodyn. 2007.
     """
 
     iterations: int = eqx.field(static=True, default=15)
+    curvature: Literal["observed", "expected"] = eqx.field(static=True, default="observed")
+    prior_weight: float = eqx.field(static=True, default=0.0)
+
+    def __check_init__(self):
+        if self.curvature not in ("observed", "expected"):
+            raise ValueError(f"LaplaceMarginal's curvature is 'observed' or 'expected', but is {self.curvature!r}.")
 
     def __call__(
         self,
@@ -87,7 +113,9 @@ class LaplaceMarginal(eqx.Module):
             raise ValueError("LaplaceMarginal takes no regulariser.")
         individual = (times, values, mask, inputs)
         value = self.log_marginal(model, individual)
-        return MarginalTerms(nll=-value, count=jnp.sum(mask).astype(value.dtype))
+        prior = -log_prior(model) if self.prior_weight and has_prior(model) else None
+        count = jnp.sum(mask).astype(value.dtype)
+        return MarginalTerms(nll=-value, count=count, prior=prior, prior_weight=self.prior_weight)
 
     def log_marginal(self, model: MixedModel, individual: Any) -> Float[Array, ""]:
         """The approximation of an individual's log marginal likelihood, in nats, differentiable in the model."""
@@ -100,8 +128,12 @@ class LaplaceMarginal(eqx.Module):
 
         # One more step of Newton's: zero to rounding, but its derivative is that of the mode.
         mode = mode + jax.scipy.linalg.solve(curvature, jax.jacfwd(joint)(mode), assume_a="sym")
-        value, _, hessian = _derivatives(joint, mode)
-        sign, log_det = jnp.linalg.slogdet(-hessian)
+        if self.curvature == "expected":
+            value, bend = joint(mode), model.expected_curvature(individual, mode)
+        else:
+            value, _, hessian = _derivatives(joint, mode)
+            bend = -hessian
+        sign, log_det = jnp.linalg.slogdet(bend)
         half = 0.5 * mode.shape[0] * np.log(2 * np.pi)
         return jnp.where(sign > 0, value + half - 0.5 * log_det, -jnp.inf)
 
@@ -119,6 +151,19 @@ def posterior_mode(
     """
     mode, _, decrement = _climb(model, individual, iterations)
     return mode, decrement
+
+
+def effects_posterior(
+    model: MixedModel, individual: Any, *, iterations: int = 15
+) -> tuple[Float[Array, " effects"], Float[Array, "effects effects"]]:
+    r"""Laplace's approximation of the law of an individual's effects given its values: $\hat\eta$, and $L$ with
+    $L L^\top = |H|^{-1}$, the absolute eigenvalues of the curvature.
+
+    Without any value it is the law of the population. **Limits:** those of `posterior_mode`.
+    """
+    mode, curvature, _ = _climb(model, individual, iterations)
+    sizes, axes = jnp.linalg.eigh(curvature)
+    return mode, axes / jnp.sqrt(jnp.abs(sizes))[None, :]
 
 
 def _climb(model: MixedModel, individual: Any, iterations: int) -> tuple[Array, Array, Array]:

@@ -53,6 +53,7 @@ from nde.report.generation import (
     plot_images as plot_images,
     sample_distances as sample_distances,
 )
+from nde.report.individuals import individual_forecast as individual_forecast
 from nde.report.inference import (
     covariance as covariance,
     Criteria as Criteria,
@@ -80,6 +81,7 @@ from nde.report.pool import pool_weights as pool_weights, PooledForecast as Pool
 from nde.report.population import (
     individual_fits as individual_fits,
     IndividualFits as IndividualFits,
+    Individuals as Individuals,
     plot_predictive_check as plot_predictive_check,
     predictive_check as predictive_check,
     PredictiveCheck as PredictiveCheck,

@@ -86,6 +86,7 @@ class PredictiveCheck(NamedTuple):
     - `centres`: `(bins,)`, the mean time of the values of each.
     - `observed`, `low`, `middle`, `high`: `(quantiles, bins, channels)`.
     - `quantiles`: which.
+    - `failed`: how many of the simulated data sets had an individual that could not be solved, and were left out.
     """
 
     centres: np.ndarray
@@ -94,6 +95,7 @@ class PredictiveCheck(NamedTuple):
     middle: np.ndarray
     high: np.ndarray
     quantiles: tuple[float, ...]
+    failed: int = 0
 
 
 def predictive_check(
@@ -112,7 +114,7 @@ def predictive_check(
     **Arguments:** `edges`: of the bins, increasing; a value outside them is in none. `quantiles`: of the values;
     `band`: the share of the simulated quantiles between `low` and `high`.
 
-    **Raises:** `ValueError` for a bin in which a channel has no value.
+    **Raises:** `ValueError` for a bin in which a channel has no value, or if no data set could be simulated.
 
     **Source:** Holford, *The visual predictive check*, PAGE 14, 2005.
     """
@@ -120,7 +122,10 @@ def predictive_check(
     effects_key, noise_key = jax.random.split(key)
     eta = jax.random.normal(effects_key, (repeats, len(ts), len(model.effects)), model.raw_spread.dtype)
     located = np.asarray(_located(model, ts, inputs, eta))
-    simulated = model.likelihood.sample(located, series=[str(i) for i in range(len(ts))], key=noise_key)
+    solved = np.isfinite(located).all((1, 2, 3))
+    if not solved.any():
+        raise ValueError("predictive_check: in each simulated data set an individual could not be solved; lower dt0.")
+    simulated = model.likelihood.sample(located[solved], series=[str(i) for i in range(len(ts))], key=noise_key)
     place = np.digitize(np.asarray(ts), edges) - 1
     kept = [np.asarray(mask) & (place == n)[..., None] for n in range(len(edges) - 1)]
     for n, one in enumerate(kept):
@@ -138,7 +143,8 @@ def predictive_check(
     drawn = np.stack([of(one) for one in simulated])
     low, middle, high = np.quantile(drawn, [(1 - band) / 2, 0.5, (1 + band) / 2], axis=0)
     centres = np.array([np.asarray(ts)[one.any(-1)].mean() for one in kept])
-    return PredictiveCheck(centres, of(np.asarray(values)), low, middle, high, tuple(quantiles))
+    failed = int((~solved).sum())
+    return PredictiveCheck(centres, of(np.asarray(values)), low, middle, high, tuple(quantiles), failed)
 
 
 @eqx.filter_jit
@@ -154,6 +160,8 @@ def plot_predictive_check(check: PredictiveCheck, data: Individuals, *, names: S
     ts, values, mask, _ = data
     channels = check.observed.shape[-1]
     figure = Figure(figsize=(5.2 * channels, 3.6), layout="constrained")
+    if check.failed:
+        figure.suptitle(f"{check.failed} simulated data sets could not be solved and are left out", fontsize=9)
     for c, axes in enumerate(figure.subplots(1, channels, squeeze=False)[0]):
         for q, level in enumerate(check.quantiles):
             colour = ORANGE if abs(level - 0.5) < 1e-9 else BLUE

@@ -24,11 +24,13 @@ from nde.tasks.density import DensityTask as DensityTask
 from nde.tasks.dynamics import DynamicsTask as DynamicsTask
 from nde.tasks.forecast import ForecastTask as ForecastTask
 from nde.tasks.generate import GenerateTask as GenerateTask
+from nde.tasks.population import PopulationTask as PopulationTask
 
 TASKS: dict[str, AbstractTask] = {
     "forecast": ForecastTask(),
     "classify": ClassifyTask(),
     "dynamics": DynamicsTask(),
+    "population": PopulationTask(),
     "density": DensityTask(),
     "generate": GenerateTask(),
 }

@@ -81,13 +81,18 @@ def read_asked(data: TableData, asked: Prediction, channels: tuple[str, ...]) ->
     """
     layout = replace(data.table_format(), channels=channels, min_observations=0)
     panel = read_panel(asked.data, layout, require_values=False)
+    refuse_other_times(data, asked, panel)
+    return panel
+
+
+def refuse_other_times(data: TableData, asked: Prediction, panel: Panel) -> None:
+    """Refuse a table with dates for a run made from numbers, or with numbers for one made from dates."""
     assert panel.table is not None
     here, there = ("dates" if unit else "numbers" for unit in (panel.table.times.unit, data.date_unit))
     if here != there:
         raise RunError(
             f"{asked.source}: the times in '{data.time}' are {here}, but the run was made from {there}; give {there}."
         )
-    return panel
 
 
 def refuse_taken(data: TableData, asked: Prediction, columns: set[str]) -> None:

@@ -18,6 +18,7 @@ from nde.config.models.linear_cde import LinearCDEModel
 from nde.config.models.log_ncde import LogNCDEModel
 from nde.config.models.ls4 import LS4Model
 from nde.config.models.ltc import LTCModel
+from nde.config.models.mixed import MixedModel as MixedModel
 from nde.config.models.neural_cde import NeuralCDEModel
 from nde.config.models.observed_ode import (
     HybridModel as HybridModel,
@@ -43,6 +44,7 @@ MODELS: dict[str, type[ModelSection]] = {
     "known": KnownModel,
     "hybrid": HybridModel,
     "neural_ode": NeuralODEModel,
+    "mixed": MixedModel,
     "flow": FlowModel,
     "diffusion": DiffusionSection,
     "flow_matching": FlowMatchingSection,

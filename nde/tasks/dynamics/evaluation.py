@@ -1,6 +1,6 @@
 """Score the ODE models of a run side by side, and beside two simple forecasts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import numpy as np
 
 from nde.config import DynamicsConfig
 from nde.fields import parameter_units, parameter_values
-from nde.models import ObservedODE
+from nde.models import ObservedODE, Population
 from nde.report import AbstractForecast, coverage, NormalForecast, SampleForecast, score
 from nde.tasks.base import member_key, OpenedRun, TableEvaluation
 from nde.tasks.dynamics.closed import asked_closed_forms
@@ -38,7 +38,7 @@ def evaluate(run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
     scored, left_out = solved_by_all(problem, laws)
     every: dict[str, AbstractForecast] = {**baselines(problem), **laws}
     means = {**baseline_means(problem), **{label: _mean(law) for label, law in laws.items()}}
-    rows = [_row(name, law, means[name], scored) for name, law in every.items()]
+    rows = [method_row(name, law, means[name], scored) for name, law in every.items()]
     found = asked_posteriors(run, scored, models)
     unit = "log scale" if config.observe.log_noise else "own units"
     return TableEvaluation(
@@ -164,7 +164,8 @@ def _mean(law: SampleForecast) -> np.ndarray:
     return np.mean([locations[0] for _, locations in law.members], axis=0)
 
 
-def _row(name: str, law: AbstractForecast, mean: np.ndarray, problem: DynamicsProblem) -> dict[str, str | float]:
+def method_row(name: str, law: AbstractForecast, mean: np.ndarray, problem: DynamicsProblem) -> dict[str, str | float]:
+    """The scores of one method on what was held out: its law of all values, and their mean."""
     inside = coverage(law, problem.values, problem.test, (0.5, 0.9))
     counts = problem.test.sum((0, 1))
     pooled = np.nansum(inside * counts, axis=1) / counts.sum()
@@ -179,7 +180,7 @@ def _row(name: str, law: AbstractForecast, mean: np.ndarray, problem: DynamicsPr
     }
 
 
-def parameter_notes(models: dict[str, list[ObservedODE]]) -> list[str]:
+def parameter_notes(models: Mapping[str, Sequence[ObservedODE | Population]]) -> list[str]:
     """The parameters of each known system: their mean over the members, and what lies between them.
 
     Between 20 members or more that is 90 % of them, from the quantile of 5 % to that of 95 %, which with

@@ -1,8 +1,8 @@
 """What the data say of the parameters of fitted equations: intervals, identifiability, profiles, AIC and BIC."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -89,28 +89,56 @@ def asked_posteriors(
         label: [name for name, parameter in named_parameters(members[0].ode.field).items() if not parameter.fixed]
         for label, members in models.items()
     }
-    unknown = [name for name in config.evaluate.profile if not any(name in names for names in named.values())]
+    return found_of(
+        config.evaluate,
+        named,
+        lambda label: posterior(config, problem, models[label][0]),
+        lambda label: network_size(models[label][0]),
+    )
+
+
+class Asked(Protocol):
+    """What `[evaluate]` says of parameters."""
+
+    intervals: bool
+    level: float
+    profile: tuple[str, ...]
+
+
+def found_of(
+    asked: Asked,
+    named: Mapping[str, Sequence[str]],
+    posterior_of: Callable[[str], Posterior],
+    network: Callable[[str], int] = lambda label: 0,
+) -> dict[str, Found]:
+    """What is asked of the models, by label.
+
+    **Arguments:** `named`: label to its parameters; `posterior_of`: label to the density at its maximum; `network`:
+    label to the number of weights.
+
+    **Raises:** `RunError` for a profile of a parameter that no model has.
+    """
+    unknown = [name for name in asked.profile if not any(name in names for names in named.values())]
     if unknown:
         known = sorted({name for names in named.values() for name in names})
         raise RunError(
             f"evaluate.profile: no model has a parameter '{unknown[0]}'; the parameters are "
             f"{', '.join(known) or 'none'}."
         )
-    if not (config.evaluate.intervals or config.evaluate.profile):
+    if not (asked.intervals or asked.profile):
         return {}
-    return {label: _found(config, problem, label, models[label][0]) for label, names in named.items() if names}
+    return {label: _found(asked, label, posterior_of(label), network(label)) for label, names in named.items() if names}
 
 
-def _found(config: DynamicsConfig, problem: DynamicsProblem, label: str, model: ObservedODE) -> Found:
-    fitted: Posterior = posterior(config, problem, model)
+def _found(asked: Asked, label: str, fitted: Posterior, network: int) -> Found:
     if not np.isfinite(float(fitted.optimum.curve.loss)):
         raise RunError(f"{label}: no intervals, for a series could not be solved; set evaluate.intervals = false.")
-    level = config.evaluate.level
-    names = [name for name in config.evaluate.profile if name in fitted.density.parameters]
+    level = asked.level
+    names = [name for name in asked.profile if name in fitted.density.parameters]
     return Found(
         label=label,
         level=level,
-        network=network_size(model),
+        network=network,
         intervals=fitted.intervals(level=level),
         identifiability=fitted.identifiability(),
         criteria=fitted.criteria(),

@@ -184,7 +184,7 @@ class _Parts:
         """The negative log density of the priors, in the coordinates without bounds."""
         normal = 0.5 * jnp.sum(jnp.asarray(self.precision, vector.dtype) * (vector - self.initial) ** 2)
         found = named_parameters(self.rebuilt(vector[: self.shared]).ode.field).values()
-        return normal - sum((_log_prior(parameter) for parameter in found), jnp.zeros((), vector.dtype))
+        return normal - sum((log_prior_of_coordinate(parameter) for parameter in found), jnp.zeros((), vector.dtype))
 
     def prior_bend(self, vector: Array) -> tuple[Array, Array, Array]:
         """The same, its gradient, and its curvature: of the coordinates that series share, for the others have none."""
@@ -230,7 +230,7 @@ def _with_numerics(model: ObservedODE, **changes: Any) -> ObservedODE:
     return eqx.tree_at(lambda m: m.ode.numerics, model, replace(model.ode.numerics, **changes))
 
 
-def _log_prior(parameter: Parameter) -> Array:
+def log_prior_of_coordinate(parameter: Parameter) -> Array:
     r"""$\log p(v) + \log |\partial v / \partial r|$ of a parameter with a prior on its value $v$; zero without."""
     prior = parameter.prior
     if prior is None or parameter.raw is None:

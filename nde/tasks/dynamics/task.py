@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 
+import polars as pl
 from jaxtyping import PyTree
 from matplotlib.figure import Figure
 
 from nde.config import DynamicsConfig, DynamicsFacts, Member
 from nde.models import ObservedODE
 from nde.report import LogDensity, Posterior
-from nde.tasks.base import AbstractTask, Examples, OpenedRun, TableEvaluation
+from nde.tasks.base import AbstractTask, Examples, OpenedRun, Prediction, TableEvaluation
 from nde.tasks.dynamics.drawing import figures
 from nde.tasks.dynamics.evaluation import evaluate, held_out
 from nde.tasks.dynamics.posterior import log_density, posterior
+from nde.tasks.dynamics.prediction import predict
 from nde.tasks.dynamics.problem import describe_inputs, DynamicsProblem, load, resolve, unfitted_starts
 from nde.tasks.dynamics.training import examples, failure_time, training_loss, validation_score
 from nde.tasks.tables import describe_table
@@ -64,6 +66,9 @@ class DynamicsTask(AbstractTask):
 
     def posterior(self, run: OpenedRun, problem: DynamicsProblem, model: ObservedODE) -> Posterior:
         return posterior(run.config, problem, model)
+
+    def predict(self, run: OpenedRun, asked: Prediction) -> pl.DataFrame:
+        return predict(run, asked)
 
     def evaluate(self, run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
         return evaluate(run, problem)

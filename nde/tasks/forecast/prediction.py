@@ -1,17 +1,13 @@
 """Forecast the series of a table with the models of a run."""
 
-import numpy as np
 import polars as pl
 
 from nde.config import ForecastConfig
-from nde.data import Normaliser, Panel
 from nde.report import forecast_marks, quantiles_of_samples
 from nde.tasks.base import member_key, OpenedRun, predicting, Prediction, RunError
 from nde.tasks.forecast.stack import no_stack, predictive_law, read_stack
+from nde.tasks.predictions import prediction_columns, prediction_table
 from nde.tasks.tables import read_asked, read_normaliser, refuse_taken
-
-LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-COLUMNS = ("channel", "observed", "mean", "statistic", "mark")
 
 
 def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
@@ -30,7 +26,7 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     **Raises:** `RunError` or `TableError` for a table that can not be used.
     """
     config: ForecastConfig = run.config
-    refuse_taken(config.data, asked, {*COLUMNS, *map(_quantile_name, LEVELS)})
+    refuse_taken(config.data, asked, prediction_columns())
     normaliser = read_normaliser(run.folder)
     panel = read_asked(config.data, asked, normaliser.channels)
     try:
@@ -49,7 +45,7 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     centre = quantiles_of_samples(draws, [0.5])[0]
     span = config.data.span or 0.0
     marks = forecast_marks(panel.times, values, panel.mask, centre, span=span)
-    return _table(run, panel, normaliser, draws, marks, asked)
+    return prediction_table(config.data, panel, normaliser.undo(draws), asked, log=normaliser.log, marks=marks)
 
 
 def forecast_notes(run: OpenedRun) -> list[str]:
@@ -61,33 +57,3 @@ def forecast_notes(run: OpenedRun) -> list[str]:
     if stack is None:
         return [*alone, *([no_stack(run)] if run.config.evaluate.stack else [])]
     return [*alone, *stack.notes]
-
-
-def _table(
-    run: OpenedRun, panel: Panel, normaliser: Normaliser, draws: np.ndarray, marks: np.ndarray, asked: Prediction
-) -> pl.DataFrame:
-    rows = np.arange(panel.times.shape[1])[None, :] < panel.lengths[:, None]
-    series, row = np.nonzero(rows)
-    count = len(panel.channels)
-    chosen = normaliser.undo(draws)[:, series, row].reshape(len(draws), -1)
-    log = np.tile(normaliser.log, len(series))
-    quantiles = dict(zip(LEVELS, quantiles_of_samples(chosen, LEVELS), strict=True))
-    observed = np.where(panel.mask, panel.values, np.nan)[series, row].reshape(-1)
-    ids, times = panel.keys(np.repeat(series, count), np.repeat(row, count), as_text=asked.as_text)
-    columns = {
-        run.config.data.id: ids,
-        run.config.data.time: times,
-        "channel": np.tile(np.array(panel.channels), len(series)),
-        "observed": observed,
-        "mean": np.where(log, quantiles[0.5], chosen.mean(0)),
-        "statistic": np.where(log, "median", "mean"),
-    }
-    columns |= {_quantile_name(level): values for level, values in quantiles.items()}
-    columns["mark"] = [mark or None for mark in marks[series, row].reshape(-1)]
-    if asked.keep_samples:
-        columns |= {f"sample_{i}": sample for i, sample in enumerate(chosen)}
-    return pl.DataFrame(columns, schema_overrides={"mark": pl.String}).with_columns(pl.col("observed").fill_nan(None))
-
-
-def _quantile_name(level: float) -> str:
-    return f"q{100 * level:02.0f}"

@@ -1,0 +1,36 @@
+"""Predict individuals of a table from what is known of them."""
+
+import numpy as np
+import polars as pl
+
+from nde.config import PopulationConfig
+from nde.report import individual_forecast
+from nde.tasks.base import member_key, OpenedRun, predicting, Prediction
+from nde.tasks.dynamics.prediction import asked_problem
+from nde.tasks.population.training import individuals
+from nde.tasks.predictions import prediction_columns, prediction_table
+from nde.tasks.tables import refuse_taken
+
+
+def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
+    """Predict every individual of a table at every time that it names, and `ahead` of each one's last row.
+
+    All observed values of the table are given: few or none are enough, and what they leave open of an individual is as
+    in the population. A row without values asks for a prediction at its time. Doses, constants and covariates stand in
+    the table as in that of the run. The result is that of `nde.tasks.predictions.prediction_table`.
+
+    **Raises:** `RunError` or `TableError` for a table that can not be used.
+    """
+    config: PopulationConfig = run.config
+    refuse_taken(config.data, asked, prediction_columns())
+    problem = asked_problem(config, asked)
+    panel = problem.panel
+    models = run.models(until=float(panel.times.max()))
+    chosen = models[predicting(run, asked.model)]
+    law = individual_forecast(
+        chosen, individuals(config, problem, panel.mask), panel.times, series=panel.ids, samples=asked.samples,
+        key=member_key(config, 0, "forecasts"),
+    )  # fmt: skip
+    draws = law.sample(asked.samples, series=panel.ids, key=member_key(config, 0, "forecasts"))
+    none = np.zeros(len(panel.channels), bool)
+    return prediction_table(config.data, panel, draws, asked, log=none, marks=None)
