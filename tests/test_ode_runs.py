@@ -109,7 +109,9 @@ def test_evaluate_repeats_the_table(runs, tmp_path):
 
 def test_a_series_of_the_run_is_predicted_from_its_learned_start_and_no_other(runs, tmp_path):
     run = Run.open(runs / "hybrid_lynx_hare")
-    asked = pl.DataFrame({"id": ["Hudson's Bay"] * 2, "time": [1900.0, 1920.0], "hare": [None, None], "lynx": [4.0, None]})
+    asked = pl.DataFrame(
+        {"id": ["Hudson's Bay"] * 2, "time": [1900.0, 1920.0], "hare": [None, None], "lynx": [4.0, None]}
+    )
     found = run.predict(asked, ahead=[1.0], model="known", samples=200)
     assert found["time"].to_list() == [1900.0, 1900.0, 1920.0, 1920.0, 1921.0, 1921.0]
     solved = [model.ode(jnp.array([0.0, 21.0]), model.starts[0, 0])[1] for model in run.models()["known system"]]

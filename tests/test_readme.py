@@ -130,6 +130,12 @@ def test_table_of_tasks_holds():
             assert load_config(ROOT / configs[0], [f"data.dataset={name}"]).data.dataset == name
 
 
+STARTS = {
+    "dynamics": {"start": "first_row"},
+    "population": {"start": "known", "known_start": {"angle": 0.1, "speed": 0.0}},
+}
+
+
 def test_what_to_take_can_be_taken():
     """Names of models, solvers, adjoints and penalties in the table of needs are those of configs."""
     for _, model, solver, adjoint, penalties in rows("What to take"):
@@ -137,6 +143,7 @@ def test_what_to_take_can_be_taken():
         for name in names:
             task = MODELS[name].tasks[0]
             known = {"known": "pendulum"} if "known" in MODELS[name].model_fields else {}
+            known |= {"parameters": {"length": {"random": 0.3}}} if task == "population" else {}
             data = {"density": {}}.get(task, {"path": "x.csv", "id": "i", "time": "t"})
             data |= {"label": "l"} if task == "classify" else {}
             penalised = codes(penalties) if MODELS[name].default_solver else ()
@@ -144,7 +151,7 @@ def test_what_to_take_can_be_taken():
                 config = {
                     "task": task,
                     "data": data,
-                    **({"observe": {"start": "first_row"}} if task == "dynamics" else {}),
+                    **({"observe": STARTS[task]} if task in STARTS else {}),
                     "model": [{"name": name, **known}],
                     "solver": {} if solver_name is None else {"name": solver_name},
                     "regularise": {"penalties": dict.fromkeys(penalised, 1.0)},

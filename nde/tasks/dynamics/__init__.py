@@ -1,4 +1,20 @@
-"""`task = "dynamics"`: its series, training, scores and figures, a module each."""
+"""`task = "dynamics"`: its series, training, scores and figures, a module each; some of it serves populations too."""
 
-from nde.tasks.dynamics.problem import DynamicsProblem as DynamicsProblem
+from nde.tasks.dynamics.evaluation import (
+    baseline_means as baseline_means,
+    baselines as baselines,
+    method_row as method_row,
+    parameter_notes as parameter_notes,
+)
+from nde.tasks.dynamics.noise import noise_numbers as noise_numbers
+from nde.tasks.dynamics.parameters import Found as Found, found_of as found_of
+from nde.tasks.dynamics.posterior import log_prior_of_coordinate as log_prior_of_coordinate
+from nde.tasks.dynamics.prediction import asked_problem as asked_problem
+from nde.tasks.dynamics.problem import (
+    describe_inputs as describe_inputs,
+    DynamicsProblem as DynamicsProblem,
+    load as load,
+    resolve as resolve,
+)
 from nde.tasks.dynamics.task import DynamicsTask as DynamicsTask
+from nde.tasks.dynamics.training import batched_inputs as batched_inputs

@@ -18,7 +18,7 @@ from nde.report import (
     weighted_residuals,
 )
 from nde.tasks.base import member_key, OpenedRun, TableEvaluation
-from nde.tasks.dynamics.problem import DynamicsProblem
+from nde.tasks.dynamics import DynamicsProblem
 from nde.tasks.population.training import individuals
 
 MAX_INDIVIDUALS = 12

@@ -12,9 +12,7 @@ from nde.fields import named_parameters
 from nde.models import Population
 from nde.report import AbstractForecast, individual_fits, individual_forecast, Individuals, SampleForecast
 from nde.tasks.base import member_key, OpenedRun, RunError, TableEvaluation
-from nde.tasks.dynamics.evaluation import baseline_means, baselines, method_row, parameter_notes
-from nde.tasks.dynamics.parameters import Found, found_of
-from nde.tasks.dynamics.problem import DynamicsProblem
+from nde.tasks.dynamics import baseline_means, baselines, DynamicsProblem, Found, found_of, method_row, parameter_notes
 from nde.tasks.population.posterior import posterior
 from nde.tasks.population.training import individuals, validation_score
 

@@ -12,9 +12,7 @@ from nde.config import PopulationConfig
 from nde.fields import named_parameters
 from nde.models import Population
 from nde.report import Curve, LogDensity, Posterior
-from nde.tasks.dynamics.noise import noise_numbers
-from nde.tasks.dynamics.posterior import log_prior_of_coordinate
-from nde.tasks.dynamics.problem import DynamicsProblem
+from nde.tasks.dynamics import DynamicsProblem, log_prior_of_coordinate, noise_numbers
 from nde.tasks.population.training import individuals, objective
 
 STEP = 1e-4

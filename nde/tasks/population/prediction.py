@@ -6,7 +6,7 @@ import polars as pl
 from nde.config import PopulationConfig
 from nde.report import individual_forecast
 from nde.tasks.base import member_key, OpenedRun, predicting, Prediction
-from nde.tasks.dynamics.prediction import asked_problem
+from nde.tasks.dynamics import asked_problem
 from nde.tasks.population.training import individuals
 from nde.tasks.predictions import prediction_columns, prediction_table
 from nde.tasks.tables import refuse_taken

@@ -9,7 +9,7 @@ from nde.config import DynamicsFacts, Member, PopulationConfig
 from nde.models import Population
 from nde.report import LogDensity, Posterior
 from nde.tasks.base import AbstractTask, Examples, OpenedRun, Prediction, TableEvaluation
-from nde.tasks.dynamics.problem import describe_inputs, DynamicsProblem, load, resolve
+from nde.tasks.dynamics import describe_inputs, DynamicsProblem, load, resolve
 from nde.tasks.population.drawing import figures
 from nde.tasks.population.evaluation import evaluate
 from nde.tasks.population.posterior import log_density, posterior

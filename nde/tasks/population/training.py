@@ -12,8 +12,7 @@ from nde.models import Population
 from nde.objectives import LaplaceMarginal
 from nde.report import Individuals
 from nde.tasks.base import Examples
-from nde.tasks.dynamics.problem import DynamicsProblem
-from nde.tasks.dynamics.training import batched_inputs
+from nde.tasks.dynamics import batched_inputs, DynamicsProblem
 from nde.train import LossFunction
 
 
