@@ -89,6 +89,7 @@ from nde.fields import (
     TimeDiffusion as TimeDiffusion,
 )
 from nde.models import (
+    ContextFlow as ContextFlow,
     ContinuousNormalizingFlow as ContinuousNormalizingFlow,
     ControlledSDE as ControlledSDE,
     DiffusionModel as DiffusionModel,

@@ -10,7 +10,7 @@ MODELS = ["neural_ode", "neural_sde", "neural_cde", "linear_cde", "log_ncde", "n
 MODELS += ["latent_sde", "ls4", "signature_regression"]
 MODULES = ["nde.models", *(f"nde.models.{name}" for name in MODELS), "nde.objectives.elbo", "nde.engine.solve"]
 MODULES += ["nde.paths.brownian_grid", "nde.paths.brownian_tree", "nde.paths.step_path", "nde.train.loop"]
-MODULES += ["nde.diffusion.mixture"]
+MODULES += ["nde.diffusion.mixture", "nde.models.context_flow", "nde.fields.context_field", "nde.train.gauss_newton"]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -77,6 +77,10 @@ PUBLIC = {
     "ObservedODE": lambda: nde.ObservedODE(
         nde.NeuralODE(nde.MLPField(2, 4, 1, key=KEY)), None, nde.GaussianLikelihood(1), (0,)
     ),
+    "ContextFlow": lambda: nde.ContextFlow(nde.fields.ContextField(2, 3, 4, key=KEY), [[0, 1, 2]]),
+    "ContextField": lambda: nde.fields.ContextField(2, 3, 4, key=KEY),
+    "TaylorField": lambda: nde.fields.TaylorField(nde.fields.ContextField(2, 3, 4, key=KEY)),
+    "ContextFit": lambda: nde.objectives.ContextFit(),
     "Population": lambda: nde.Population(
         nde.NeuralODE(nde.fields.lotka_volterra()),
         nde.GaussianLikelihood(1),

@@ -26,6 +26,8 @@ field to use another.
 | `nde.fields.TimeDiffusion` | additive noise, its size a network of the time: the diagonal, `(state,)` | array |
 | `nde.fields.LinearNoise` | noise in proportion to the state: the diagonal, `(state,)` | array |
 | `nde.fields.GeneralDiffusion` | a bounded matrix, `(state, noise)` | array |
+| `nde.fields.ContextField` | networks of the state and of an environment's context, which is its `args` | array |
+| `nde.fields.TaylorField` | any field of a context, expanded about another one | what the field takes |
 | `nde.fields.ControlledField` | a network of the state and of a path's value, which is its `args` | array |
 | `nde.fields.CDEField` | a bounded matrix, `(state, path)` | array |
 | `nde.fields.LinearCDEField` | linear, dense or of a structure, `(state, path)` | array |
@@ -50,6 +52,7 @@ from nde.fields.cde import CDEField as CDEField
 from nde.fields.checks import check_field as check_field
 from nde.fields.concat_squash import ConcatSquashField as ConcatSquashField
 from nde.fields.conditioned import MixerField as MixerField, ResidualField as ResidualField
+from nde.fields.context_field import ContextField as ContextField, TaylorField as TaylorField
 from nde.fields.controlled import ControlledField as ControlledField
 from nde.fields.coordinates import (
     AffineField as AffineField,

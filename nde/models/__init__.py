@@ -6,7 +6,8 @@ The plain ones take any field, any diffrax solver, controller and adjoint: `Neur
 batched by `jax.vmap`. `DiffusionModel` and `InterpolantModel` are laws of points that are learned without a solve, and
 sampled by an ODE or an SDE. `LogNCDE` solves a neural CDE over
 windows of a series by their log-signatures. `ObservedODE` is an ODE with what is
-seen of it, `Population` one whose parameters differ from individual to individual.
+seen of it, `Population` one whose parameters differ from individual to individual, `ContextFlow` one whose field
+differs from environment to environment by a learned context.
 `LatentSDE` is a generative model of panels of irregular series, and so is
 `LatentODE`, whose start an ODE-RNN infers. `EncoderDecoder` forecasts
 them causally: it is made of an encoder that reads forward (`ODERNN`, `CDEEncoder` or a
@@ -42,6 +43,7 @@ inf
 """
 
 from nde.models.cde_encoder import CDEEncoder as CDEEncoder
+from nde.models.context_flow import adapt as adapt, ContextFlow as ContextFlow
 from nde.models.controlled_sde import ControlledSDE as ControlledSDE
 from nde.models.diffusion_model import DiffusionModel as DiffusionModel
 from nde.models.encoder import BackwardEncoder as BackwardEncoder, Context as Context

@@ -9,11 +9,17 @@ Those to train by, called as `objective(model, *arrays, step=step, key=key, regu
 | `nde.objectives.ContextELBO`, of an `ELBO` or of `SDEMatching` | a latent SDE | times, values, mask |
 | `nde.objectives.classification_loss` | a classifier | what the model takes, label |
 | `nde.objectives.density_loss` | a density | point |
+| `nde.objectives.ContextFit` | a flow of many environments | times, values, environment |
 | `nde.objectives.LaplaceMarginal` | a population | times, values, mask, inputs |
 | `nde.objectives.Matching` | a diffusion model or a flow between laws | target, source, label |
 """
 
 from nde.objectives.classification import classification_loss as classification_loss, cross_entropy as cross_entropy
+from nde.objectives.context_fit import (
+    ContextFit as ContextFit,
+    ContextModel as ContextModel,
+    row_windows as row_windows,
+)
 from nde.objectives.coupling import (
     independent_pairs as independent_pairs,
     optimal_assignment as optimal_assignment,

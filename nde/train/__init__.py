@@ -1,10 +1,12 @@
 """A plain training loop with optax: steps, evaluation, early stopping, checkpoints. It knows no differential equations.
 
 A `nde.train.Update` says what one step does: `nde.train.gradient_update` of a loss, `nde.train.adversarial_update` of
-two players, either with an average of its parameters by `nde.train.with_ema`. `nde.train.fit` repeats it from a
-`nde.train.TrainState`, and `nde.train.Checkpoints` keeps the last and the best of it on disk.
+two players, `nde.train.gauss_newton_update` of residuals, `nde.train.in_turn` of several updates by turns, each with an
+average of its parameters by `nde.train.with_ema`. `nde.train.fit` repeats it from a `nde.train.TrainState`, and
+`nde.train.Checkpoints` keeps the last and the best of it on disk.
 """
 
+from nde.train.alternating import in_turn as in_turn, proximal as proximal
 from nde.train.batch import batch_loss as batch_loss
 from nde.train.checkpoint import (
     CheckpointError as CheckpointError,
@@ -20,6 +22,7 @@ from nde.train.failures import (
     surviving as surviving,
     TrainingFailed as TrainingFailed,
 )
+from nde.train.gauss_newton import gauss_newton_update as gauss_newton_update
 from nde.train.interrupt import Interrupt as Interrupt, terminated_as_interrupted as terminated_as_interrupted
 from nde.train.log import (
     MetricsFile as MetricsFile,

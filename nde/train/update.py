@@ -107,10 +107,7 @@ class Player:
 
     def mask(self, model: PyTree) -> PyTree:
         """Whether each leaf of the model is a parameter of this player's."""
-        if self.parameters is None:
-            return jax.tree.map(eqx.is_inexact_array, model)
-        nothing = jax.tree.map(lambda _: False, model)
-        return eqx.tree_at(self.parameters, nothing, jax.tree.map(eqx.is_inexact_array, self.parameters(model)))
+        return parameter_mask(model, self.parameters)
 
     def init(self, model: PyTree) -> PyTree:
         """The optimiser's state before the first move.
@@ -147,6 +144,15 @@ class Player:
         return _Move(moved, _like(new, opt_state), result, norm, _finite_arrays(model, gradient))
 
 
+def parameter_mask(model: PyTree, parameters: Callable[[PyTree], Any] | None) -> PyTree:
+    """Whether each leaf of a model is an inexact array, of the part (or tuple of parts) that `parameters` picks."""
+    everything = jax.tree.map(eqx.is_inexact_array, model)
+    if parameters is None:
+        return everything
+    nothing = jax.tree.map(lambda _: False, model)
+    return eqx.tree_at(parameters, nothing, parameters(everything))
+
+
 class _Move(eqx.Module):
     """What a player's move made: model and optimiser's state after it, the loss and the gradient's flags before it."""
 
@@ -160,13 +166,19 @@ class _Move(eqx.Module):
         return jnp.isfinite(self.batch.loss) & jnp.all(self.finite)
 
 
-def gradient_update(loss: LossFunction, optimiser: optax.GradientTransformation) -> Update:
-    """An update that lowers a loss: differentiate it, and let the optimiser move all the parameters.
+def gradient_update(
+    loss: LossFunction,
+    optimiser: optax.GradientTransformation,
+    *,
+    parameters: Callable[[PyTree], Any] | None = None,
+) -> Update:
+    """An update that lowers a loss: differentiate it, and let the optimiser move the parameters.
 
-    **Arguments:** `loss`: `(model, batch, step, key) -> nde.train.BatchLoss`; `optimiser`: an optax transformation. The
-    parameters are the model's inexact arrays.
+    **Arguments:** `loss`: `(model, batch, step, key) -> nde.train.BatchLoss`; `optimiser`: an optax transformation;
+    `parameters`: `model -> part`, the part of the model (or a tuple of parts) whose inexact arrays are moved, as the
+    first argument of `equinox.tree_at`; all of the model if `None`.
     """
-    player = Player(loss, optimiser)
+    player = Player(loss, optimiser, parameters)
 
     def init(model: PyTree) -> TrainState:
         return TrainState.create(model, player.init(model))
