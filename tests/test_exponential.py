@@ -73,6 +73,7 @@ ORDERS = {
     "2 with a corrector": ("data", nde.ExponentialAdams(2, corrector=True), 3),
     "UniPC-2, B1": ("data", nde.ExponentialAdams(2, weights="B1", corrector=True), 3),
     "UniPC-2, B2": ("noise", nde.ExponentialAdams(2, weights="B2", corrector=True), 3),
+    "UniPC-3, B2": ("data", nde.ExponentialAdams(3, weights="B2", corrector=True), 4),
 }
 
 
