@@ -8,12 +8,13 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from nde.config.closed_form import ClosedFormConfig
 from nde.config.inputs import DosesConfig
-from nde.config.models import HybridModel, system_states
+from nde.config.models import HybridModel, KnownModel, system_states
 from nde.config.observe import ObserveConfig
 from nde.config.run import RunConfig
 from nde.config.sections import Section, TrainConfig
 from nde.config.table import TableData
 from nde.data import InputsFormat
+from nde.fields import has_prior
 from nde.objectives import TrajectoryFit
 from nde.train import then_lbfgs
 
@@ -99,13 +100,17 @@ class TrajectoryFitConfig(Section):
 class DynamicsTrain(TrainConfig):
     """`[train]`: the loop and the optimiser.
 
-    After the `steps` of Adam come `polish` steps of L-BFGS with a line search (`nde.train.then_lbfgs`), on the same
-    loss, of all series at once. They are steps like the others: validated, kept if best, and resumed.
+    After the `steps` of Adam come `polish` steps of another method on the same loss, of all series at once. They are
+    steps like the others: validated, kept if best, and resumed. `polish_method` is `lbfgs`, with a line search
+    (`nde.train.then_lbfgs`); or `lm`, Levenberg–Marquardt (`nde.train.then_least_squares`), for normal noise without
+    limits and a loss that is the likelihood alone, in each step of which a problem of least squares is solved: some
+    five are enough.
     """
 
     learning_rate: PositiveFloat = 1e-2
     weight_decay: NonNegativeFloat = 0.0
     polish: NonNegativeInt = 0
+    polish_method: Literal["lbfgs", "lm"] = "lbfgs"
 
     @pydantic.model_validator(mode="after")
     def _check_polish(self) -> "DynamicsTrain":
@@ -120,7 +125,7 @@ class DynamicsTrain(TrainConfig):
 
     def optimiser(self) -> optax.GradientTransformation:
         adam = super().optimiser()
-        return then_lbfgs(adam, after=self.steps) if self.polish else adam
+        return then_lbfgs(adam, after=self.steps) if self.polish and self.polish_method == "lbfgs" else adam
 
 
 class DynamicsEvaluate(Section):
@@ -174,6 +179,7 @@ class DynamicsConfig(RunConfig):
                     "[[model]] name = 'mixed'"
                 )
         states = system_states(self.model)
+        self._check_least_squares()
         self._check_steps()
         self._check_residual_inputs(states or self.observe.states)
         if states is not None and self.observe.states not in (None, states):
@@ -193,6 +199,28 @@ class DynamicsConfig(RunConfig):
                     raise ValueError(
                         f"residual_inputs names the state '{name}', but the states are {', '.join(states)}{also}"
                     )
+
+    def _check_least_squares(self) -> None:
+        """Refuse Levenberg–Marquardt where the loss is no sum of squares."""
+        if not (self.train.polish and self.train.polish_method == "lm"):
+            return
+        observe, objective = self.observe, self.objective
+        noises = {observe.noise} if isinstance(observe.noise, str) else set(observe.noise.values())
+        other = noises - {"normal", "additive"} if not observe.log_noise else set()
+        priors = any(isinstance(section, KnownModel) and has_prior(section.system()) for section in self.model)
+        parts = {
+            f"noise = '{next(iter(other), '')}'": other,
+            "limits of quantification": observe.below or observe.above,
+            "objective.shooting = 'multiple'": objective.shooting == "multiple",
+            "objective.residual_weight": objective.residual_weight,
+            "[regularise]": not self.regularise.is_empty,
+            "a prior": priors,
+        }
+        for name, there in parts.items():
+            if there:
+                raise ValueError(
+                    f"train.polish_method = 'lm' needs a sum of squares, which {name} is not; take 'lbfgs'"
+                )
 
     def _check_steps(self) -> None:
         """Refuse steps that need what is given to the series where nothing is, and resets by others."""

@@ -15,7 +15,8 @@ CHANGEABLE = (
 # whose end of time is penalised has it as a parameter; and segments have starts
 # of their own, which are learned.
 FIXED = (
-    "regularise.penalties.end_time", "train.ema", "train.members", "train.polish", "train.validation_samples",
+    "regularise.penalties.end_time", "train.ema", "train.members", "train.polish", "train.polish_method",
+    "train.validation_samples",
     "train.validation_series", "objective.name", "objective.shooting", "objective.segments", "objective.bootstrap",
 )  # fmt: skip
 

@@ -79,7 +79,11 @@ from nde.models.numerics import (
     Solved as Solved,
 )
 from nde.models.observation import Observation as Observation
-from nde.models.observed_ode import observed_states as observed_states, ObservedODE as ObservedODE
+from nde.models.observed_ode import (
+    forward_mode as forward_mode,
+    observed_states as observed_states,
+    ObservedODE as ObservedODE,
+)
 from nde.models.ode_rnn import ODERNN as ODERNN
 from nde.models.population import known_parameters as known_parameters, Population as Population
 from nde.models.recurrence import linear_recurrence as linear_recurrence

@@ -1,7 +1,9 @@
 """A neural ODE that is seen, in part and with noise."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -118,6 +120,13 @@ class ObservedODE(eqx.Module):
             return residual_rates(self.ode.field, t, y, None if inputs is None else inputs.at(t))
 
         return jax.vmap(added)(ts, ys)
+
+
+def forward_mode(model: ObservedODE) -> ObservedODE:
+    """The same model, to be differentiated forward, by diffrax's own loop; a solve that fails is no error but not
+    finite."""
+    numerics = replace(model.ode.numerics, adjoint=diffrax.ForwardMode(), throw=False)
+    return eqx.tree_at(lambda m: m.ode.numerics, model, numerics)
 
 
 def observed_states(observed: Mapping[str, str], states: Sequence[str]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from typing import Any, Literal, Protocol
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
@@ -214,6 +215,24 @@ class TrajectoryFit(eqx.Module):
             nll=nll, count=count, gap=gap, gap_weight=weight, residual=residual,
             residual_weight=self.residual_weight, prior=prior, prior_weight=self.prior_weight, penalty=penalty,
         )  # fmt: skip
+
+    def residuals(self, model: TrajectoryModel, *example: Any) -> Float[Array, "rows channels"]:
+        r"""$\sqrt{w_n}\,(x_n - \mu_n) / s_n$ of one series, of the solution from one start over its whole span.
+
+        $\mu$ and $s$ are mean and standard deviation of the model's likelihood, and no gradient goes through $s$. Half
+        the sum of their squares is the loss of a normal law, but for the logarithms of $s$. What is missing is zero.
+
+        **Arguments:** `example`: what a call takes after the model.
+        """
+        times, values, weights, series, first, _, inputs = (*example, *(None,) * (7 - len(example)))
+        times, values, weights = as_floats(times, values, weights)
+        given = () if inputs is None else (inputs,)
+        ys = model.ode(times, self._starts(model, series, first)[0], *given)
+        centres = model.locations(ys, times, *given)
+        law = model.likelihood
+        deviation = jax.lax.stop_gradient(jnp.sqrt(law.variance(centres)))
+        off = (jnp.where(weights > 0, values, 0.0).astype(centres.dtype) - law.mean(centres)) / deviation
+        return jnp.where(weights > 0, jnp.sqrt(weights).astype(off.dtype) * off, 0.0)
 
     def _starts(self, model: TrajectoryModel, series: Any, first: ArrayLike | None) -> Array:
         if model.starts is not None:

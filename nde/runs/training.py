@@ -33,7 +33,7 @@ def train(run: Run, console: Console) -> bool:
     **Raises:** `RunFailed` if a step or a validation could not be computed.
     """
     config, task = run.config, run.task
-    update = configs.build_update(config.train, task.loss(config, run.problem))
+    update = task.update(config, run.problem)
     validate = task.validation(config, run.problem)
     with Interrupt() as interrupt:
         for member in config.members():

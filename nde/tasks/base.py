@@ -14,10 +14,10 @@ from jaxtyping import PyTree
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from nde.config import Member, RunConfig
+from nde.config import build_update, Member, RunConfig
 from nde.fields import draw_parameters
 from nde.report import fitted_table, LogDensity, Posterior
-from nde.train import LossFunction
+from nde.train import LossFunction, Update
 
 
 class RunError(ValueError):
@@ -204,6 +204,10 @@ class AbstractTask(ABC):
     @abstractmethod
     def loss(self, config: Any, problem: Any) -> LossFunction:
         """`(model, batch, step, key) -> nde.train.BatchLoss`, for rows of the examples' arrays."""
+
+    def update(self, config: Any, problem: Any) -> Update:
+        """What a step of the training does: to lower the loss by the config's optimiser, unless overridden."""
+        return build_update(config.train, self.loss(config, problem))
 
     @abstractmethod
     def validation(self, config: Any, problem: Any) -> Callable[[Any], float]:

@@ -24,6 +24,7 @@ from nde.train.failures import (
 )
 from nde.train.gauss_newton import gauss_newton_update as gauss_newton_update
 from nde.train.interrupt import Interrupt as Interrupt, terminated_as_interrupted as terminated_as_interrupted
+from nde.train.least_squares import then_least_squares as then_least_squares
 from nde.train.log import (
     MetricsFile as MetricsFile,
     ProgressPrinter as ProgressPrinter,

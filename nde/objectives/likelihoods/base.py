@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Self
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -30,6 +31,13 @@ class AbstractLikelihood(eqx.Module):
     @abstractmethod
     def variance(self, loc: Float[Array, "*rows channels"]) -> Array:
         """Variance of each value, shape `(*rows, channels)`: a weighted residual is `(x - mean) / sqrt(variance)`."""
+
+    def with_deviation(self, deviation: Float[Array, " channels"]) -> Self:
+        """The same law with this standard deviation of each channel, at least its smallest; of normal laws alone.
+
+        **Raises:** `ValueError` for another law.
+        """
+        raise ValueError(f"A {type(self).__name__} has no standard deviation to be set: only normal laws have.")
 
     @abstractmethod
     def sample(self, loc: Locations, *, series: Sequence[object], key: PRNGKeyArray) -> np.ndarray:

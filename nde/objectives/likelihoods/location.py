@@ -1,7 +1,9 @@
 """Laws around a location: normal, Student's t."""
 
 from collections.abc import Sequence
+from typing import Self
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +55,10 @@ class GaussianLikelihood(AbstractCensorableLikelihood):
 
     def variance(self, loc: Array) -> Array:
         return spread(self.scale, loc) ** 2
+
+    def with_deviation(self, deviation: Float[Array, " channels"]) -> Self:
+        above = jnp.maximum(deviation.astype(self.raw_scale.dtype) - MIN_SCALE, MIN_SCALE * 1e-3)
+        return eqx.tree_at(lambda law: law.raw_scale, self, above + jnp.log(-jnp.expm1(-above)))
 
     def sample(self, loc: Locations, *, series: Sequence[object], key: PRNGKeyArray) -> np.ndarray:
         def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

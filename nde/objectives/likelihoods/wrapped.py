@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Self
 
 import equinox as eqx
 import jax
@@ -61,6 +62,10 @@ class ScaledLikelihood(AbstractCensorableLikelihood):
         unit = spread(self.unit, loc)
         return unit**2 * self.law.variance(loc / unit)
 
+    def with_deviation(self, deviation: Array) -> Self:
+        law = self.law.with_deviation(deviation / jnp.asarray(self.unit, deviation.dtype))
+        return eqx.tree_at(lambda scaled: scaled.law, self, law)
+
     def sample(self, loc: Locations, *, series: Sequence[object], key: PRNGKeyArray) -> np.ndarray:
         unit = np.asarray(self.unit, loc.dtype)
         return unit * self.law.sample(loc / unit, series=series, key=key)
@@ -91,6 +96,10 @@ class ChannelLikelihood(AbstractCensorableLikelihood):
 
     def variance(self, loc: Array) -> Array:
         return self._each(lambda law, _, m: law.variance(m), loc, loc)
+
+    def with_deviation(self, deviation: Array) -> Self:
+        laws = tuple(law.with_deviation(deviation[c : c + 1]) for c, law in enumerate(self.laws))
+        return eqx.tree_at(lambda channels: channels.laws, self, laws)
 
     def sample(self, loc: Locations, *, series: Sequence[object], key: PRNGKeyArray) -> np.ndarray:
         keys = jax.random.split(key, len(self.laws))

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from jaxtyping import Array
 
 from nde.config import DynamicsConfig
 from nde.fields import named_parameters, Parameter
-from nde.models import ObservedODE
+from nde.models import forward_mode, ObservedODE
 from nde.report import Curve, LogDensity, Posterior
 from nde.tasks.base import RunError
 from nde.tasks.dynamics.noise import noise_numbers
@@ -198,7 +197,7 @@ class _Parts:
         """Loss, gradient and generalised Gauss-Newton matrix of a series, of one solve and its tangents."""
 
         # Tangents of few numbers through many values: forward, which diffrax's own loop allows and this engine's not.
-        forward = replace(self, model=_with_numerics(self.model, adjoint=diffrax.ForwardMode()))
+        forward = replace(self, model=forward_mode(self.model))
 
         def twice(x: Array) -> tuple[Array, Array]:
             centres = forward.located(x, arrays)

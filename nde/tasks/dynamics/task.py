@@ -15,9 +15,10 @@ from nde.tasks.dynamics.evaluation import evaluate, held_out
 from nde.tasks.dynamics.posterior import log_density, posterior
 from nde.tasks.dynamics.prediction import predict
 from nde.tasks.dynamics.problem import describe_inputs, DynamicsProblem, load, resolve, unfitted_starts
+from nde.tasks.dynamics.squares import with_least_squares
 from nde.tasks.dynamics.training import examples, failure_time, training_loss, validation_score
 from nde.tasks.tables import describe_table
-from nde.train import LossFunction
+from nde.train import LossFunction, Update
 
 
 class DynamicsTask(AbstractTask):
@@ -54,6 +55,11 @@ class DynamicsTask(AbstractTask):
 
     def loss(self, config: DynamicsConfig, problem: DynamicsProblem) -> LossFunction:
         return training_loss(config, problem)
+
+    def update(self, config: DynamicsConfig, problem: DynamicsProblem) -> Update:
+        update = super().update(config, problem)
+        by_squares = config.train.polish and config.train.polish_method == "lm"
+        return with_least_squares(config, update) if by_squares else update
 
     def validation(self, config: DynamicsConfig, problem: DynamicsProblem) -> Callable[[ObservedODE], float]:
         return validation_score(config, problem)
