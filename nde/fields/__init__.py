@@ -68,6 +68,7 @@ from nde.fields.described import (
     residual_rates as residual_rates,
     state_names as state_names,
 )
+from nde.fields.design import DesignField as DesignField
 from nde.fields.diffusion import DiagonalDiffusion as DiagonalDiffusion
 from nde.fields.draw import draw_parameters as draw_parameters
 from nde.fields.gated import GatedField as GatedField
@@ -97,6 +98,7 @@ from nde.fields.systems import (
     cart_pole as cart_pole,
     fitzhugh_nagumo as fitzhugh_nagumo,
     glycolysis as glycolysis,
+    ignition as ignition,
     logistic as logistic,
     lorenz as lorenz,
     lotka_volterra as lotka_volterra,

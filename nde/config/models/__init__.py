@@ -6,6 +6,7 @@ from nde.config.models.base import (
     SeriesFacts as SeriesFacts,
 )
 from nde.config.models.controlled_sde import ControlledSDEModel
+from nde.config.models.design import DesignModel
 from nde.config.models.diffusion import DiffusionSection
 from nde.config.models.encoder_decoder import EncoderDecoderModel as EncoderDecoderModel, ENCODERS as ENCODERS
 from nde.config.models.flow import FlowModel
@@ -42,6 +43,7 @@ MODELS: dict[str, type[ModelSection]] = {
     "gru_d": GRUDModel,
     "ltc": LTCModel,
     "known": KnownModel,
+    "design": DesignModel,
     "hybrid": HybridModel,
     "neural_ode": NeuralODEModel,
     "mixed": MixedModel,

@@ -127,8 +127,7 @@ class KnownModel(ObservedODEModel):
             )
 
     def field(self, facts: DynamicsFacts, key: PRNGKeyArray) -> Callable[..., Any]:
-        known = self.system()
-        return AffineField(LogField(known) if facts.positive else known, location=facts.location, scale=facts.scale)
+        return in_solved_units(self.system(), facts)
 
 
 class HybridModel(KnownModel):
@@ -180,6 +179,11 @@ class NeuralODEModel(ObservedODEModel):
     def field(self, facts: DynamicsFacts, key: PRNGKeyArray) -> Callable[..., Any]:
         count = len(facts.states)
         return _network(facts, count, count, self.width, self.depth, key)
+
+
+def in_solved_units(known: Callable[..., Any], facts: DynamicsFacts) -> AffineField:
+    """A field of states in their own units as one of what is solved for."""
+    return AffineField(LogField(known) if facts.positive else known, location=facts.location, scale=facts.scale)
 
 
 def _network(facts: DynamicsFacts, acts: int, sees: int, width: int, depth: int, key: PRNGKeyArray) -> StandardField:

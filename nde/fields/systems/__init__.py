@@ -18,6 +18,7 @@ field. Their docstrings have equation, units and source.
 | `fitzhugh_nagumo` | v, w | a, b, tau, current | |
 | `lorenz` | x, y, z | sigma, rho, beta | |
 | `robertson` | a, b, c | k1, k2, k3 | |
+| `ignition` | temperature, fuel | e, q, a | |
 | `glycolysis` | s1, s2, s3, s4, s5, s6, s7 | j0, k1, …, k6, ki, q, n, a, kappa, psi, k | |
 | `white_dwarf` | phi, slope | c | |
 """
@@ -25,7 +26,7 @@ field. Their docstrings have equation, units and source.
 from collections.abc import Callable
 
 from nde.fields.known import KnownField
-from nde.fields.systems.chemistry import glycolysis as glycolysis, robertson as robertson
+from nde.fields.systems.chemistry import glycolysis as glycolysis, ignition as ignition, robertson as robertson
 from nde.fields.systems.ecology import logistic as logistic, lotka_volterra as lotka_volterra
 from nde.fields.systems.epidemics import seir as seir, sir as sir
 from nde.fields.systems.mechanics import (
@@ -58,6 +59,7 @@ SYSTEMS: dict[str, Callable[..., KnownField]] = {
     "fitzhugh_nagumo": fitzhugh_nagumo,
     "lorenz": lorenz,
     "robertson": robertson,
+    "ignition": ignition,
     "glycolysis": glycolysis,
     "white_dwarf": white_dwarf,
 }

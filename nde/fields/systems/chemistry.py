@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nde.fields.known import KnownField
+from nde.fields.parameter import Parameter
 from nde.fields.systems.made import positive_system
 
 
@@ -23,6 +24,34 @@ def robertson(k1: float = 0.04, k2: float = 3e7, k3: float = 1e4) -> KnownField:
     """
     starts = {"k1": (k1, "1/time"), "k2": (k2, "1/(time*amount)"), "k3": (k3, "1/(time*amount)")}
     return positive_system(_autocatalysis, ("a", "b", "c"), starts)
+
+
+def ignition(a: float = 1e7, e: float = 15.0, q: float = 1.5) -> KnownField:
+    r"""A fuel that burns in one step by Arrhenius' law, without loss of heat: with $k = a\,e^{-e / T}$,
+    $\dot T = q\,k\,Y$ and $\dot Y = -k\,Y$.
+
+    $T + q Y$ is conserved. A cold mixture waits for about $T^2 / (e\,q\,Y\,k(T))$, the delay, and burns at once.
+
+    **Arguments:** what the parameters start from: `a`, the rate at infinite temperature, in 1 / time; `e`, the
+    temperature of activation; `q`, by how much the whole fuel warms the mixture. States: `temperature`, in the unit of
+    `e` and `q`, such as 1000 K; `fuel`, its share of mass.
+
+    **Limits:** stiff once it burns: take an implicit solver.
+
+    **Source:** Semenov 1928; Law, *Combustion Physics*, 2006, section 8.1.
+    """
+    starts = {"e": (e, "temperature"), "q": (q, "temperature")}
+    rate = {"a": Parameter(a, log=True, unit="1/time", name="a")}
+    return positive_system(_arrhenius, ("temperature", "fuel"), starts, others=rate)
+
+
+def _arrhenius(t: Any, y: Float[Array, "2"], p: Any) -> Float[Array, "2"]:
+    temperature, fuel = y
+    burnt = p.a * jnp.exp(-p.e / jnp.maximum(temperature, COLD)) * fuel
+    return jnp.stack([p.q * burnt, -burnt])
+
+
+COLD = 1e-3  # below it no reaction is left, and a solver that tries a state below zero has a rate all the same
 
 
 def _autocatalysis(t: Any, y: Float[Array, "3"], p: Any) -> Float[Array, "3"]:
