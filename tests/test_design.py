@@ -106,7 +106,7 @@ def test_config_without_its_design_is_refused(decays, tmp_path):
     for changes, message in (
         (
             ["data.constants=[]", "data.channels=['y']"],
-            r"there is no constant or covariate 'design'; \[data\] has none",
+            r"no constant or covariate 'design'; \[data\] has none",
         ),
         (["model.design=['x']"], "there is no constant or covariate 'x'; there are c"),
     ):
