@@ -46,6 +46,7 @@ def samplers() -> str:
         parts.append(_by_sde(found["sde"]))
     if "guidance" in found:
         parts.append(_by_guidance(found["guidance"]))
+    parts.append(_orders(stored("sampler_orders")))
     return "## Samplers of diffusion models at few evaluations\n\n" + "\n\n".join(parts)
 
 
@@ -110,6 +111,29 @@ def _by_sde(part: dict[str, Any]) -> str:
     return f"""Samplers that draw noise, beside two that do not, times even in log-SNR: the energy distance of 1000
 samples from the law at the data's end, and in brackets the relative error of the variance within modes. Two samples of
 that law lie {" and ".join(floors)} apart: nothing can be told below that.
+
+{table(head, lines)}"""
+
+
+def _orders(found: dict[str, Any]) -> str:
+    lines = [
+        [
+            f"`{name}`",
+            *(
+                "exact" if row["order"] is None else f"{row['order']:.2f} ({row['errors'][-1]:.1e})"
+                for of_name in found["sde"].values()
+                for row in (of_name[name]["mean"], of_name[name]["variance"])
+            ),
+        ]
+        for name in found["sde"]["VP"]
+    ]
+    last = found["steps"][-1]
+    head = ["sampler", *(f"{name}: {moment}" for name in found["sde"] for moment in ("mean", "variance"))]
+    return f"""Weak orders, `python tests/bench/sampler_orders.py`, double precision: slopes of the errors of mean
+and variance at the end between {found["steps"][-2]} and {last} steps even in log-SNR, and in brackets the relative
+error at {last}. The data are Gaussian, so that the law of a sampler's end is known to rounding without a draw; the mean
+is exact wherever the prediction's mean is integrated exactly. What noise does within a step of a field that is not
+linear does not show here.
 
 {table(head, lines)}"""
 
