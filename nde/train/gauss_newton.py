@@ -59,7 +59,8 @@ def gauss_newton_update(
 
     **Limits:** the Jacobian is held whole, `residuals * parameters` numbers, and takes a backward pass for each
     residual. Residuals that draw are held fixed within an update, not from one to the next. A solve in them
-    needs `throw=False`: a step that is too long must be able to fail.
+    needs `throw=False`: a step that is too long must be able to fail. For some hundred parameters
+    `nde.train.then_least_squares` goes to the minimum in a step, by a library's method.
 
     **Source:** Levenberg 1944; Marquardt 1963; Nocedal & Wright, *Numerical Optimization*, 2006, section 10.3. The
     system of the residuals is that of the kernel $J J^\top$, as Gauss–Newton is written for wide networks by Cai et
