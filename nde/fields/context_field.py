@@ -30,7 +30,7 @@ class ContextField(eqx.Module):
     **Raises:** `ValueError` for a size below one or a depth below zero.
 
     **Source:** Nzoyem, Barton, Deakin, *Neural Context Flows for Meta-Learning of Dynamical Systems*, ICLR 2025, arXiv
-    2405.02154, section 3.2.
+    2405.02154.
     """
 
     of_state: eqx.nn.MLP
@@ -81,7 +81,7 @@ class TaylorField(eqx.Module):
 
     **Raises:** `ValueError` for another order, and for `args` that are no such pair.
 
-    **Source:** Nzoyem, Barton, Deakin, arXiv 2405.02154, equations 4 and 5.
+    **Source:** Nzoyem, Barton, Deakin, arXiv 2405.02154, section 3.
     """
 
     field: Callable[..., Any]

@@ -48,7 +48,7 @@ class ContextFit(eqx.Module):
     **Limits:** the first row is the start, and is not learned: take it whole and nearly without noise. Series of two
     rows, by `nde.objectives.row_windows`, are the quick way to begin.
 
-    **Source:** Nzoyem, Barton, Deakin, arXiv 2405.02154, equations 6 to 8; the environment itself is always fitted.
+    **Source:** Nzoyem, Barton, Deakin, arXiv 2405.02154, section 3; here the environment itself is always fitted.
     """
 
     pool: int = eqx.field(static=True, default=1)

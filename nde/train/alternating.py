@@ -81,7 +81,8 @@ def proximal(
     that loss.
 
     **Source:** Attouch, Bolte, Redont, Soubeyran, *Proximal alternating minimization and projection methods for
-    nonconvex problems*, Mathematics of Operations Research 2010; Li, Zhu, Tang 2019, for neural networks.
+    nonconvex problems*, Mathematics of Operations Research 2010; Li, Zhu, Tang, *Alternating minimizations converge to
+    second-order optimal solutions*, ICML 2019.
     """
     if weight < 0 or every < 1:
         raise ValueError(f"proximal needs weight >= 0 and every >= 1, but got {weight=} and {every=}.")
