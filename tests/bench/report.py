@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from report_cde import cde_step
+from report_contexts import contexts
 from report_diffusion import (
     adaptive_sampler,
     diffusion_adjoints,
@@ -35,7 +36,7 @@ from report_solves import adjoints, engine, orders, sde
 SECTIONS: list[Callable[[], str]] = [engine, peers, sde, orders, adjoints, regularisers, forecasts, fits, shooting]
 SECTIONS += [cde_step, irregular, forecasters, matching, linear, signatures]
 SECTIONS += [samplers, diffusion_adjoints, adaptive_sampler, likelihood, flow_matching, reflow, to_flow]
-SECTIONS += [doses, theophylline]
+SECTIONS += [contexts, doses, theophylline]
 SECTIONS += [white_dwarf]
 
 INTRODUCTION = """# What was measured
