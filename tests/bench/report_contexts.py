@@ -23,7 +23,9 @@ on Lotka–Volterra in minutes: {reached:.1e} is reached in {seconds:.0f} s, by 
 Gauss–Newton in the space of the residuals, all parameters at once. The reference code, which alternates between weights
 and contexts by Adam, comes to 3.7e-5 in two hours on a GPU by the log in its repository, of easier starts (in [1, 2]²
 for [1, 3]²) and data solved to 1e-3. A pool takes twice as long, and halves the error where it is meant to
-help, in unseen environments."""
+help, in unseen environments. Adam alone, 16 times
+as many steps, comes to {ways["Adam alone"][0]["in_domain"]:.1e} and, unseen, {ways["Adam alone"][0]["adapted"]:.1e}.
+The expansion of order 2 and a glycolytic oscillator, which the script has too, were not measured."""
     return "\n\n".join([head, *parts])
 
 
