@@ -106,6 +106,7 @@ from nde.models import (
     NeuralSDE as NeuralSDE,
     Numerics as Numerics,
     ObservedODE as ObservedODE,
+    ObservedSDE as ObservedSDE,
     Population as Population,
 )
 from nde.objectives import (

@@ -81,6 +81,9 @@ PUBLIC = {
     "ContextField": lambda: nde.fields.ContextField(2, 3, 4, key=KEY),
     "TaylorField": lambda: nde.fields.TaylorField(nde.fields.ContextField(2, 3, 4, key=KEY)),
     "ContextFit": lambda: nde.objectives.ContextFit(),
+    "ObservedSDE": lambda: nde.ObservedSDE(
+        nde.MLPField(2, 4, 1, key=KEY), start=[1, 2], start_spread=1, push=[1, 1], noise=[1], observed=[0]
+    ),
     "Population": lambda: nde.Population(
         nde.NeuralODE(nde.fields.lotka_volterra()),
         nde.GaussianLikelihood(1),

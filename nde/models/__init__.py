@@ -6,8 +6,8 @@ The plain ones take any field, any diffrax solver, controller and adjoint: `Neur
 batched by `jax.vmap`. `DiffusionModel` and `InterpolantModel` are laws of points that are learned without a solve, and
 sampled by an ODE or an SDE. `LogNCDE` solves a neural CDE over
 windows of a series by their log-signatures. `ObservedODE` is an ODE with what is
-seen of it, `Population` one whose parameters differ from individual to individual, `ContextFlow` one whose field
-differs from environment to environment by a learned context.
+seen of it, `ObservedSDE` one whose state is also pushed at random, `Population` one whose parameters differ from
+individual to individual, `ContextFlow` one whose field differs from environment to environment by a learned context.
 `LatentSDE` is a generative model of panels of irregular series, and so is
 `LatentODE`, whose start an ODE-RNN infers. `EncoderDecoder` forecasts
 them causally: it is made of an encoder that reads forward (`ODERNN`, `CDEEncoder` or a
@@ -84,6 +84,7 @@ from nde.models.observed_ode import (
     observed_states as observed_states,
     ObservedODE as ObservedODE,
 )
+from nde.models.observed_sde import Filtered as Filtered, ObservedSDE as ObservedSDE
 from nde.models.ode_rnn import ODERNN as ODERNN
 from nde.models.population import known_parameters as known_parameters, Population as Population
 from nde.models.recurrence import linear_recurrence as linear_recurrence

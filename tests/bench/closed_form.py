@@ -82,7 +82,7 @@ def judged(form: dict, errors: dict) -> dict:
     return {"right": right, "off": float(np.abs(found).max()), "inside": inside, "terms": form}
 
 
-def one(seed: int, noise: float, steps: int, polish: int) -> dict:
+def one(seed: int, noise: float, steps: int, polish: int, gammas: list[float]) -> dict:
     """A whole run: the fit, and the closed forms of two libraries by two criteria."""
     frame, spread = data(seed, noise)
     began = time.perf_counter()
@@ -90,7 +90,7 @@ def one(seed: int, noise: float, steps: int, polish: int) -> dict:
         run = nde.fit(config(seed, steps, polish), data=frame, out=Path(folder) / "run")
         found = {"seed": seed, "fit_seconds": time.perf_counter() - began}
         for degree in (2, 3):
-            for gamma in (0.0, 1.0):
+            for gamma in gammas:
                 began = time.perf_counter()
                 settings = {"closed_form.degree": degree, "closed_form.gamma": gamma}
                 evaluation = run.evaluate(**settings)
@@ -113,13 +113,14 @@ def main() -> None:
     parser.add_argument("--noise", type=float, nargs="+", default=[0.005, 0.05])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--polish", type=int, default=0)
+    parser.add_argument("--gamma", type=float, nargs="+", default=[0.0, 1.0])
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     runs = {}
     for noise in args.noise:
         runs[f"{noise:g}"] = []
         for seed in range(args.seeds):
-            found = one(seed, noise, args.steps, args.polish)
+            found = one(seed, noise, args.steps, args.polish, args.gamma)
             runs[f"{noise:g}"].append(found)
             print(json.dumps(found), flush=True)
     result = {

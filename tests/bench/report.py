@@ -19,6 +19,7 @@ from report_diffusion import (
     likelihood,
     samplers,
 )
+from report_equations import closed_forms, fit_steps, pushed_at_random
 from report_flows import flow_matching, reflow, to_flow
 from report_forecasters import forecasters
 from report_format import HERE, table
@@ -38,6 +39,7 @@ SECTIONS += [cde_step, irregular, forecasters, matching, linear, signatures]
 SECTIONS += [samplers, diffusion_adjoints, adaptive_sampler, likelihood, flow_matching, reflow, to_flow]
 SECTIONS += [contexts, doses, theophylline]
 SECTIONS += [white_dwarf]
+SECTIONS += [closed_forms, pushed_at_random, fit_steps]
 
 INTRODUCTION = """# What was measured
 
