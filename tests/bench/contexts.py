@@ -180,6 +180,7 @@ def measure(system: System, seeds: int, ways: Any) -> dict[str, Any]:
             print(name, row, flush=True)
     return {
         "trajectories": system.trajectories,
+        "newton": system.newton,
         "variance": float(tested.var((0, 1, 2)).mean()),
         "load": load(),
         "ways": found,

@@ -20,7 +20,7 @@ from report_diffusion import (
     samplers,
 )
 from report_equations import closed_forms, fit_steps, pushed_at_random
-from report_flows import flow_matching, reflow, to_flow
+from report_flows import digits, flow_matching, reflow, to_flow
 from report_forecasters import forecasters
 from report_format import HERE, table
 from report_headlines import HEAD, headlines
@@ -37,7 +37,7 @@ from report_solves import adjoints, engine, orders, sde
 SECTIONS: list[Callable[[], str]] = [engine, peers, sde, orders, adjoints, regularisers, forecasts, fits, shooting]
 SECTIONS += [cde_step, irregular, forecasters, matching, linear, signatures]
 SECTIONS += [samplers, diffusion_adjoints, adaptive_sampler, likelihood, flow_matching, reflow, to_flow]
-SECTIONS += [contexts, doses, theophylline]
+SECTIONS += [digits, contexts, doses, theophylline]
 SECTIONS += [white_dwarf]
 SECTIONS += [closed_forms, pushed_at_random, fit_steps]
 
