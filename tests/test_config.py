@@ -70,7 +70,7 @@ def test_saved_config_reads_back(tmp_path):
         ('kind = "cde_classifier"\n', 'task = "classify" with [[model]] name = "neural_cde"'),
         ('kind = "cnf"\n', 'task = "density" with [[model]] name = "flow"'),
         ('[model]\nkind = "latent_sde"\n', 'task = "forecast"'),
-        ('kind = "resnet"\n', "task = one of forecast, classify, dynamics, density"),
+        ('kind = "resnet"\n', "task = one of forecast, classify, dynamics, population, density"),
     ],
 )
 def test_config_of_an_earlier_nde_is_told_what_to_write_instead(tmp_path, kind, instead):

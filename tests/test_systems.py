@@ -145,6 +145,17 @@ def test_lorenz_loses_its_fixed_points_where_lorenz_found_it():
     np.testing.assert_allclose(sorted(eigenvalues.real)[1:], 0, atol=1e-9)
 
 
+def test_ignition_takes_the_time_of_its_integral():
+    # As T + q Y is conserved, dt = dT / (a e^(-e / T) (T_end - T)).
+    ts = np.linspace(0, 0.03, 7)
+    y = solved(fields.ignition(1e7, 15.0, 1.5), [1.0, 1.0], ts, method="Radau")
+    np.testing.assert_allclose(y[:, 0] + 1.5 * y[:, 1], 2.5, rtol=1e-8)
+    assert y[2, 0] < 1.2 < 2.4 < y[-1, 0]
+    for t, temperature in zip(ts[1:4], y[1:4, 0], strict=True):
+        time, _ = quad(lambda T: 1 / (1e7 * np.exp(-15 / T) * (2.5 - T)), 1.0, temperature, epsabs=1e-12)
+        np.testing.assert_allclose(time, t, rtol=1e-6)
+
+
 def test_robertson_has_its_published_values():
     y = solved(fields.robertson(), [1.0, 0, 0], np.array([0.0, 0.4, 40.0]), method="Radau", rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(y[1], [9.8517e-01, 3.3864e-05, 1.4794e-02], rtol=5e-5)
