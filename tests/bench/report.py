@@ -24,7 +24,7 @@ from report_flows import digits, flow_matching, reflow, to_flow
 from report_forecasters import forecasters
 from report_format import HERE, table
 from report_headlines import HEAD, headlines
-from report_hybrids import white_dwarf
+from report_hybrids import ignition, white_dwarf
 from report_irregular import irregular
 from report_linear import linear
 from report_matching import matching
@@ -38,7 +38,7 @@ SECTIONS: list[Callable[[], str]] = [engine, peers, sde, orders, adjoints, regul
 SECTIONS += [cde_step, irregular, forecasters, matching, linear, signatures]
 SECTIONS += [samplers, diffusion_adjoints, adaptive_sampler, likelihood, flow_matching, reflow, to_flow]
 SECTIONS += [digits, contexts, doses, theophylline]
-SECTIONS += [white_dwarf]
+SECTIONS += [white_dwarf, ignition]
 SECTIONS += [closed_forms, pushed_at_random, fit_steps]
 
 INTRODUCTION = """# What was measured
