@@ -132,7 +132,7 @@ def test_table_of_tasks_holds():
 
 STARTS = {
     "dynamics": {"start": "first_row"},
-    "population": {"start": "known", "known_start": {"angle": 0.1, "speed": 0.0}},
+    "population": {"start": "known", "known_start": {"angle": 0.1, "velocity": 0.0}},
 }
 
 
