@@ -40,8 +40,11 @@ SEEN = jnp.ones((6, 1), bool).at[0].set(False)
 
 def population_arrays(model):
     """Vector of unknowns to model and back."""
-    leaves = lambda m: [  # noqa: E731
-        m.ode.field.parameters["cl"].raw, m.ode.field.parameters["v"].raw, m.raw_spread, m.likelihood.raw_scale]  # fmt: skip
+
+    def leaves(m):
+        known = m.ode.field.parameters
+        return [known["cl"].raw, known["v"].raw, m.raw_spread, m.likelihood.raw_scale]
+
     vector = jnp.concatenate([jnp.ravel(x) for x in leaves(model)])
 
     def rebuilt(x):
@@ -81,8 +84,8 @@ def series_coverage(sets: int) -> np.ndarray:
     ode = nde.NeuralODE(field, steps_per_row=2, solver=nde.Bosh3())
 
     def solved(x):
-        names = lambda m: [m.field.parameters[name].raw for name in ("rate", "capacity")]  # noqa: E731
-        return eqx.tree_at(names, ode, [x[0], x[1]])(rows, jnp.exp(x[2:3]), nde.paths.Inputs())[:, 0]
+        here = eqx.tree_at(lambda m: [m.field.parameters[name].raw for name in ("rate", "capacity")], ode, [x[0], x[1]])
+        return here(rows, jnp.exp(x[2:3]), nde.paths.Inputs())[:, 0]
 
     def covered(key):
         values = solved(truth) + jnp.exp(truth[3]) * jax.random.normal(key, rows.shape)

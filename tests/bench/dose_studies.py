@@ -62,7 +62,8 @@ def phenobarbital():
         "data": {"id": "Subject", "time": "time", "channels": ["conc"], "constants": ["Wt"],
                  "doses": {"amount": "dose", "state": "central"}},
         "known": one_compartment, "states": ["central"], "observed": per_kg,
-        "parameters": {"cl": {"start": 0.005, "log": True, "random": 0.3}, "v": {"start": 1.0, "log": True, "random": 0.3}},
+        "parameters": {"cl": {"start": 0.005, "log": True, "random": 0.3},
+                       "v": {"start": 1.0, "log": True, "random": 0.3}},
         "noise": "normal", "solver": {"steps_per_row": 1},
     }  # fmt: skip
 
@@ -82,7 +83,8 @@ def quinidine():
                  "doses": {"amount": "dose", "state": "gut", "interval": "interval", "steady": "steady",
                            "steady_doses": 8}},
         "known": absorbed, "states": ["gut", "central"], "observed": per_litre,
-        "parameters": {"ka": {"start": 0.5, "log": True, "lower": 0.05, "upper": 1.2}, "cl": {"start": 12.0, "log": True, "random": 0.3},
+        "parameters": {"ka": {"start": 0.5, "log": True, "lower": 0.05, "upper": 1.2},
+                       "cl": {"start": 12.0, "log": True, "random": 0.3},
                        "v": {"start": 230.0, "log": True, "random": 0.3}, "binding": {"start": -0.3}},
         "noise": "combined", "solver": {"dt0": 2.0},
     }  # fmt: skip
@@ -116,7 +118,9 @@ STUDIES = {"phenobarbital": phenobarbital, "quinidine": quinidine, "remifentanil
 
 def config_of(study: dict, population: bool, steps: int) -> dict:
     """The config of the population, or of the same equation with the same parameters for all."""
-    table = {name: {k: x for k, x in row.items() if population or k != "random"} for name, row in study["parameters"].items()}
+    table = {
+        name: {k: x for k, x in row.items() if population or k != "random"} for name, row in study["parameters"].items()
+    }
     model = {"name": "mixed" if population else "known", "label": "model", "known": study["known"], "parameters": table}
     state = dict.fromkeys(study["states"], 0.0)
     return {
@@ -126,7 +130,11 @@ def config_of(study: dict, population: bool, steps: int) -> dict:
         "observe": {"observed": study["observed"], "noise": study["noise"], "start": "known", "known_start": state},
         "solver": {"name": "dopri5", **study["solver"]},
         "train": {"steps": steps, "learning_rate": 5e-2, "warmup": 10, "batch_size": 512, "validate_every": 50},
-        **({"objective": {"curvature": "expected", "iterations": 8}, "evaluate": {"samples": 200}} if population else {}),
+        **(
+            {"objective": {"curvature": "expected", "iterations": 8}, "evaluate": {"samples": 200}}
+            if population
+            else {}
+        ),
     }
 
 
