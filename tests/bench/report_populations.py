@@ -55,3 +55,60 @@ which {abs(found["steps_error"]):.2f} are the length of the steps. Beside it wha
 linearisation, with the log likelihood {nlme["log_likelihood"]:.2f}.
 
 {table(["parameter", "typical value", "nlme", "standard deviation of the effect", "nlme"], lines)}"""
+
+
+def dose_studies() -> str:
+    """Populations with doses beside one set of parameters for all."""
+    found = stored("dose_studies")
+    lines = []
+    for name, study in found.items():
+        for way in ("plain", "population, 0 given", "population, 1 given"):
+            row = study[way]
+            numbers = [f"{row[key]:.3g}" for key in ("NLL", "RMSE", "in 50 %", "in 90 %", "RMSE, fitted")]
+            lines.append([name, str(study["subjects"]), way, *numbers])
+    steps = ", ".join(sorted({str(study["steps"]) for study in found.values()}))
+    return f"""## Three studies of drugs
+
+`python tests/bench/dose_studies.py`: phenobarbital in neonates (sparse doses), quinidine in the first ten days (by
+mouth, a protein in blood as covariate), remifentanil up to two hours (infusions); tables of R's nlme. One subject of
+five is held out; scores are per value, of subjects of whom no value is given, or the first. Populations are fitted by
+FOCE in {steps} steps, and the plain model is the same equation with the same parameters for all.
+
+{table(["study", "subjects", "model", "NLL", "RMSE", "in 50 %", "in 90 %", "RMSE, fitted"], lines)}"""
+
+
+def learned_absorption() -> str:
+    """Theophylline with a network beside first-order absorption."""
+    found = stored("learned_absorption")
+    lines = []
+    for name, folds in found["folds"].items():
+        for way in ("0 given", "2 given"):
+            mean = [sum(fold[way][key] for fold in folds) / len(folds) for key in ("NLL", "RMSE")]
+            each = ", ".join(f"{fold[way]['NLL']:.2f}" for fold in folds)
+            lines.append([name, way, f"{mean[0]:.3f}", f"{mean[1]:.3f}", each])
+    return f"""## Theophylline with a learned absorption
+
+`python tests/bench/learned_absorption.py`: populations of one compartment, four folds of three subjects held out,
+{found["steps"]} steps of FOCE. Scores are per value of subjects held out, of whom no value is given or two.
+
+{table(["absorption", "values", "NLL", "RMSE", "NLL of each fold"], lines)}"""
+
+
+def interval_coverage() -> str:
+    """How often intervals cover the truth."""
+    found = stored("coverage")
+    lines = []
+    for what, one in (("series", found["series"]), ("population", found["population"])):
+        for name, share in one["coverage"].items():
+            lines.append([what, name, f"{share:.3f}"])
+        lines.append([what, "all", f"{one['mean']:.3f}"])
+    series, population = found["series"], found["population"]
+    return f"""## Coverage of intervals
+
+`python tests/bench/coverage.py`: Laplace intervals of 90 % about the maximum, on simulated data: {series["sets"]} series
+of 20 values of logistic growth (a standard error of {series["standard_error_of_each"]:.3f} for each number), and
+{population["sets"]} populations of {population["subjects"]} subjects with five values each
+({population["standard_error_of_each"]:.3f}). 0.85 to 0.95 was asked. Converged: {series["converged"]} and
+{population["converged"]}.
+
+{table(["data", "unknown", "share of intervals with the truth"], lines)}"""
