@@ -53,7 +53,10 @@ from nde.report.generation import (
     plot_images as plot_images,
     sample_distances as sample_distances,
 )
-from nde.report.individuals import individual_forecast as individual_forecast
+from nde.report.individuals import (
+    individual_forecast as individual_forecast,
+    IndividualForecast as IndividualForecast,
+)
 from nde.report.inference import (
     covariance as covariance,
     Criteria as Criteria,

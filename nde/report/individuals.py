@@ -1,7 +1,7 @@
 """What is expected of individuals of a population, given some of their values or none."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,6 +16,21 @@ from nde.report.scores import SampleForecast
 from nde.train import blame
 
 
+class IndividualForecast(NamedTuple):
+    """What `nde.report.individual_forecast` returns.
+
+    - `law`: of each value; `failed`: the share of each individual's draws that could not be solved, in whose place
+      others of its draws stand.
+    """
+
+    law: SampleForecast
+    failed: Float[np.ndarray, " individuals"]
+
+    def marks(self) -> list[str]:
+        """What there is to say of the failed draws of each individual; an empty text where there were none."""
+        return [f"{100 * share:.0f} % of the draws could not be solved" if share else "" for share in self.failed]
+
+
 def individual_forecast(
     models: Sequence[Population],
     data: Individuals,
@@ -24,7 +39,7 @@ def individual_forecast(
     series: Sequence[object],
     samples: int,
     key: PRNGKeyArray,
-) -> SampleForecast:
+) -> IndividualForecast:
     r"""The law of values at `ts` of individuals, given those that the mask of `data` shows.
 
     Effects are drawn from Laplace's approximation of their law given these values,
@@ -40,25 +55,29 @@ def individual_forecast(
       for.
     - `samples`: in all, shared out among the models.
 
-    **Raises:** `nde.train.FailedExamples`, by the ids, where a typical individual could not be solved.
+    **Raises:** `nde.train.FailedExamples`, by the ids, where no draw of an individual could be solved.
     """
     codes = jnp.asarray(series_codes(series))
     times, values, mask, inputs = (jax.tree.map(jnp.asarray, x) for x in data)
     asked = jnp.concatenate([times[:, :1], jnp.asarray(ts, times.dtype)], axis=1)
     shares = [max(1, len(part)) for part in np.array_split(np.arange(samples), len(models))]
-    members, draws = [], []
+    members, draws, failed = [], [], np.zeros(len(times))
     for number, (model, share) in enumerate(zip(models, shares, strict=True)):
         effects_key, values_key = jax.random.split(jax.random.fold_in(key, number))
 
         def solve(rows: np.ndarray, model=model, share=share, effects_key=effects_key) -> Array:
             one = jax.tree.map(lambda x: x[rows], (times, values, mask, inputs, asked, codes))
             found = _drawn(model, one, share, effects_key)
-            return eqx.error_if(found, ~jnp.all(jnp.isfinite(found)), "a solve of an individual failed")
+            good = jnp.all(jnp.isfinite(found), axis=(2, 3))
+            return eqx.error_if(found, ~jnp.all(jnp.any(good, axis=1)), "every solve of an individual failed")
 
-        located = np.asarray(blame(solve, np.arange(len(times)), [str(name) for name in series]))
+        located = np.array(blame(solve, np.arange(len(times)), [str(name) for name in series]))
+        for i, good in enumerate(np.asarray(np.isfinite(located).all((2, 3)))):
+            failed[i] += (~good).sum() / samples
+            located[i] = located[i][np.resize(np.flatnonzero(good), share)] if not good.all() else located[i]
         members.append((model.likelihood, located.swapaxes(0, 1)))
         draws.append(model.likelihood.sample(members[-1][1], series=series, key=values_key))
-    return SampleForecast(tuple(members), np.concatenate(draws))
+    return IndividualForecast(SampleForecast(tuple(members), np.concatenate(draws)), failed)
 
 
 @eqx.filter_jit

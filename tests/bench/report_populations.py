@@ -105,8 +105,8 @@ def interval_coverage() -> str:
     series, population = found["series"], found["population"]
     return f"""## Coverage of intervals
 
-`python tests/bench/coverage.py`: Laplace intervals of 90 % about the maximum, on simulated data: {series["sets"]} series
-of 20 values of logistic growth (a standard error of {series["standard_error_of_each"]:.3f} for each number), and
+`python tests/bench/coverage.py`: Laplace intervals of 90 % about the maximum, on simulated data: {series["sets"]}
+series of 20 values of logistic growth (a standard error of {series["standard_error_of_each"]:.3f} for each number), and
 {population["sets"]} populations of {population["subjects"]} subjects with five values each
 ({population["standard_error_of_each"]:.3f}). 0.85 to 0.95 was asked. Converged: {series["converged"]} and
 {population["converged"]}.

@@ -10,7 +10,14 @@ import numpy as np
 from nde.config import PopulationConfig
 from nde.fields import named_parameters
 from nde.models import Population
-from nde.report import AbstractForecast, individual_fits, individual_forecast, Individuals, SampleForecast
+from nde.report import (
+    AbstractForecast,
+    individual_fits,
+    individual_forecast,
+    IndividualForecast,
+    Individuals,
+    SampleForecast,
+)
 from nde.tasks.base import member_key, OpenedRun, RunError, TableEvaluation
 from nde.tasks.dynamics import baseline_means, baselines, DynamicsProblem, Found, found_of, method_row, parameter_notes
 from nde.tasks.population.posterior import posterior
@@ -35,7 +42,8 @@ def evaluate(run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
     models = run.models()
     problem, shown = with_given(config, problem)
     data = individuals(config, problem, shown)
-    laws = {label: law_of(config, problem, members, data) for label, members in models.items()}
+    forecasts = {label: forecast_of(config, problem, members, data) for label, members in models.items()}
+    laws = {label: each.law for label, each in forecasts.items()}
     # of individuals that were fitted the last value is the one that is scored
     simple = {name: law for name, law in baselines(problem).items() if config.data.folds > 1 or name == "mean"}
     every: dict[str, AbstractForecast] = {**simple, **laws}
@@ -60,6 +68,7 @@ def evaluate(run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
             *parameter_notes(models),
             *effects,
             *likelihood,
+            *(note for label, each in forecasts.items() for note in failed_notes(label, each, problem.panel.ids)),
             *(note for each in found.values() for note in each.notes()),
         ],
         summary={
@@ -92,9 +101,19 @@ def with_given(config: PopulationConfig, problem: DynamicsProblem) -> tuple[Dyna
     return replace(problem, test=test), problem.fit | given
 
 
-def law_of(
+def failed_notes(label: str, found: IndividualForecast, ids: Sequence[object]) -> list[str]:
+    """Whose draws could not all be solved: a line, or none."""
+    told = [f"{name} {mark}" for name, mark in zip(ids, found.marks(), strict=True) if mark]
+    more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
+    return [f"{label}: {'; '.join(told[:NAMED])}{more}"] if told else []
+
+
+NAMED = 5
+
+
+def forecast_of(
     config: PopulationConfig, problem: DynamicsProblem, models: Sequence[Population], data: Individuals
-) -> SampleForecast:
+) -> IndividualForecast:
     """The law of all values at the times of the panel, given those that `data` shows."""
     return individual_forecast(
         models, data, problem.panel.times, series=problem.panel.ids, samples=config.evaluate.samples,

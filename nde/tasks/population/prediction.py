@@ -27,10 +27,13 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     panel = problem.panel
     models = run.models(until=float(panel.times.max()))
     chosen = models[predicting(run, asked.model)]
-    law = individual_forecast(
+    found = individual_forecast(
         chosen, individuals(config, problem, panel.mask), panel.times, series=panel.ids, samples=asked.samples,
         key=member_key(config, 0, "forecasts"),
     )  # fmt: skip
-    draws = law.sample(asked.samples, series=panel.ids, key=member_key(config, 0, "forecasts"))
+    draws = found.law.sample(asked.samples, series=panel.ids, key=member_key(config, 0, "forecasts"))
     none = np.zeros(len(panel.channels), bool)
-    return prediction_table(config.data, panel, draws, asked, log=none, marks=None)
+    marks = None
+    if found.failed.any():
+        marks = np.broadcast_to(np.array(found.marks(), object)[:, None, None], panel.values.shape)
+    return prediction_table(config.data, panel, draws, asked, log=none, marks=marks)
