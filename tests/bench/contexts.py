@@ -70,7 +70,7 @@ SYSTEMS = {
     "glycolysis": System(
         glycolysis, grid((100.0, 90.0, 80.0), (1.0, 0.75, 0.5)), grid((85.0, 95.0), (0.625, 0.875)),
         np.array([0.15, 0.19, 0.04, 0.10, 0.08, 0.14, 0.05]), np.array([1.60, 2.16, 0.20, 0.35, 0.30, 2.67, 0.10]),
-        np.arange(20) * 0.05, 4, 2, 6, ("no pool", "Adam alone", "one model for all"),
+        np.arange(20) * 0.05, 4, 2, 20, ("no pool", "Adam alone", "one model for all"),
     ),
 }  # fmt: skip
 
