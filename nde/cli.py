@@ -48,10 +48,23 @@ def fit(
             metavar="RUN", help="Go on with a run that was stopped; SECTION.KEY=VALUE changes how, not the CONFIG."
         ),
     ] = None,
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed",
+            help="This is one of several processes that train together, started by SLURM, Open MPI, or with "
+            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set.",
+        ),
+    ] = False,
+    cache: Annotated[
+        bool, typer.Option(help="Keep compiled programs on disk, so that the next run like it starts sooner.")
+    ] = True,
 ) -> None:
     """Train models, score them on held-out series and draw their figures, all in a new folder."""
     given = [*([] if config is None else [config]), *(overrides or [])]
-    _commands().fit(given, out, resume, folds)
+    if distributed:
+        _join(folds)
+    _commands().fit(given, out, resume, folds, cached=cache)
 
 
 @app.command()
@@ -116,6 +129,17 @@ def plot(
 def main() -> None:
     """The entry point of the `nde` command."""
     app()
+
+
+def _join(folds: int | None) -> None:
+    """Before `nde.commands` is imported, with which JAX's first computations come."""
+    try:
+        if folds is not None:
+            raise ValueError("--folds does not go with --distributed; make a run for each data.fold.")
+        importlib.import_module("nde.train").join_processes()
+    except ValueError as error:
+        typer.echo(f"nde: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 def _commands() -> Any:

@@ -16,14 +16,31 @@ from nde.config import ConfigError, load_config
 from nde.report import warning_of
 from nde.runs import Run
 from nde.tasks import AbstractEvaluation
-from nde.train import cause_of, CheckpointNotWritten, FailedExamples, terminated_as_interrupted
+from nde.train import (
+    cause_of,
+    CheckpointNotWritten,
+    FailedExamples,
+    is_first_process,
+    keep_compiled,
+    terminated_as_interrupted,
+)
 
 
-def fit(given: Sequence[str], out: Path | None, resume: Path | None, folds: int | None = None) -> None:
+def fit(
+    given: Sequence[str],
+    out: Path | None,
+    resume: Path | None,
+    folds: int | None = None,
+    *,
+    cached: bool = True,
+) -> None:
     """`nde fit`: `given` holds the config and the overrides, of a resumed run the overrides alone.
 
     With `folds` a run for each fold is made within the folder, and what all of them held out is scored as one.
+    Of several processes the first writes, prints and scores. `cached`: see `nde.train.keep_compiled`.
     """
+    if cached:
+        keep_compiled()
     if folds is None:
         _fit_one(given, out, resume)
         return
@@ -37,7 +54,8 @@ def fit(given: Sequence[str], out: Path | None, resume: Path | None, folds: int 
         load_config(Path(given[0]), divided[0][1:])  # refused before a folder is made
         folder = runs.free_folder(Path(given[0]).stem, out)
     evaluations = [_fit_one(each, folder / f"fold_{fold}", None) for fold, each in enumerate(divided)]
-    pooled = evaluations[0].pooled(evaluations[1:])
+    found = [evaluation for evaluation in evaluations if evaluation is not None]
+    pooled = found[0].pooled(found[1:])
     if pooled is not None:
         with _one_line_errors():
             pooled.write(folder)
@@ -45,31 +63,37 @@ def fit(given: Sequence[str], out: Path | None, resume: Path | None, folds: int 
         _say(console, f"wrote {folder / 'results.csv'}")
 
 
-def _fit_one(given: Sequence[str], out: Path | None, resume: Path | None) -> AbstractEvaluation:
-    """Make or resume one run, train it, score it and draw it."""
-    console = Console()
+def _fit_one(given: Sequence[str], out: Path | None, resume: Path | None) -> AbstractEvaluation | None:
+    """Make or resume one run, train it, score it and draw it; `None` in a process that is not the first."""
+    console = Console(quiet=not is_first_process())
     with _one_line_errors():
         if resume is not None:
             run = _reopen(resume, given, out)
         elif not given:
             raise ConfigError("give a CONFIG, such as configs/latent_sde_pbc.toml, or --resume RUN.")
         else:
-            settings = load_config(given[0], given[1:])
-            with _stage(console, "reading the data"):
-                found = runs.prepare(settings)
-            run = Run.create(runs.new_folder(Path(given[0]).stem, out), *found)
+            run = runs.made_once(lambda: _make(console, given, out))
         for line in run.task.describe(run.config, run.problem):
             _say(console, line)
         _say(console, f"run folder: {run.folder}")
         if not runs.train(run, console):
             _say(console, f"stopped by a signal; go on with: nde fit --resume {run.folder}")
             raise typer.Exit(130)
+        if not is_first_process():
+            return None
         try:
             evaluation = _finish(console, run)
         except KeyboardInterrupt:
             _say(Console(stderr=True), f"nde: stopped, all models trained; go on with: nde fit --resume {run.folder}")
             raise typer.Exit(130) from None
     return evaluation
+
+
+def _make(console: Console, given: Sequence[str], out: Path | None) -> Run:
+    settings = load_config(given[0], given[1:])
+    with _stage(console, "reading the data"):
+        found = runs.prepare(settings)
+    return Run.create(runs.new_folder(Path(given[0]).stem, out), *found)
 
 
 def _finish(console: Console, run: Run) -> AbstractEvaluation:

@@ -117,6 +117,11 @@ class DynamicsTrain(TrainConfig):
         for key, off in (("patience", 0), ("ema", None)):
             if self.polish and getattr(self, key) != off:
                 raise ValueError(f"polish = {self.polish} does not go with {key} = {getattr(self, key):g}")
+        if self.polish and self.polish_method == "lm" and not (self.devices == self.accumulate == 1):
+            raise ValueError(
+                f"polish_method = 'lm' holds all residuals on one device; it does not go with devices = {self.devices} "
+                f"and accumulate = {self.accumulate}"
+            )
         return self
 
     @property

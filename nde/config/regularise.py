@@ -8,6 +8,7 @@ import pydantic
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from nde.config.sections import Section, TrainConfig
+from nde.fields import in_precision
 from nde.regularise import AbstractRegulariser, PENALTIES, RandomEndTime, Together, weight_schedule
 from nde.train import batch_loss, LossFunction
 
@@ -60,7 +61,14 @@ class RegulariseConfig(Section):
 def build_loss(config: RegulariseConfig, train: TrainConfig, objective: Callable[..., Any]) -> LossFunction:
     """The training loss of an objective, the penalties that a config asks for added to it."""
     penalised = partial(objective, regulariser=build_regulariser(config))
+    if train.network_dtype is not None:
+        return batch_loss(partial(_rounded, penalised, train.network_dtype), share=build_share(config, train))
     return batch_loss(penalised, share=build_share(config, train))
+
+
+def _rounded(objective: Callable[..., Any], dtype: str, model: Any, *arrays: Any, **options: Any) -> Any:
+    """The objective of a model whose networks compute in another precision."""
+    return objective(in_precision(model, dtype), *arrays, **options)
 
 
 def build_regulariser(config: RegulariseConfig) -> AbstractRegulariser | None:

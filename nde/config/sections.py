@@ -2,11 +2,12 @@
 
 from typing import Any, Literal
 
+import jax
 import optax
 import pydantic
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from nde.train import adam_with_warmup, gradient_update, LossFunction, Schedule, Update, with_ema
+from nde.train import adam_with_warmup, gradient_update, LossFunction, Schedule, Sharing, Update, with_ema
 
 
 class Section(pydantic.BaseModel):
@@ -37,6 +38,17 @@ class TrainConfig(Section):
     With `starts` above one each member is trained for `start_steps`, a tenth of the steps if left out, from so many
     starts: the config's own, and others with networks by other keys and parameters drawn over their priors or bounds
     (`nde.fields.draw_parameters`). It goes on from what validates best (`nde.train.best_start`).
+
+    `devices` share each batch, "all" for all that there are, those of all processes together; and each goes through its
+    part in `accumulate` turns, which divides the memory of a step by that. Neither changes the update, but by rounding:
+    see `nde.train.Sharing`.
+
+    With `by_length`, of forecasts and classes, series of like lengths make up a batch, which is padded to their longest
+    and not to that of all series, at most to 1.2 times its rows in the mean; each epoch then has every series once
+    (`nde.data.BatchesByLength`). Left out it is so where an epoch has a hundred batches.
+
+    With a `network_dtype` the networks of a model compute in it while they are trained; their parameters, the states of
+    equations and the control of errors keep single precision (`nde.fields.in_precision`).
     """
 
     steps: PositiveInt = 500
@@ -53,6 +65,10 @@ class TrainConfig(Section):
     failed: Literal["leave_out", "stop"] = "leave_out"
     starts: PositiveInt = 1
     start_steps: PositiveInt | None = None
+    devices: PositiveInt | Literal["all"] = 1
+    accumulate: PositiveInt = 1
+    by_length: bool | None = None
+    network_dtype: Literal["bfloat16", "float16"] | None = None
 
     @property
     def all_steps(self) -> int:
@@ -85,8 +101,13 @@ class TrainConfig(Section):
 
 
 def build_update(config: TrainConfig, loss: LossFunction) -> Update:
-    """What a step of a config does to lower a loss."""
-    update = gradient_update(loss, config.optimiser())
+    """What a step of a config does to lower a loss.
+
+    **Raises:** `ValueError` for more devices than there are.
+    """
+    whole = config.accumulate == 1 and config.devices == 1 and jax.process_count() == 1
+    sharing = None if whole else Sharing.among(config.devices, turns=config.accumulate)
+    update = gradient_update(loss, config.optimiser(), sharing=sharing)
     return update if config.ema is None else with_ema(update, config.ema)
 
 

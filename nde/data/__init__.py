@@ -10,7 +10,14 @@ is the table of the data sets that a config can name.
 """
 
 from nde.data.arrays import panel_of_arrays as panel_of_arrays
-from nde.data.batches import index_batches as index_batches
+from nde.data.batches import (
+    AbstractBatches as AbstractBatches,
+    BatchesByLength as BatchesByLength,
+    index_batches as index_batches,
+    IndexBatches as IndexBatches,
+    row_counts as row_counts,
+    RowsByLength as RowsByLength,
+)
 from nde.data.datasets import (
     Dataset as Dataset,
     DATASETS as DATASETS,

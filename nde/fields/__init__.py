@@ -88,6 +88,7 @@ from nde.fields.parameter import (
     Parameter as Parameter,
 )
 from nde.fields.path_scaled import PathScaledField as PathScaledField
+from nde.fields.precision import in_precision as in_precision, InPrecision as InPrecision
 from nde.fields.priors import (
     AbstractPrior as AbstractPrior,
     LogNormalPrior as LogNormalPrior,

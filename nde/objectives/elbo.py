@@ -13,6 +13,7 @@ from nde.dtypes import as_floats, where_finite
 from nde.objectives.likelihoods import AbstractLikelihood
 from nde.objectives.terms import AbstractTerms
 from nde.regularise import AbstractRegulariser
+from nde.train import Average
 
 
 class _Path(Protocol):
@@ -160,17 +161,17 @@ class ContextELBOTerms(AbstractTerms):
     kl_weight: Float[Array, "*batch"]
     penalty: Float[Array, "*batch"] | None = None
 
-    def mean(self) -> Float[Array, ""]:
+    def losses(self) -> tuple[Average, ...]:
         """Nats per observed value."""
-        return jnp.sum(self.per_example()) / jnp.sum(self.elbo.count)
+        return (Average(self.per_example(), self.elbo.count),)
 
     def per_example(self) -> Float[Array, " batch"]:
         return self.elbo.loss(self.kl_weight)
 
-    def parts(self) -> dict[str, Float[Array, ""]]:
+    def parts(self) -> dict[str, Average]:
         terms = self.elbo
         parts = {"log_likelihood": terms.log_likelihood, "kl_path": terms.kl_path, "kl_initial": terms.kl_initial}
-        return jax.tree.map(jnp.mean, parts)
+        return {name: Average(part) for name, part in parts.items()}
 
 
 class ContextELBO(eqx.Module):

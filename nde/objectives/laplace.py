@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from nde.fields import has_prior, log_prior
 from nde.objectives.terms import AbstractTerms
 from nde.regularise import AbstractRegulariser
+from nde.train import Average
 
 
 class MixedModel(Protocol):
@@ -43,16 +44,16 @@ class MarginalTerms(AbstractTerms):
     prior_weight: float = eqx.field(static=True, default=0.0)
     penalty: Float[Array, "*batch"] | None = None
 
-    def mean(self) -> Float[Array, ""]:
-        mean = jnp.sum(self.nll) / jnp.sum(self.count)
-        return mean if self.prior is None else mean + self.prior_weight * jnp.mean(self.prior)
+    def losses(self) -> tuple[Average, ...]:
+        losses = (Average(self.nll, self.count),)
+        return losses if self.prior is None else (*losses, Average(self.prior_weight * self.prior))
 
     def per_example(self) -> Float[Array, " batch"]:
         return self.nll
 
-    def parts(self) -> dict[str, Float[Array, ""]]:
-        parts = {"nll": jnp.sum(self.nll) / jnp.sum(self.count)}
-        return parts if self.prior is None else {**parts, "prior": self.prior_weight * jnp.mean(self.prior)}
+    def parts(self) -> dict[str, Average]:
+        parts = {"nll": Average(self.nll, self.count)}
+        return parts if self.prior is None else {**parts, "prior": Average(self.prior_weight * self.prior)}
 
 
 class LaplaceMarginal(eqx.Module):

@@ -3,9 +3,9 @@
 from abc import abstractmethod
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from nde.train import Average
 
 
 class AbstractTerms(eqx.Module):
@@ -17,16 +17,21 @@ class AbstractTerms(eqx.Module):
     penalty: eqx.AbstractVar[Array | None]
 
     @abstractmethod
-    def mean(self) -> Float[Array, ""]:
-        """The loss of the batch, to be minimised."""
+    def losses(self) -> tuple[Average, ...]:
+        """The loss of the batch, to be minimised, is the sum of these averages."""
 
     @abstractmethod
     def per_example(self) -> Float[Array, " batch"]:
         """The loss of each example."""
 
     @abstractmethod
-    def parts(self) -> dict[str, Float[Array, ""]]:
-        """Named scalars that are reported beside the loss."""
+    def parts(self) -> dict[str, Average]:
+        """What is reported beside the loss, by name."""
+
+    def mean(self) -> Float[Array, ""]:
+        """The loss of the batch."""
+        first, *others = [average.value() for average in self.losses()]
+        return sum(others, first)
 
 
 class Terms(AbstractTerms):
@@ -41,11 +46,11 @@ class Terms(AbstractTerms):
     reported: dict[str, Float[Array, "*batch"]] = eqx.field(default_factory=dict)
     penalty: Float[Array, "*batch"] | None = None
 
-    def mean(self) -> Float[Array, ""]:
-        return jnp.mean(self.loss)
+    def losses(self) -> tuple[Average, ...]:
+        return (Average(self.loss),)
 
     def per_example(self) -> Float[Array, " batch"]:
         return self.loss
 
-    def parts(self) -> dict[str, Float[Array, ""]]:
-        return jax.tree.map(jnp.mean, self.reported)
+    def parts(self) -> dict[str, Average]:
+        return {name: Average(value) for name, value in self.reported.items()}

@@ -14,6 +14,7 @@ from nde.objectives.shooting import growing_horizon, multiple_shooting, solve_wi
 from nde.objectives.terms import AbstractTerms
 from nde.paths import Inputs
 from nde.regularise import AbstractRegulariser
+from nde.train import Average
 
 
 class _Solvable(Protocol):
@@ -80,25 +81,28 @@ class TrajectoryTerms(AbstractTerms):
     prior_weight: float = eqx.field(static=True, default=0.0)
     penalty: Float[Array, "*batch"] | None = None
 
-    def mean(self) -> Float[Array, ""]:
+    def losses(self) -> tuple[Average, ...]:
         r"""$\sum_i (\mathrm{nll}_i + \lambda\,\mathrm{gap}_i) / \sum_i n_i + \mu\,\overline{\mathrm{residual}}
         - \nu \log p(\theta)$."""
         whole = self.nll if self.gap is None or self.gap_weight is None else self.nll + self.gap_weight * self.gap
-        mean = jnp.sum(whole) / jnp.sum(self.count)
-        mean = mean if self.residual is None else mean + self.residual_weight * jnp.mean(self.residual)
-        return mean if self.prior is None else mean + self.prior_weight * jnp.mean(self.prior)
+        losses = [Average(whole, self.count)]
+        if self.residual is not None:
+            losses.append(Average(self.residual_weight * self.residual))
+        if self.prior is not None:
+            losses.append(Average(self.prior_weight * self.prior))
+        return tuple(losses)
 
     def per_example(self) -> Float[Array, " batch"]:
         return self.nll
 
-    def parts(self) -> dict[str, Float[Array, ""]]:
-        parts = {"nll": jnp.sum(self.nll) / jnp.sum(self.count)}
+    def parts(self) -> dict[str, Average]:
+        parts = {"nll": Average(self.nll, self.count)}
         if self.gap is not None:
-            parts["gaps"] = jnp.mean(self.gap)
+            parts["gaps"] = Average(self.gap)
         if self.residual is not None:
-            parts["residual"] = jnp.mean(self.residual)
+            parts["residual"] = Average(self.residual)
         if self.prior is not None:
-            parts["prior"] = self.prior_weight * jnp.mean(self.prior)
+            parts["prior"] = Average(self.prior_weight * self.prior)
         return parts
 
 

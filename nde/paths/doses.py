@@ -62,7 +62,9 @@ class Doses(diffrax.AbstractGlobalInterpolation):
         durations = jnp.zeros_like(times) if durations is None else jnp.asarray(durations, times.dtype)
         if states_given is not None and states is not None and amounts.shape == times.shape:
             which = jnp.asarray(states_given)
-            which = eqx.error_if(which, (which < 0) | (which >= states), f"Doses has states 0 to {states - 1}.")
+            outside = (which < 0) | (which >= states)
+            # On the amounts, which are floats, so that it can answer by NaN too: `nde.train.checks_as_nan`.
+            amounts = jnp.asarray(eqx.error_if(amounts, outside, f"Doses has states 0 to {states - 1}."))
             into = which[:, None] == jnp.arange(states)[None, :]
             amounts = jnp.where(into, amounts[:, None], 0.0)
             resets = None if resets is None else into & jnp.asarray(resets, bool)[:, None]

@@ -23,6 +23,6 @@ from nde.runs.folder import (
     prepare as prepare,
     Run as Run,
 )
-from nde.runs.make import fit as fit
+from nde.runs.make import fit as fit, made_once as made_once
 from nde.runs.training import train as train
 from nde.tasks import RunError as RunError, RunFailed as RunFailed

@@ -1,7 +1,7 @@
 """Make a run: `nde.fit`."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from nde import config as configs
 from nde.data import as_frame
 from nde.runs.folder import free_folder, prepare, Run, TABLE
 from nde.runs.training import train
-from nde.tasks import RunFailed
+from nde.tasks import RunError, RunFailed
+from nde.train import first_says, is_first_process
 
 
 def fit(
@@ -44,7 +45,38 @@ def fit(
     for data and models that do not go together or a folder that exists, `nde.runs.RunFailed` for a training that
     failed. The folder of what was refused is not left behind.
     """
-    console = Console(quiet=not progress)
+    console = Console(quiet=not (progress and is_first_process()))
+    run = made_once(lambda: _make(config, data, out))
+    for code in run.config.own_code():
+        console.print(code.said(), soft_wrap=True, highlight=False, markup=False)
+    if not train(run, console):
+        raise RunFailed(f"stopped by a signal; go on with: nde fit --resume {run.folder}")
+    if is_first_process():
+        run.task.finish(run, run.problem)
+    return run
+
+
+def made_once(make: Callable[[], Run]) -> Run:
+    """The run that `make` makes: by the first process alone, if there are several; the others open its folder.
+
+    **Raises:** what `make` raises, and in the other processes `RunError` that it did.
+    """
+    run, folder = None, ""
+    try:
+        if is_first_process():
+            run = make()
+            folder = str(run.folder.absolute())
+    finally:  # the others wait for what it says
+        folder = first_says(folder)
+    if run is not None:
+        return run
+    if not folder:
+        raise RunError("the first of the processes could not make the run; it says why.")
+    return Run.open(folder)
+
+
+def _make(config: Any, data: Any, out: str | Path | None) -> Run:
+    """Make the folder of a run, with what it starts with."""
     folder = free_folder(Path(config).stem if isinstance(config, str | Path) else _task(config), out)
     is_frame = data is not None and not isinstance(data, str | Path)
     path = folder.absolute() / TABLE if is_frame else data
@@ -54,16 +86,10 @@ def fit(
     try:
         if frame is not None:
             frame.write_parquet(folder / TABLE)
-        run = Run.create(folder, *prepare(settings))
+        return Run.create(folder, *prepare(settings))
     except BaseException:
         shutil.rmtree(folder)  # it was made here, and holds nothing yet
         raise
-    for code in run.config.own_code():
-        console.print(code.said(), soft_wrap=True, highlight=False, markup=False)
-    if not train(run, console):
-        raise RunFailed(f"stopped by a signal; go on with: nde fit --resume {run.folder}")
-    run.task.finish(run, run.problem)
-    return run
 
 
 def _task(config: Any) -> str:

@@ -9,14 +9,17 @@ from jaxtyping import PyTree
 from rich.console import Console
 
 from nde import config as configs
-from nde.data import index_batches
+from nde.data import AbstractBatches, BatchesByLength, index_batches, row_counts, RowsByLength
 from nde.runs.failure import explain_failure
 from nde.runs.folder import Run
-from nde.tasks import member_key, RunFailed
+from nde.tasks import Examples, member_key, RunError, RunFailed
 from nde.train import (
+    any_says,
     best_start,
+    first_says,
     fit,
     Interrupt,
+    is_first_process,
     MetricsFile,
     ProgressPrinter,
     Schedule,
@@ -34,13 +37,19 @@ def train(run: Run, console: Console) -> bool:
     """
     config, task = run.config, run.task
     update = task.update(config, run.problem)
-    validate = task.validation(config, run.problem)
+    score = task.validation(config, run.problem)
+
+    def validate(model: PyTree) -> float:
+        return first_says(float(score(model)))
+
     with Interrupt() as interrupt:
+        stop = lambda: any_says(interrupt.asked)  # noqa: E731
         for member in config.members():
-            reason = _train_member(run, member, update, validate, console, interrupt)
+            reason = _train_member(run, member, update, validate, console, stop)
             if reason == "interrupted":
                 return False
-    run.keep_config()
+    if is_first_process():
+        run.keep_config()
     return True
 
 
@@ -66,7 +75,7 @@ class _ConfigKeeper:
         """Nothing."""
 
 
-def _train_member(run, member: configs.Member, update, validate, console, interrupt) -> str:
+def _train_member(run, member: configs.Member, update, validate, console, stop) -> str:
     config = run.config.train
     examples = run.task.examples(run.config, run.problem, member)
     checkpoints = run.checkpoints(member.index)
@@ -75,36 +84,31 @@ def _train_member(run, member: configs.Member, update, validate, console, interr
     for note in checkpoints.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     start = 0 if restored is None else int(restored.step)
-    progress = ProgressPrinter(
-        config.all_steps, start=start, title=member.title, validate_every=config.validate_every, console=console
-    )
-    log = MetricsFile(run.metrics_path, member=member.index, every=config.log_every, start=start)
-    count = len(examples.names)
+    log = _log(run, member, start)
+    data, batches = _data(config, examples, run.config.seed + member.index)
     train_on = partial(
         fit,
         update,
-        data=jax.tree.map(_to_device, examples.arrays),
-        batches=index_batches(
-            count, min(config.batch_size, count), config.all_steps, seed=run.config.seed + member.index
-        ),
+        data=data,
+        batches=batches,
         validate=validate,
         key=member_key(run.config, member.index, "training"),
         names=examples.names,
-        stop=lambda: interrupt.asked,
+        stop=stop,
         failed=config.failed,
     )
     try:
         if restored is None and config.starts > 1:
             state = update.init(_best_start(run, member, update, train_on, log, console))
-            if interrupt.asked:  # between the starts; they are tried anew
+            if stop():  # between the starts; they are tried anew
                 return "interrupted"
         outcome = train_on(
             state=state if restored is None else restored,
             schedule=configs.build_schedule(config),
-            callbacks=(log, checkpoints, _ConfigKeeper(run, start), progress),  # what is in a checkpoint is in the log
+            callbacks=_callbacks(run, member, checkpoints, log, start, console),
         )
     except TrainingFailed as error:
-        if interrupt.asked:
+        if stop():
             return "interrupted"
         raise RunFailed(explain_failure(run, member, error, examples, checkpoints.step)) from None
     finally:
@@ -114,7 +118,9 @@ def _train_member(run, member: configs.Member, update, validate, console, interr
     return outcome.reason
 
 
-def _best_start(run: Run, member: configs.Member, update, train_on, log: MetricsFile, console: Console) -> PyTree:
+def _best_start(
+    run: Run, member: configs.Member, update, train_on, log: MetricsFile | None, console: Console
+) -> PyTree:
     """The model that the best of several starts has become; which that is, is said and written."""
     config = run.config.train
     steps = config.steps_of_a_start
@@ -123,8 +129,8 @@ def _best_start(run: Run, member: configs.Member, update, train_on, log: Metrics
         return train_on(state=update.init(model), schedule=Schedule(steps, every=steps)).state
 
     def told(number: int, tried: Tried) -> None:
-        if train_on.keywords["stop"]():
-            return  # it was cut short
+        if train_on.keywords["stop"]() or log is None:
+            return  # it was cut short, or is told by the first process
         log.on_start(number, tried)
         said = f"validation {tried.score:.4f}" if tried.failure is None else f"failed: {tried.failure}"
         text = f"{member.title} start {number + 1}/{config.starts} {said}"
@@ -133,5 +139,45 @@ def _best_start(run: Run, member: configs.Member, update, train_on, log: Metrics
     return best_start((run.new_model(member, start=i) for i in range(config.starts)), short, told)[0]
 
 
-def _to_device(x: np.ndarray) -> jax.Array:
-    return jnp.asarray(x, {"f": jnp.result_type(float), "i": jnp.result_type(int)}.get(x.dtype.kind, x.dtype))
+def _log(run: Run, member: configs.Member, start: int) -> MetricsFile | None:
+    """What writes the metrics, in the first of several processes."""
+    every = run.config.train.log_every
+    return MetricsFile(run.metrics_path, member=member.index, every=every, start=start) if is_first_process() else None
+
+
+def _callbacks(run: Run, member: configs.Member, checkpoints, log: MetricsFile | None, start: int, console) -> tuple:
+    """What is in a checkpoint is in the log. A checkpoint is written once, but by all processes together."""
+    if log is None:
+        return (checkpoints,)
+    train = run.config.train
+    progress = ProgressPrinter(
+        train.all_steps, start=start, title=member.title, validate_every=train.validate_every, console=console
+    )
+    return (log, checkpoints, _ConfigKeeper(run, start), progress)
+
+
+MANY_BATCHES = 100
+
+
+def _data(config: configs.TrainConfig, examples: Examples, seed: int) -> tuple[PyTree, AbstractBatches]:
+    """The examples' arrays on the host, and which of them make up which batch.
+
+    **Raises:** `RunError` for `train.by_length` where examples have no lengths.
+    """
+    count = len(examples.names)
+    size = min(config.batch_size, count)
+    arrays, lengths = jax.tree.map(_in_default_type, examples.arrays), examples.lengths
+    if config.by_length and lengths is None:
+        raise RunError("train.by_length is for tasks of many series: forecast, classify; leave it out.")
+    wanted = count >= MANY_BATCHES * size if config.by_length is None else config.by_length
+    if lengths is None or not wanted:
+        return arrays, index_batches(count, size, config.all_steps, seed=seed)
+    counts = row_counts(lengths)
+    pairs = zip(arrays, examples.in_rows, strict=True)
+    data = tuple(RowsByLength(x, lengths, counts) if in_rows else x for x, in_rows in pairs)
+    return data, BatchesByLength(np.searchsorted(counts, lengths), size, config.all_steps, seed)
+
+
+def _in_default_type(x: np.ndarray) -> np.ndarray:
+    """In JAX's default type, still on the host: a step takes its batch from there."""
+    return np.asarray(x, {"f": jnp.result_type(float), "i": jnp.result_type(int)}.get(x.dtype.kind, x.dtype))

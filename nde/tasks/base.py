@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 import jax
+import numpy as np
 import polars as pl
 from jaxtyping import PyTree
 from matplotlib.figure import Figure
@@ -52,10 +53,17 @@ class OpenedRun(Protocol):
 
 @dataclass(frozen=True)
 class Examples:
-    """What is trained on: `arrays`, a pytree of NumPy arrays whose first axis counts examples, and their `names`."""
+    """What is trained on.
+
+    - `arrays`: a pytree of NumPy arrays whose first axis counts examples; `names`: of the examples.
+    - `lengths`: `(examples,)`, how many rows each has, where `arrays` is a tuple of padded series, of which a batch may
+      leave out rows that none of its series has; `in_rows`: which of them have rows as their second axis.
+    """
 
     arrays: PyTree
     names: Sequence[str]
+    lengths: np.ndarray | None = None
+    in_rows: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)

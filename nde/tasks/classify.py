@@ -187,7 +187,8 @@ class ClassifyTask(AbstractTask):
 
     def examples(self, config: ClassifyConfig, problem: ClassifyProblem, member: Member) -> Examples:
         series = problem.split.train
-        return Examples(problem.arrays(series), problem.ids(series))
+        lengths, in_rows = problem.panel.lengths[series], (True, True, True, False)
+        return Examples(problem.arrays(series), problem.ids(series), lengths, in_rows)
 
     def loss(self, config: ClassifyConfig, problem: ClassifyProblem) -> LossFunction:
         return build_loss(config.regularise, config.train, classification_loss)

@@ -7,12 +7,16 @@ average of its parameters by `nde.train.with_ema`. `nde.train.fit` repeats it fr
 """
 
 from nde.train.alternating import in_turn as in_turn, proximal as proximal
-from nde.train.batch import batch_loss as batch_loss
+from nde.train.averages import Average as Average, Averages as Averages
+from nde.train.batch import batch_loss as batch_loss, ObjectiveLoss as ObjectiveLoss
 from nde.train.checkpoint import (
     CheckpointError as CheckpointError,
     CheckpointNotWritten as CheckpointNotWritten,
     Checkpoints as Checkpoints,
 )
+from nde.train.checks import checks_as_nan as checks_as_nan
+from nde.train.compilation_cache import compiled_folder as compiled_folder, keep_compiled as keep_compiled
+from nde.train.devices import Sharing as Sharing
 from nde.train.failures import (
     blame as blame,
     cause_of as cause_of,
@@ -34,7 +38,14 @@ from nde.train.log import (
 )
 from nde.train.loop import Callback as Callback, fit as fit, Outcome as Outcome, Schedule as Schedule
 from nde.train.optimiser import adam_with_warmup as adam_with_warmup
+from nde.train.player import Player as Player
 from nde.train.polish import then_lbfgs as then_lbfgs
+from nde.train.processes import (
+    any_says as any_says,
+    first_says as first_says,
+    is_first_process as is_first_process,
+    join_processes as join_processes,
+)
 from nde.train.starts import best_start as best_start, Tried as Tried
 from nde.train.state import (
     BatchLoss as BatchLoss,
@@ -46,7 +57,6 @@ from nde.train.survival import Survival as Survival
 from nde.train.update import (
     adversarial_update as adversarial_update,
     gradient_update as gradient_update,
-    Player as Player,
     Update as Update,
     with_ema as with_ema,
 )

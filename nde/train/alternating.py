@@ -24,7 +24,8 @@ def in_turn(*updates: Update, moves: int = 1) -> Update:
     update = in_turn(weights, contexts, moves=10)
     ```
 
-    **Arguments:** `updates`: two or more `nde.train.Update`s, of losses that report the same parts; `moves`: of each.
+    **Arguments:** `updates`: two or more `nde.train.Update`s, of losses that report the same parts,
+    and of one `sharing`; `moves`: of each.
 
     **Returns:** an `nde.train.Update`; a step of it is a move of one of them.
 
@@ -54,7 +55,7 @@ def in_turn(*updates: Update, moves: int = 1) -> Update:
         arrays, report = jax.lax.switch(state.step // moves % len(updates), turns, arrays)
         return eqx.combine(arrays, static), report
 
-    return Update(init, apply)
+    return Update(init, apply, updates[0].sharing)
 
 
 class ProximalState(NamedTuple):

@@ -111,6 +111,8 @@ class Checkpoints:
         kept = self.step
         leaves = _named(state)
         leaves[CHECKSUM] = _checksum(leaves)
+        if jax.process_count() > 1:  # all have the same copies: as NumPy's, orbax writes those of the first alone
+            leaves = {name: np.asarray(leaf) for name, leaf in leaves.items()}
         # On a full disk it is not even tried: orbax would leave a part of a checkpoint behind.
         needed, free = sum(leaf.nbytes for leaf in leaves.values()) + SPARE_BYTES, disk_usage(self.directory).free
         if free < needed:

@@ -10,8 +10,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from nde.train.player import parameter_mask
 from nde.train.state import BatchLoss, StepReport, TrainState
-from nde.train.update import parameter_mask, Update
+from nde.train.update import Update
 
 TRIES, EASIER, HARDER, LEAST = 8, 1 / 3, 4.0, 1e-10
 

@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 
 class BatchLoss(eqx.Module):
@@ -20,16 +20,6 @@ class BatchLoss(eqx.Module):
     loss: Float[Array, ""]
     parts: dict[str, Float[Array, ""]]
     per_example: Float[Array, " batch"]
-
-    def with_penalty(self, penalties: Float[Array, "*batch"], share: ArrayLike = 1.0) -> "BatchLoss":
-        """The same loss plus `share` times the mean of `penalties`; the mean is reported whole, as `penalty`.
-
-        **Arguments:** `penalties`: one for each example, or any others; `share`: the share that counts, such as one
-        that falls over the steps of training.
-        """
-        penalty = jnp.mean(penalties)
-        loss = self.loss + jnp.asarray(share, self.loss.dtype) * penalty.astype(self.loss.dtype)
-        return BatchLoss(loss, self.parts | {"penalty": penalty}, self.per_example)
 
 
 LossFunction = Callable[[PyTree, PyTree, Int[Array, ""], PRNGKeyArray], BatchLoss]

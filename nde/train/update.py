@@ -1,7 +1,7 @@
 """How a training step changes the state: by a gradient, by a game of two players, with an average of the parameters."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,13 +9,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from nde.train.state import BatchLoss, LossFunction, StepReport, TrainState, tree_where
-
-Apply = Callable[[TrainState, PyTree, PRNGKeyArray], tuple[TrainState, StepReport]]
+from nde.train.compiled import Apply, compiled_step, CompiledStep
+from nde.train.devices import Sharing
+from nde.train.player import Player
+from nde.train.state import BatchLoss, LossFunction, StepReport, TrainState
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,140 +30,24 @@ class Update:
     - `init`: `model -> nde.train.TrainState`, mostly by `TrainState.create(model, opt_state)`.
     - `apply`: `(state, batch, key) -> (state, nde.train.StepReport)`, made of JAX operations, with the same structure,
       shapes and dtypes of the state before and after; it adds one to `state.step`, and leaves the best model alone.
+    - `sharing`: how its batches are divided, a `nde.train.Sharing`: `apply` then gets a `nde.train.gradient.Part`.
+      `None` for whole batches.
 
     **Call:** `update(state, batch, key)`; not compiled, and made even where a loss or a gradient is not finite.
     """
 
     init: Callable[[PyTree], TrainState]
     apply: Apply
+    sharing: Sharing | None = None
 
     def __call__(self, state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, StepReport]:
         return self.apply(state, batch, key)
 
     @cached_property
-    def compiled(self) -> Callable[[TrainState, PyTree, Any, PRNGKeyArray], tuple[TrainState, StepReport]]:
-        """`(state, data, indices, key) -> (state, report)`, compiled once for each shape.
-
-        `data` is a pytree of arrays whose first axis counts examples, and stays on the device; `indices` picks the
-        batch; `key` is folded with the step, so that a run is a function of its seed. An update whose loss or gradient
-        is not finite is not made: the state comes back unchanged.
-        """
-
-        # It lies on the update and not in a global cache, so that both, and what the loss refers to, can be freed. The
-        # state goes in and out as a list of its arrays: to take a tree of modules apart took half of a small step.
-        @eqx.filter_jit
-        def step(arrays: list[Array], static: _Static, data: PyTree, indices: ArrayLike, key: PRNGKeyArray):
-            state = static.join(arrays)
-            batch = jax.tree.map(lambda x: x[indices], data)
-            new, report = self.apply(state, batch, jax.random.fold_in(key, state.step))
-            if _apart(new)[1] != static:
-                raise ValueError("An update must leave the state's structure as it was, and what is no array in it.")
-            return _apart(tree_where(report.is_finite, new, state))[0], report
-
-        def call(state, data, indices, key):
-            arrays, static = _apart(state)
-            indices = indices if eqx.is_array(indices) else np.asarray(indices)  # numpy's: jit moves them itself
-            arrays, report = step(arrays, static, data, indices, key)
-            return static.join(arrays), report
-
-        return call
-
-
-@dataclass(frozen=True)
-class _Static:
-    """A tree without its arrays: its structure, and its leaves with `None` for each array."""
-
-    structure: Any
-    leaves: tuple[Any, ...]
-
-    def join(self, arrays: Sequence[Array]) -> Any:
-        """The tree with these arrays."""
-        left = iter(arrays)
-        return jax.tree.unflatten(self.structure, [next(left) if x is None else x for x in self.leaves])
-
-
-def _apart(tree: Any) -> tuple[list[Array], _Static]:
-    leaves, structure = jax.tree.flatten(tree)
-    arrays = [x for x in leaves if eqx.is_array(x)]
-    return arrays, _Static(structure, tuple(None if eqx.is_array(x) else x for x in leaves))
-
-
-@dataclass(frozen=True, eq=False)
-class Player:
-    """Who lowers a loss of its own by parameters of its own: one side of `nde.train.adversarial_update`.
-
-    - `loss`: `(model, batch, step, key) -> nde.train.BatchLoss` of the whole model; to be minimised.
-    - `optimiser`: an optax transformation, of these parameters alone.
-    - `parameters`: `model -> part`, the part of the model (or a tuple of parts) whose inexact arrays the player moves,
-      as the first argument of `equinox.tree_at`; all of the model if `None`.
-    - `project`: `model -> model`, made after each move, such as a clip of the weights that keeps a discriminator
-      Lipschitz; nothing if `None`.
-    """
-
-    loss: LossFunction
-    optimiser: optax.GradientTransformation
-    parameters: Callable[[PyTree], Any] | None = None
-    project: Callable[[PyTree], PyTree] | None = None
-
-    def mask(self, model: PyTree) -> PyTree:
-        """Whether each leaf of the model is a parameter of this player's."""
-        return parameter_mask(model, self.parameters)
-
-    def init(self, model: PyTree) -> PyTree:
-        """The optimiser's state before the first move.
-
-        **Raises:** `ValueError` if the player has no parameters.
-        """
-        if not any(jax.tree.leaves(self.mask(model))):
-            raise ValueError("There is nothing to train: no inexact array is among the parameters.")
-        with jax.numpy_dtype_promotion("standard"):  # as in `move`
-            return self.optimiser.init(eqx.filter(model, self.mask(model)))
-
-    def move(self, model: PyTree, opt_state: PyTree, batch: PyTree, step: Array, key: PRNGKeyArray) -> "_Move":
-        """One step of the optimiser along the gradient of the loss."""
-        parameters, rest = eqx.partition(model, self.mask(model))
-
-        def loss(parameters: PyTree) -> tuple[Array, BatchLoss]:
-            result = self.loss(eqx.combine(parameters, rest), batch, step, key)
-            return result.loss, result
-
-        (_, result), gradient = jax.value_and_grad(loss, has_aux=True)(parameters)
-        # JAX's gradient of a real loss by a complex parameter is the conjugate of the direction of steepest ascent.
-        gradient = jax.tree.map(jnp.conj, gradient)
-        # optax multiplies its count of steps, an integer, and norms over arrays of all dtypes with the gradient, which
-        # strict promotion refuses. The state keeps its dtypes: with others the next step would compile anew.
-        with jax.numpy_dtype_promotion("standard"):
-            optimiser = optax.with_extra_args_support(self.optimiser)  # what follows is for a line search
-            changes, new = optimiser.update(
-                gradient, opt_state, parameters, value=result.loss, grad=gradient, value_fn=lambda p: loss(p)[0]
-            )
-            moved = eqx.combine(optax.apply_updates(parameters, changes), rest)
-            norm = optax.tree.norm(gradient)
-        if self.project is not None:
-            moved = self.project(moved)
-        return _Move(moved, _like(new, opt_state), result, norm, _finite_arrays(model, gradient))
-
-
-def parameter_mask(model: PyTree, parameters: Callable[[PyTree], Any] | None) -> PyTree:
-    """Whether each leaf of a model is an inexact array, of the part (or tuple of parts) that `parameters` picks."""
-    everything = jax.tree.map(eqx.is_inexact_array, model)
-    if parameters is None:
-        return everything
-    nothing = jax.tree.map(lambda _: False, model)
-    return eqx.tree_at(parameters, nothing, parameters(everything))
-
-
-class _Move(eqx.Module):
-    """What a player's move made: model and optimiser's state after it, the loss and the gradient's flags before it."""
-
-    model: PyTree
-    opt_state: PyTree
-    batch: BatchLoss
-    gradient_norm: Float[Array, ""]
-    finite: Bool[Array, " arrays"]
-
-    def is_finite(self) -> Bool[Array, ""]:
-        return jnp.isfinite(self.batch.loss) & jnp.all(self.finite)
+    def compiled(self) -> CompiledStep:
+        """`(state, data, indices, key) -> (state, report)`, compiled once for each shape: see `nde.train.compiled`."""
+        # It lies on the update and not in a global cache, so that both, and what the loss refers to, can be freed.
+        return compiled_step(self.apply, self.sharing)
 
 
 def gradient_update(
@@ -171,12 +55,20 @@ def gradient_update(
     optimiser: optax.GradientTransformation,
     *,
     parameters: Callable[[PyTree], Any] | None = None,
+    sharing: Sharing | None = None,
 ) -> Update:
-    """An update that lowers a loss: differentiate it, and let the optimiser move the parameters.
+    r"""An update that lowers a loss: differentiate it, and let the optimiser move the parameters.
+
+    A shared batch has the loss and the gradient of the whole, to rounding. The loss is a sum over $j$ of averages
+    $\sum_i a_{ij} / \sum_i w_{ij}$ over the examples $i$; each device adds up $a$, $w$ and $\partial a$ over its own,
+    turn by turn, and one sum over the devices makes them those of the batch. Then each moves its copy of the parameters
+    alike. A solve's loop knows nothing of other devices. Where the loss has several averages, as with a penalty, their
+    weights, a few numbers, are summed over the devices before.
 
     **Arguments:** `loss`: `(model, batch, step, key) -> nde.train.BatchLoss`; `optimiser`: an optax transformation;
     `parameters`: `model -> part`, the part of the model (or a tuple of parts) whose inexact arrays are moved, as the
-    first argument of `equinox.tree_at`; all of the model if `None`.
+    first argument of `equinox.tree_at`; all of the model if `None`; `sharing`: how each batch is divided, of a loss
+    that `nde.train.batch_loss` made; `None` for whole batches on one device.
     """
     player = Player(loss, optimiser, parameters)
 
@@ -188,7 +80,7 @@ def gradient_update(
         report = StepReport(move.batch, move.gradient_norm, move.finite, move.is_finite())
         return _advanced(state, move.model, move.opt_state), report
 
-    return Update(init, apply)
+    return Update(init, apply, sharing)
 
 
 def adversarial_update(generator: Player, discriminator: Player, *, discriminator_steps: int = 1) -> Update:
@@ -302,7 +194,7 @@ def with_ema(update: Update, decay: float) -> Update:
         averaged = jax.tree.map(average, state.averaged, _parameters(new.model))
         return eqx.tree_at(lambda s: s.averaged, new, averaged), report
 
-    return Update(init, apply)
+    return Update(init, apply, update.sharing)
 
 
 EMA_POWER = 8
@@ -317,17 +209,6 @@ def _parameters(model: PyTree) -> PyTree:
 
 def _advanced(state: TrainState, model: PyTree, opt_state: PyTree) -> TrainState:
     return eqx.tree_at(lambda s: (s.step, s.model, s.opt_state), state, (state.step + 1, model, opt_state))
-
-
-def _like(new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda x, like: x.astype(like.dtype) if eqx.is_array(like) else x, new, old)
-
-
-def _finite_arrays(model: PyTree, gradient: PyTree) -> Bool[Array, " arrays"]:
-    """Whether the gradient is finite, for each array of parameters of the model; true of those it is not by."""
-    finite = jax.tree.map(lambda g: jnp.all(jnp.isfinite(g)), gradient)
-    unmoved = jax.tree.map(lambda x: jnp.asarray(True), eqx.filter(model, eqx.is_inexact_array))
-    return jnp.stack(jax.tree.leaves(eqx.combine(finite, unmoved)))
 
 
 def _cut(batch: PyTree, parts: int) -> PyTree:

@@ -53,7 +53,8 @@ class ForecastTask(AbstractTask):
 
     def examples(self, config: ForecastConfig, problem: Problem, member: Member) -> Examples:
         series = problem.split.train
-        return Examples(problem.arrays(series), [problem.panel.ids[i] for i in series])
+        names, lengths = [problem.panel.ids[i] for i in series], problem.panel.lengths[series]
+        return Examples(problem.arrays(series), names, lengths, in_rows=(True, True, True))
 
     def loss(self, config: ForecastConfig, problem: Problem) -> LossFunction:
         return build_loss(config.regularise, config.train, config.objective.build())

@@ -1,0 +1,90 @@
+"""Training on several devices and in several processes is that on one. Each runs tests/sharing_runs.py by itself."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from nde.train import BatchLoss, gradient_update, Sharing
+
+SCRIPT = Path(__file__).parent / "sharing_runs.py"
+FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count="
+
+
+def start(devices, dump=None, **more):
+    dumped = "" if dump is None else f" --xla_dump_to={dump} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=.*step.*"
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{FLAGS}{devices}{dumped}", **more}
+    env.pop("JAX_COMPILATION_CACHE_DIR", None)
+    return subprocess.Popen([sys.executable, str(SCRIPT)], env=env, text=True, stdout=-1, stderr=-1)
+
+
+def result(process):
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err[-3000:]
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def dumped(tmp_path_factory):
+    return tmp_path_factory.mktemp("hlo")
+
+
+@pytest.fixture(scope="module")
+def curves(dumped):
+    """All curves: of four devices in one process, and of two processes with two devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    pair = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    started = [start(2, **pair, JAX_PROCESS_ID=str(i)) for i in range(2)]
+    found = result(start(4, dumped))
+    return found | {f"process {i}": result(process)["all"] for i, process in enumerate(started)}
+
+
+def agree(one, other):
+    for name in ("loss", "norm", "model"):
+        np.testing.assert_allclose(one[name], other[name], rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(one["each"]), np.concatenate(other["each"]), rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["4", "process 0", "process 1"])
+def test_the_same_seed_gives_the_same_losses_updates_and_averages_however_batches_are_shared(curves, name):
+    agree(curves[name], curves["none"])
+    assert [len(each) for each in curves[name]["each"]] == [7, 8, 7, 8]
+
+
+def test_a_penalty_is_averaged_over_the_series_of_all_devices_and_turns(curves):
+    agree(curves["turns penalised"], curves["none penalised"])
+    assert abs(curves["none penalised"]["loss"][0] - curves["none"]["loss"][0]) > 1e-3
+
+
+def test_a_step_has_one_sum_over_the_devices_and_no_loop_has_any(curves, dumped):
+    texts = [path.read_text() for path in dumped.glob("*after_optimizations.txt")]
+    counts = []
+    for text in texts:
+        inside = set(re.findall(r"(?:body|condition)=%?([\w.\-]+)", text))
+        bodies = re.split(r"\n(?=(?:ENTRY )?%?[\w.\-]+ \(.*\{\n)", text)
+        sums = [re.match(r"(?:ENTRY )?%?([\w.\-]+)", body).group(1) for body in bodies if " all-reduce(" in body]
+        counts.append((len(sums), sum(body.count(" all-reduce(") for body in bodies)))
+        assert inside
+        assert not inside & set(sums)
+    # Without a penalty there is one; with several averages their weights are summed before.
+    assert sorted(set(counts)) == [(0, 0), (1, 1), (1, 2)]
+
+
+def test_what_can_not_be_shared_is_refused():
+    update = gradient_update(
+        lambda model, batch, step, key: BatchLoss(model, {}, batch), optax.sgd(0.1), sharing=Sharing(turns=2)
+    )
+    with pytest.raises(ValueError, match="make it by nde.train.batch_loss"):
+        update.compiled(update.init(jax.numpy.zeros(())), np.zeros(4), np.arange(4), jax.random.key(0))
+    with pytest.raises(ValueError, match=r"^devices = 99, but there are 1 … 1 of them \(XLA_FLAGS="):
+        Sharing.among(99)
