@@ -34,6 +34,7 @@ PUBLIC = {
     "GeneralDiffusion": lambda: nde.GeneralDiffusion(2, 2, 4, 1, largest=1, key=KEY),
     "HamiltonianField": lambda: nde.HamiltonianField(2, 4, 1, damping=True, forcing=lambda t: jnp.ones(1), key=KEY),
     "Hybrid": lambda: nde.Hybrid(lambda t, y, args: y, nde.MLPField(2, 4, 1, key=KEY)),
+    "InPrecision": lambda: nde.fields.InPrecision(eqx.nn.Linear(2, 2, key=KEY), jnp.bfloat16),
     "KnownField": lambda: nde.fields.lotka_volterra(1, 1, 1, 1),
     "LibraryField": lambda: nde.fields.LibraryField(nde.fields.library(["x", "y"]), np.ones((6, 2), int)),
     "LinearCDEField": lambda: nde.LinearCDEField(2, 3, scale=1, key=KEY),
