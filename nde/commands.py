@@ -21,6 +21,7 @@ from nde.train import (
     CheckpointNotWritten,
     FailedExamples,
     is_first_process,
+    is_one_of_several,
     keep_compiled,
     terminated_as_interrupted,
 )
@@ -37,7 +38,7 @@ def fit(
     """`nde fit`: `given` holds the config and the overrides, of a resumed run the overrides alone.
 
     With `folds` a run for each fold is made within the folder, and what all of them held out is scored as one.
-    Of several processes the first writes, prints and scores. `cached`: see `nde.train.keep_compiled`.
+    Of several processes the first writes and prints, and none scores. `cached`: see `nde.train.keep_compiled`.
     """
     if cached:
         keep_compiled()
@@ -64,7 +65,7 @@ def fit(
 
 
 def _fit_one(given: Sequence[str], out: Path | None, resume: Path | None) -> AbstractEvaluation | None:
-    """Make or resume one run, train it, score it and draw it; `None` in a process that is not the first."""
+    """Make or resume one run, train it, score it and draw it; of several processes, which give `None`, only train."""
     console = Console(quiet=not is_first_process())
     with _one_line_errors():
         if resume is not None:
@@ -79,7 +80,8 @@ def _fit_one(given: Sequence[str], out: Path | None, resume: Path | None) -> Abs
         if not runs.train(run, console):
             _say(console, f"stopped by a signal; go on with: nde fit --resume {run.folder}")
             raise typer.Exit(130)
-        if not is_first_process():
+        if is_one_of_several():  # what reads checkpoints waits for all processes
+            _say(console, f"trained; score and draw it, in one process, with: nde fit --resume {run.folder}")
             return None
         try:
             evaluation = _finish(console, run)

@@ -12,7 +12,7 @@ from nde.data import as_frame
 from nde.runs.folder import free_folder, prepare, Run, TABLE
 from nde.runs.training import train
 from nde.tasks import RunError, RunFailed
-from nde.train import first_says, is_first_process
+from nde.train import first_says, is_first_process, is_one_of_several
 
 
 def fit(
@@ -51,7 +51,7 @@ def fit(
         console.print(code.said(), soft_wrap=True, highlight=False, markup=False)
     if not train(run, console):
         raise RunFailed(f"stopped by a signal; go on with: nde fit --resume {run.folder}")
-    if is_first_process():
+    if not is_one_of_several():
         run.task.finish(run, run.problem)
     return run
 

@@ -44,6 +44,7 @@ from nde.train.processes import (
     any_says as any_says,
     first_says as first_says,
     is_first_process as is_first_process,
+    is_one_of_several as is_one_of_several,
     join_processes as join_processes,
 )
 from nde.train.starts import best_start as best_start, Tried as Tried

@@ -27,8 +27,7 @@ def join_processes() -> None:
         raise ValueError(f"{NUMBER} and {PLACE} must be whole numbers, but are {' and '.join(map(str, said))}.")
     number, place = (None if value is None else int(value) for value in said)
     try:
-        # The others wait at the end while the first scores and draws, for a day if need be.
-        jax.distributed.initialize(num_processes=number, process_id=place, shutdown_timeout_seconds=86400)
+        jax.distributed.initialize(num_processes=number, process_id=place)
     except ValueError as error:
         raise ValueError(
             f"--distributed: no cluster was found ({str(error).rstrip('.')}); set JAX_COORDINATOR_ADDRESS, {NUMBER} "
@@ -39,6 +38,11 @@ def join_processes() -> None:
 def is_first_process() -> bool:
     """Whether this is the process that writes and prints: the only one, or the first of several."""
     return jax.process_index() == 0
+
+
+def is_one_of_several() -> bool:
+    """Whether other processes train beside this one. Checkpoints are then read and written by all of them together."""
+    return jax.process_count() > 1
 
 
 def first_says(value: Value) -> Value:
