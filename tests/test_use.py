@@ -78,6 +78,9 @@ PUBLIC = {
     "ObservedODE": lambda: nde.ObservedODE(
         nde.NeuralODE(nde.MLPField(2, 4, 1, key=KEY)), None, nde.GaussianLikelihood(1), (0,)
     ),
+    "DesignField": lambda: nde.fields.DesignField(
+        nde.fields.lotka_volterra(), nde.MLPField(1, 4, 1, key=KEY), coefficients=["birth"], given={"w": (0, 1)}
+    ),
     "ContextFlow": lambda: nde.ContextFlow(nde.fields.ContextField(2, 3, 4, key=KEY), [[0, 1, 2]]),
     "ContextField": lambda: nde.fields.ContextField(2, 3, 4, key=KEY),
     "TaylorField": lambda: nde.fields.TaylorField(nde.fields.ContextField(2, 3, 4, key=KEY)),
