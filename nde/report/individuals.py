@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from nde.models import Population
 from nde.objectives import effects_posterior, series_codes
-from nde.report.population import Individuals
+from nde.report.population import Individuals, simulating
 from nde.report.scores import SampleForecast
 from nde.train import blame
 
@@ -91,7 +91,7 @@ def _drawn(
         standard = jax.random.normal(jax.random.fold_in(key, code), (count, len(mode)), mode.dtype)
 
         def draw(standard: Array) -> Array:
-            return model.locations(asked, inputs, mode + factor @ standard)[1:]
+            return simulating(model, inputs).locations(asked, inputs, mode + factor @ standard)[1:]
 
         return jax.lax.map(draw, standard)
 

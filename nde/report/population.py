@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from matplotlib.figure import Figure
 
-from nde.models import Population
+from nde.models import at_tolerance, Population
 from nde.objectives import posterior_mode
 from nde.report.figures import BLUE, GREY, ORANGE
 
@@ -121,7 +121,7 @@ def predictive_check(
     ts, values, mask, inputs = (_arrays(x) for x in data)
     effects_key, noise_key = jax.random.split(key)
     eta = jax.random.normal(effects_key, (repeats, len(ts), len(model.effects)), model.raw_spread.dtype)
-    located = np.asarray(_located(model, ts, inputs, eta))
+    located = np.asarray(_located(simulating(model, inputs), ts, inputs, eta))
     solved = np.isfinite(located).all((1, 2, 3))
     if not solved.any():
         raise ValueError("predictive_check: in each simulated data set an individual could not be solved; lower dt0.")
@@ -145,6 +145,19 @@ def predictive_check(
     centres = np.array([np.asarray(ts)[one.any(-1)].mean() for one in kept])
     failed = int((~solved).sum())
     return PredictiveCheck(centres, of(np.asarray(values)), low, middle, high, tuple(quantiles), failed)
+
+
+def simulating(model: Population, inputs: Any) -> Population:
+    """The model, solved to a tolerance: a drawn individual may be faster than the fixed steps of the fit can follow.
+
+    With doses that reset a state, which need a known grid, it stays as it is.
+    """
+    if inputs is not None and inputs.doses is not None and inputs.doses.resets is not None:
+        return model
+    return eqx.tree_at(lambda m: m.ode, model, at_tolerance(model.ode, TOLERANCE))
+
+
+TOLERANCE = 1e-4
 
 
 @eqx.filter_jit

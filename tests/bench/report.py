@@ -30,7 +30,7 @@ from report_linear import linear
 from report_matching import matching
 from report_models import fits, forecasts, regularisers, shooting
 from report_peers import peers
-from report_populations import doses, theophylline
+from report_populations import dose_studies, doses, interval_coverage, theophylline
 from report_signatures import signatures
 from report_solves import adjoints, engine, orders, sde
 
