@@ -174,3 +174,36 @@ def test_bad_populations_are_refused():
         Population(
             nde.NeuralODE(field), nde.GaussianLikelihood(1), ["rate"], observe=lambda t, y, p: y, start=jnp.ones(1)
         )
+
+
+def test_what_is_seen_may_be_infinite_where_no_value_is_and_gradients_are_those_of_the_rows_with_values():
+    """The logarithm of a concentration, in a row before the dose."""
+    field = nde.KnownField(lambda t, y, p: -p.rate * y, {"rate": nde.Parameter(0.5, log=True)})
+    model = Population(
+        nde.NeuralODE(field, steps_per_row=20, solver=nde.Bosh3()), nde.GaussianLikelihood(1, scale=0.3), ["rate"],
+        observe=lambda t, y, p: jnp.log(y), start=jnp.zeros(1),
+    )  # fmt: skip
+    inputs = Inputs(Doses([0.0], [8.0], [0], states=1))
+    mask = jnp.ones((4, 1), bool).at[0].set(False)
+    values = jnp.log(8.0) - 0.6 * TS[:, None]
+
+    @eqx.filter_jit
+    def both(curvature):
+        objective = LaplaceMarginal(8, curvature)
+        return eqx.filter_value_and_grad(lambda m: objective.log_marginal(m, (TS, values, mask, inputs)))(model)
+
+    for curvature in ("observed", "expected"):
+        value, gradient = both(curvature)
+        assert np.isfinite(value) and all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+        assert abs(float(gradient.ode.field.parameters["rate"].raw)) > 1e-3
+
+
+def test_a_saddle_is_no_mode():
+    class Saddle:
+        raw_spread = jnp.zeros(2)
+
+        def log_joint(self, individual, eta):
+            return jnp.sum(eta**2) * 0.5 * individual
+
+    found = LaplaceMarginal(1).log_marginal(Saddle(), 1.0)  # a minimum: two negative eigenvalues
+    assert float(found) == -np.inf

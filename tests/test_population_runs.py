@@ -110,6 +110,11 @@ def test_a_run_scores_individuals_held_out_and_predicts_new_ones_from_few_values
         (["data.test_after=2.0"], "whole individuals are held out"),
         (["model.parameters={rate=1.0}"], "no parameter varies between individuals"),
         (["model.random_inputs={own=0.3}"], "nothing reads 'own'"),
+        (
+            ["model.random_inputs={size=0.3}", "model.residual_states=['size']", "model.residual_inputs=['size']"],
+            "random_inputs: 'size' is also the name of a state",
+        ),
+        (["train.polish=2", "train.polish_method=lm"], "needs a sum of squares, which a population has not"),
         (["model.name=known"], "the model 'known' does not serve task = 'population'"),
         (["objective.curvature=other"], "objective.curvature"),
     ],

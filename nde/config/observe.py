@@ -99,7 +99,7 @@ class ObserveConfig(Section):
             if name not in NOISES:
                 raise ValueError(f"there is no noise '{name}'; there are {', '.join(NOISES)}")
         if self.noise == "log_normal" and not self.positive:
-            raise ValueError("noise = 'log_normal' needs positive = true")
+            raise ValueError("noise = 'log_normal' needs positive = true, or a table, { CHANNEL = 'log_normal' }")
         for channel in set(self.below) & set(self.above):
             if not self.below[channel] < self.above[channel]:
                 raise ValueError(

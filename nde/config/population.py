@@ -1,6 +1,6 @@
 """Individuals of one equation, with parameters that vary between them: `task = "population"`."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pydantic
 from pydantic import Field, PositiveInt
@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt
 from nde.config.dynamics import DynamicsConfig, DynamicsData, DynamicsTrain
 from nde.config.models import system_states
 from nde.config.sections import Section
+from nde.fields import parameter_values
 from nde.objectives import LaplaceMarginal
 
 
@@ -86,7 +87,12 @@ class PopulationConfig(DynamicsConfig):  # pyright: ignore[reportIncompatibleVar
             raise ValueError("observe.positive: a population is solved in its own units; leave it out")
         if not self.regularise.is_empty:
             raise ValueError("[regularise]: a population has no penalties; leave it out")
+        if self.train.polish and self.train.polish_method == "lm":
+            raise ValueError(
+                "train.polish_method = 'lm' needs a sum of squares, which a population has not; take lbfgs"
+            )
         for section in self.model:
+            self._check_random_inputs(section)
             solver = section.merged_solver(self.solver)
             if solver.rtol is not None or solver.atol is not None:
                 raise ValueError(
@@ -98,3 +104,15 @@ class PopulationConfig(DynamicsConfig):  # pyright: ignore[reportIncompatibleVar
         if states is not None and self.observe.states not in (None, states):
             raise ValueError(f"the states of the equation are {', '.join(states)}, but observe.states are others")
         return self
+
+    def _check_random_inputs(self, section: Any) -> None:
+        """Refuse a random input that is called like something else that a network or an equation reads."""
+        taken = {
+            "a state": section.named_states() or self.observe.states or (),
+            "a constant or a covariate": self.data.inputs_format().names(),
+            "a parameter": parameter_values(section.system()),
+        }
+        for name in section.random_inputs:
+            for what, names in taken.items():
+                if name in names:
+                    raise ValueError(f"random_inputs: '{name}' is also the name of {what}; give it another")

@@ -18,6 +18,7 @@ FIXED = (
     "regularise.penalties.end_time", "train.ema", "train.members", "train.polish", "train.polish_method",
     "train.validation_samples",
     "train.validation_series", "objective.name", "objective.shooting", "objective.segments", "objective.bootstrap",
+    "objective.curvature", "objective.iterations",
 )  # fmt: skip
 
 

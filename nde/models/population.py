@@ -141,10 +141,21 @@ class Population(eqx.Module):
         self, ts: Float[ArrayLike, " rows"], inputs: Inputs | None, eta: Float[ArrayLike, " effects"]
     ) -> Float[Array, "rows channels"]:
         """Where the values of an individual with these effects lie: $g$ along its solution. Zero effects: typical."""
+        return self._locations(ts, inputs, eta, None)
+
+    def _locations(self, ts: Any, inputs: Inputs | None, eta: Any, mask: Array | None) -> Array:
+        """The same; with a mask, rows without any value have a location of one and no derivative: what is observed may
+        be infinite there, as the logarithm of a concentration before the first dose."""
         ts, eta = as_floats(ts, eta)
         given = self._inputs(inputs, eta)
         ys = self._solve(ts, given)
-        return jax.vmap(lambda t, y: jnp.atleast_1d(self.observe(t, y, self._values(given, t))))(ts, ys)
+        if mask is not None:
+            seen = jnp.any(mask, axis=-1)
+            place = jnp.where(jnp.any(seen), jnp.argmax(seen), len(ts) - 1)
+            ys = jnp.where(seen[:, None], ys, ys[place][None])
+            ts = jnp.where(seen, ts, ts[place])
+        found = jax.vmap(lambda t, y: jnp.atleast_1d(self.observe(t, y, self._values(given, t))))(ts, ys)
+        return found if mask is None else jnp.where(mask, found, 1.0)
 
     def _solve(self, ts: Array, given: Inputs) -> Array:
         start = self.start(self._values(given, ts[0])) if callable(self.start) else self.start
@@ -157,8 +168,7 @@ class Population(eqx.Module):
     def log_joint(self, individual: Individual, eta: Float[Array, " effects"]) -> Float[Array, ""]:
         r"""$\log p(x_i \mid \eta) + \log p(\eta)$ of an individual: times, values, mask, inputs."""
         ts, values, mask, inputs = individual
-        # Where no value is, a location of zero, as before a dose, would be one without a law of proportional noise.
-        found = jnp.where(mask, self.locations(ts, inputs, eta), 1.0)
+        found = self._locations(ts, inputs, eta, mask)
         density = self.likelihood.log_prob(jnp.where(mask, values, 1.0).astype(found.dtype), found)
         return jnp.sum(jnp.where(mask, density, 0.0)) + self.log_prior(eta)
 
@@ -173,11 +183,11 @@ class Population(eqx.Module):
         ts, _, mask, inputs = individual
 
         def located(eta):
-            found = self.locations(ts, inputs, eta)
+            found = self._locations(ts, inputs, eta, mask)
             return found, found
 
         slope, found = jax.jacfwd(located, has_aux=True)(eta)
-        law, found = self.likelihood, jnp.where(mask, found, 1.0)
+        law = self.likelihood
         mean_slope = jax.jvp(law.mean, (found,), (jnp.ones_like(found),))[1]
         variance, change = jax.jvp(law.variance, (found,), (jnp.ones_like(found),))
         information = jnp.where(mask, mean_slope**2 / variance + 0.5 * (change / variance) ** 2, 0.0)

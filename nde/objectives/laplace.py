@@ -134,9 +134,10 @@ class LaplaceMarginal(eqx.Module):
         else:
             value, _, hessian = _derivatives(joint, mode)
             bend = -hessian
-        sign, log_det = jnp.linalg.slogdet(bend)
+        _, log_det = jnp.linalg.slogdet(bend)
+        is_maximum = jnp.all(jax.lax.stop_gradient(jnp.linalg.eigvalsh(bend)) > 0)
         half = 0.5 * mode.shape[0] * np.log(2 * np.pi)
-        return jnp.where(sign > 0, value + half - 0.5 * log_det, -jnp.inf)
+        return jnp.where(is_maximum, value + half - 0.5 * log_det, -jnp.inf)
 
 
 def posterior_mode(
@@ -156,15 +157,15 @@ def posterior_mode(
 
 def effects_posterior(
     model: MixedModel, individual: Any, *, iterations: int = 15
-) -> tuple[Float[Array, " effects"], Float[Array, "effects effects"]]:
+) -> tuple[Float[Array, " effects"], Float[Array, "effects effects"], Float[Array, ""]]:
     r"""Laplace's approximation of the law of an individual's effects given its values: $\hat\eta$, and $L$ with
-    $L L^\top = |H|^{-1}$, the absolute eigenvalues of the curvature.
+    $L L^\top = |H|^{-1}$, the absolute eigenvalues of the curvature; and the Newton decrement of `posterior_mode`.
 
     Without any value it is the law of the population. **Limits:** those of `posterior_mode`.
     """
-    mode, curvature, _ = _climb(model, individual, iterations)
+    mode, curvature, decrement = _climb(model, individual, iterations)
     sizes, axes = jnp.linalg.eigh(curvature)
-    return mode, axes / jnp.sqrt(jnp.abs(sizes))[None, :]
+    return mode, axes / jnp.sqrt(jnp.abs(sizes))[None, :], decrement
 
 
 def _climb(model: MixedModel, individual: Any, iterations: int) -> tuple[Array, Array, Array]:

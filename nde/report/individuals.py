@@ -19,16 +19,23 @@ from nde.train import blame
 class IndividualForecast(NamedTuple):
     """What `nde.report.individual_forecast` returns.
 
-    - `law`: of each value; `failed`: the share of each individual's draws that could not be solved, in whose place
-      others of its draws stand.
+    - `law`: of each value.
+    - `failed`: the share of each individual's draws that could not be solved, in whose place others of its draws stand.
+    - `decrement`: how far from its maximum the search for its effects ended, see `nde.objectives.posterior_mode`.
     """
 
     law: SampleForecast
     failed: Float[np.ndarray, " individuals"]
+    decrement: Float[np.ndarray, " individuals"]
 
     def marks(self) -> list[str]:
-        """What there is to say of the failed draws of each individual; an empty text where there were none."""
-        return [f"{100 * share:.0f} % of the draws could not be solved" if share else "" for share in self.failed]
+        """What there is to say of each individual's draws and search; an empty text where all went well."""
+        found = []
+        for share, decrement in zip(self.failed, self.decrement, strict=True):
+            draws = [f"{100 * share:.1g} % of the draws could not be solved"] if share else []
+            search = [] if decrement < FAR else ["the search for its effects did not end at a maximum"]
+            found.append(" and ".join([*draws, *search]))
+        return found
 
 
 def individual_forecast(
@@ -61,38 +68,44 @@ def individual_forecast(
     times, values, mask, inputs = (jax.tree.map(jnp.asarray, x) for x in data)
     asked = jnp.concatenate([times[:, :1], jnp.asarray(ts, times.dtype)], axis=1)
     shares = [max(1, len(part)) for part in np.array_split(np.arange(samples), len(models))]
-    members, draws, failed = [], [], np.zeros(len(times))
+    members, draws, failed, far = [], [], np.zeros(len(times)), np.zeros(len(times))
     for number, (model, share) in enumerate(zip(models, shares, strict=True)):
         effects_key, values_key = jax.random.split(jax.random.fold_in(key, number))
 
-        def solve(rows: np.ndarray, model=model, share=share, effects_key=effects_key) -> Array:
+        def solve(rows: np.ndarray, model=model, share=share, effects_key=effects_key) -> tuple[Array, Array]:
             one = jax.tree.map(lambda x: x[rows], (times, values, mask, inputs, asked, codes))
-            found = _drawn(model, one, share, effects_key)
-            good = jnp.all(jnp.isfinite(found), axis=(2, 3))
-            return eqx.error_if(found, ~jnp.all(jnp.any(good, axis=1)), "every solve of an individual failed")
+            found, decrement = _drawn(model, one, share, effects_key)
+            good = jnp.any(jnp.all(jnp.isfinite(found[:, :, -1]), axis=2), axis=1)
+            return eqx.error_if(found, ~jnp.all(good), "every solve of an individual failed"), decrement
 
-        located = np.array(blame(solve, np.arange(len(times)), [str(name) for name in series]))
-        for i, good in enumerate(np.asarray(np.isfinite(located).all((2, 3)))):
+        found, decrement = blame(solve, np.arange(len(times)), [str(name) for name in series])
+        located, far = np.array(found), np.fmax(far, np.asarray(decrement))
+        # What fails stays infinite to its end; a value alone, such as a logarithm at the start, may be so too.
+        for i, good in enumerate(np.asarray(np.isfinite(located[:, :, -1]).all(2))):
             failed[i] += (~good).sum() / samples
             located[i] = located[i][np.resize(np.flatnonzero(good), share)] if not good.all() else located[i]
         members.append((model.likelihood, located.swapaxes(0, 1)))
         draws.append(model.likelihood.sample(members[-1][1], series=series, key=values_key))
-    return IndividualForecast(SampleForecast(tuple(members), np.concatenate(draws)), failed)
+    return IndividualForecast(SampleForecast(tuple(members), np.concatenate(draws)), failed, far)
+
+
+FAR = 0.1
+"""A decrement, in standard deviations, from which on a search is said not to have ended at a maximum."""
 
 
 @eqx.filter_jit
 def _drawn(
     model: Population, individuals: tuple[Any, ...], count: int, key: PRNGKeyArray
-) -> Float[Array, "individuals count asked channels"]:
+) -> tuple[Float[Array, "individuals count asked channels"], Float[Array, " individuals"]]:
     """Locations `(individuals, count, asked, channels)`."""
 
     def one(ts, values, mask, inputs, asked, code):
-        mode, factor = effects_posterior(model, (ts, values, mask, inputs))
+        mode, factor, decrement = effects_posterior(model, (ts, values, mask, inputs))
         standard = jax.random.normal(jax.random.fold_in(key, code), (count, len(mode)), mode.dtype)
 
         def draw(standard: Array) -> Array:
             return simulating(model, inputs).locations(asked, inputs, mode + factor @ standard)[1:]
 
-        return jax.lax.map(draw, standard)
+        return jax.lax.map(draw, standard), decrement
 
     return jax.vmap(one)(*individuals)

@@ -122,9 +122,9 @@ def predictive_check(
     effects_key, noise_key = jax.random.split(key)
     eta = jax.random.normal(effects_key, (repeats, len(ts), len(model.effects)), model.raw_spread.dtype)
     located = np.asarray(_located(simulating(model, inputs), ts, inputs, eta))
-    solved = np.isfinite(located).all((1, 2, 3))
+    solved = (np.isfinite(located) | ~np.asarray(mask)[None]).all((1, 2, 3))
     if not solved.any():
-        raise ValueError("predictive_check: in each simulated data set an individual could not be solved; lower dt0.")
+        raise ValueError("predictive_check: in each simulated data set an individual could not be solved.")
     simulated = model.likelihood.sample(located[solved], series=[str(i) for i in range(len(ts))], key=noise_key)
     place = np.digitize(np.asarray(ts), edges) - 1
     kept = [np.asarray(mask) & (place == n)[..., None] for n in range(len(edges) - 1)]

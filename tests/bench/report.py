@@ -37,7 +37,7 @@ from report_solves import adjoints, engine, orders, sde
 SECTIONS: list[Callable[[], str]] = [engine, peers, sde, orders, adjoints, regularisers, forecasts, fits, shooting]
 SECTIONS += [cde_step, irregular, forecasters, matching, linear, signatures]
 SECTIONS += [samplers, diffusion_adjoints, adaptive_sampler, likelihood, flow_matching, reflow, to_flow]
-SECTIONS += [digits, contexts, doses, theophylline]
+SECTIONS += [digits, contexts, doses, theophylline, dose_studies, interval_coverage]
 SECTIONS += [white_dwarf, ignition]
 SECTIONS += [closed_forms, pushed_at_random, fit_steps]
 

@@ -71,27 +71,10 @@ def dose_studies() -> str:
 
 `python tests/bench/dose_studies.py`: phenobarbital in neonates (sparse doses), quinidine in the first ten days (by
 mouth, a protein in blood as covariate), remifentanil up to two hours (infusions); tables of R's nlme. One subject of
-five is held out; scores are per value, of subjects of whom no value is given, or the first. Populations are fitted by
-FOCE in {steps} steps, and the plain model is the same equation with the same parameters for all.
+five is held out; scores are per value, of subjects of whom no value is given, or the first, which is then not scored.
+Populations are fitted by FOCE in {steps} steps; the plain model is the same equation with the same parameters for all.
 
 {table(["study", "subjects", "model", "NLL", "RMSE", "in 50 %", "in 90 %", "RMSE, fitted"], lines)}"""
-
-
-def learned_absorption() -> str:
-    """Theophylline with a network beside first-order absorption."""
-    found = stored("learned_absorption")
-    lines = []
-    for name, folds in found["folds"].items():
-        for way in ("0 given", "2 given"):
-            mean = [sum(fold[way][key] for fold in folds) / len(folds) for key in ("NLL", "RMSE")]
-            each = ", ".join(f"{fold[way]['NLL']:.2f}" for fold in folds)
-            lines.append([name, way, f"{mean[0]:.3f}", f"{mean[1]:.3f}", each])
-    return f"""## Theophylline with a learned absorption
-
-`python tests/bench/learned_absorption.py`: populations of one compartment, four folds of three subjects held out,
-{found["steps"]} steps of FOCE. Scores are per value of subjects held out, of whom no value is given or two.
-
-{table(["absorption", "values", "NLL", "RMSE", "NLL of each fold"], lines)}"""
 
 
 def interval_coverage() -> str:

@@ -11,7 +11,7 @@ from nde.fields import named_parameters
 from nde.models import ObservedODE
 from nde.report import Criteria, Identifiability, Interval, intervals_text, Posterior, Profile
 from nde.tasks.base import OpenedRun, RunError
-from nde.tasks.dynamics.posterior import MOST_WEIGHTS, network_size, posterior
+from nde.tasks.dynamics.posterior import network_size, posterior
 from nde.tasks.dynamics.problem import DynamicsProblem
 
 MOST_SHOWN = 12
@@ -26,6 +26,7 @@ class Found:
     - `label`: what it is called; `level`: the probability within intervals; `network`: how many weights it has.
     - `intervals`: of parameters, scales of noise and starts; `identifiability`, `criteria`; `profiles`, by name.
     - `gained`: by how many nats the maximum is above where the training ended.
+    - `marginalised`: whether a network's weights are among the unknowns, or held as they were trained.
     """
 
     label: str
@@ -36,13 +37,13 @@ class Found:
     criteria: Criteria
     profiles: Mapping[str, Profile]
     gained: float
+    marginalised: bool = False
 
     def notes(self) -> list[str]:
         """What it says, a line each."""
         share = f"{100 * self.level:g} %"
-        held = "" if not self.network else (
-            ", the network's weights marginalised" if self.network <= MOST_WEIGHTS else ", the network's weights held"
-        )  # fmt: skip
+        weights = "marginalised" if self.marginalised else "held"
+        held = f", the network's weights {weights}" if self.network else ""
         notes = [f"{self.label}, {share} by Laplace{held}: {_shown(self.intervals)}"]
         if self.gained > STOPPED_SHORT and not self.network:
             notes.append(
@@ -54,7 +55,12 @@ class Found:
             told = intervals_text([profile.interval for profile in self.profiles.values()])
             held = ", the network's weights held" if self.network else ""
             notes.append(f"{self.label}, {share} by profile{held}: {told}")
-        return [*notes, f"{self.label}: {self.criteria.text()}"]
+        return [*notes, f"{self.label}: {self.criteria.text()}"] if self._counted else notes
+
+    @property
+    def _counted(self) -> bool:
+        """Whether the criteria count all that was fitted, which they do not if the weights of a network are held."""
+        return self.marginalised or not self.network
 
     def summary(self) -> dict[str, Any]:
         """The same as numbers, for `results.json`."""
@@ -66,8 +72,8 @@ class Found:
             "flat": [direction.weights for direction in self.identifiability.flat],
             "log_likelihood": self.criteria.log_likelihood,
             "free": self.criteria.free,
-            "aic": self.criteria.aic,
-            "bic": self.criteria.bic,
+            "aic": self.criteria.aic if self._counted else None,
+            "bic": self.criteria.bic if self._counted else None,
             "nats_short": self.gained,
         }
 
@@ -144,4 +150,5 @@ def _found(asked: Asked, label: str, fitted: Posterior, network: int) -> Found:
         criteria=fitted.criteria(),
         profiles={name: fitted.profile(name, level=level) for name in names},
         gained=fitted.gained,
+        marginalised=bool(fitted.density.weights),
     )

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from nde.config import DynamicsConfig
 from nde.fields import named_parameters, Parameter
-from nde.models import forward_mode, ObservedODE
+from nde.models import forward_mode, ObservedODE, Population
 from nde.report import Curve, LogDensity, Posterior
 from nde.tasks.base import RunError
 from nde.tasks.dynamics.noise import noise_numbers
@@ -47,7 +47,7 @@ def posterior(config: DynamicsConfig, problem: DynamicsProblem, model: ObservedO
     return Posterior(partial(log_density, config, problem, model, weights=weights))
 
 
-def network_size(model: ObservedODE) -> int:
+def network_size(model: ObservedODE | Population) -> int:
     """How many weights the model's field has beside its named parameters."""
     named = [parameter.raw for parameter in named_parameters(model.ode.field).values()]
     every, some = (jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)) for tree in (model.ode.field, named))

@@ -34,6 +34,8 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     if config.observe.start == "learned":
         models = [_starting_as(config, model, panel, asked) for model in models]
     settings = config.evaluate.model_copy(update={"samples": max(20, asked.samples)})
+    # A series that can not be solved is an error here, named, and no row of NaN.
+    config = config.model_copy(update={"train": config.train.model_copy(update={"failed": "stop"})})
     law = forecast(config.model_copy(update={"evaluate": settings}), problem, models)
     draws = law.draws[np.arange(asked.samples) * len(law.draws) // asked.samples]
     log = config.observe.log_noise
@@ -69,6 +71,11 @@ def asked_problem(config: DynamicsConfig, asked: Prediction) -> DynamicsProblem:
     if log and (panel.values[panel.mask] <= 0).any():
         raise RunError(f"{asked.source}: the noise of the run is log-normal, but some values are not positive.")
     values = np.log(np.where(panel.mask, panel.values, 1.0)) if log else panel.values
+    if config.observe.positive and not log and (panel.values[panel.mask] <= 0).any():
+        raise RunError(f"{asked.source}: observe.positive needs positive values, but some are not.")
+    if config.observe.start == "first_row" and inputs is not None and (panel.times[:, 0] > 0).any():
+        name = panel.ids[int((panel.times[:, 0] > 0).argmax())]
+        raise RunError(f"{asked.source}: a dose of series {name} lies before its first row, in which it starts.")
     if config.observe.start == "first_row" and not panel.mask[:, 0].all():
         name = panel.ids[int((~panel.mask[:, 0].all(-1)).argmax())]
         raise RunError(
@@ -91,7 +98,8 @@ def _starting_as(config: DynamicsConfig, model: ObservedODE, panel: Panel, asked
     order = np.array([numbers[name] for name in panel.ids])
     count = np.arange(len(order))
     here, there = (p.keys(rows, 0 * rows, as_text=False)[1] for p, rows in ((panel, count), (own, order)))
-    late = np.flatnonzero(np.asarray(here) != np.asarray(there))
+    moved = ~np.isclose(panel.times[:, 0], own.times[order, 0])  # since the first of rows and doses
+    late = np.flatnonzero((np.asarray(here) != np.asarray(there)) | moved)
     if len(late):
         at = int(late[0])
         raise RunError(

@@ -65,7 +65,7 @@ def bin_edges(data: Individuals, bins: int) -> list[float]:
 def plot_individuals(model: Population, problem: DynamicsProblem, shown: Individuals, time: str) -> Figure:
     """Of some individuals, held-out ones first, what is predicted with their own effects and with the typical ones."""
     panel = problem.panel
-    held = np.flatnonzero(problem.test.any((1, 2)))
+    held = np.flatnonzero((problem.test & ~problem.fit).any((1, 2)))
     order = [*held, *(i for i in problem.series if i not in set(held.tolist()))][:MAX_INDIVIDUALS]
     some = jax.tree.map(lambda x: np.asarray(x)[np.array(order)], shown)
     fine = np.linspace(some[0][:, 0], panel.times[np.array(order)].max(1), 120, axis=1).astype(some[0].dtype)
@@ -87,7 +87,7 @@ def plot_individuals(model: Population, problem: DynamicsProblem, shown: Individ
         axes, who = grid.ravel()[n], order[i]
         axes.plot(times[i], fits.population[i, :, c], color=GREY, lw=1.2, ls="--", label="typical")
         axes.plot(times[i], fits.individual[i, :, c], color=BLUE, lw=1.4, label="own effects")
-        seen, given = panel.mask[who, :, c], problem.test[who, :, c]
+        seen, given = panel.mask[who, :, c], problem.test[who, :, c] & ~problem.fit[who, :, c]
         axes.plot(panel.times[who][seen & ~given], problem.values[who, :, c][seen & ~given], "o", color="black", ms=3)
         axes.plot(
             panel.times[who][seen & given], problem.values[who, :, c][seen & given], "o", color=ORANGE, mfc="w", ms=3.5

@@ -19,7 +19,16 @@ from nde.report import (
     SampleForecast,
 )
 from nde.tasks.base import member_key, OpenedRun, RunError, TableEvaluation
-from nde.tasks.dynamics import baseline_means, baselines, DynamicsProblem, Found, found_of, method_row, parameter_notes
+from nde.tasks.dynamics import (
+    baseline_means,
+    baselines,
+    DynamicsProblem,
+    Found,
+    found_of,
+    method_row,
+    network_size,
+    parameter_notes,
+)
 from nde.tasks.population.posterior import posterior
 from nde.tasks.population.training import individuals, validation_score
 
@@ -44,9 +53,7 @@ def evaluate(run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
     data = individuals(config, problem, shown)
     forecasts = {label: forecast_of(config, problem, members, data) for label, members in models.items()}
     laws = {label: each.law for label, each in forecasts.items()}
-    # of individuals that were fitted the last value is the one that is scored
-    simple = {name: law for name, law in baselines(problem).items() if config.data.folds > 1 or name == "mean"}
-    every: dict[str, AbstractForecast] = {**simple, **laws}
+    every: dict[str, AbstractForecast] = {"mean": baselines(problem)["mean"], **laws}
     means = baseline_means(problem)
     for label, members in models.items():
         fits = np.mean([individual_fits(model, data).individual for model in members], axis=0)
@@ -130,8 +137,16 @@ def _fit_score(config: PopulationConfig, problem: DynamicsProblem, model: Popula
 
 
 def _asked(config: PopulationConfig, problem: DynamicsProblem, models: dict[str, list[Population]]) -> dict[str, Found]:
-    names = {label: list(named_parameters(members[0].ode.field)) for label, members in models.items()}
-    return found_of(config.evaluate, names, lambda label: posterior(config, problem, models[label][0]))
+    names = {
+        label: [name for name, each in named_parameters(members[0].ode.field).items() if not each.fixed]
+        for label, members in models.items()
+    }
+    return found_of(
+        config.evaluate,
+        names,
+        lambda label: posterior(config, problem, models[label][0]),
+        lambda label: network_size(models[label][0]),
+    )
 
 
 def effect_notes(label: str, model: Population, data: Individuals, problem: DynamicsProblem) -> list[str]:

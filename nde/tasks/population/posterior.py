@@ -88,7 +88,9 @@ def _unknowns(model: Population, channels: tuple[str, ...]) -> tuple[list[str], 
         arrays.append(model.raw_correlation)
         rows, columns = np.tril_indices(len(model.effects), -1)
         pairs = zip(rows, columns, strict=True)
-        names += [f"correlation of {model.effects[i]} and {model.effects[j]}" for i, j in pairs]
+        # Of three effects or more a correlation depends on several coordinates, of which intervals know nothing.
+        what = "correlation" if len(model.effects) == 2 else "Cholesky factor's coordinate"
+        names += [f"{what} of {model.effects[i]} and {model.effects[j]}" for i, j in pairs]
     for found in noise_numbers(model.likelihood, channels):
         arrays.append(found.raw)
         names += found.names
@@ -101,6 +103,6 @@ def _in_own_units(model: Population, channels: tuple[str, ...]) -> list[Array]:
     found = [each.value for each in named.values() if each.raw is not None]
     found.append(jnp.exp(model.raw_spread))
     if model.raw_correlation is not None:
-        spread = jnp.sqrt(jnp.diagonal(model.covariance))
-        found.append((model.covariance / spread[:, None] / spread[None, :])[np.tril_indices(len(model.effects), -1)])
+        raw = model.raw_correlation
+        found.append(raw / jnp.sqrt(1 + raw**2) if len(model.effects) == 2 else raw)
     return [*found, *(each.value for each in noise_numbers(model.likelihood, channels))]

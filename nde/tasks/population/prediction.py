@@ -34,6 +34,6 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     draws = found.law.sample(asked.samples, series=panel.ids, key=member_key(config, 0, "forecasts"))
     none = np.zeros(len(panel.channels), bool)
     marks = None
-    if found.failed.any():
+    if any(found.marks()):
         marks = np.broadcast_to(np.array(found.marks(), object)[:, None, None], panel.values.shape)
     return prediction_table(config.data, panel, draws, asked, log=none, marks=marks)
