@@ -144,5 +144,8 @@ def test_a_run_predicts_series_of_a_table_from_what_is_given_to_them(config, tmp
     exact = 8 * np.exp(-1.5 * rate * np.array([3.0, 4.0])) + 4 * np.exp(-1.5 * rate * np.array([1.0, 2.0]))
     assert found["time"].to_list() == [3.0, 4.0]
     np.testing.assert_allclose(found["mean"], exact, atol=0.05)
+    alone = asked.filter(pl.col("amt").is_not_null()).with_columns(id=pl.lit("w"))  # doses and nothing else
+    found = run.predict(pl.concat([asked, alone]), samples=200)
+    assert found.filter(pl.col("id") == "w")["time"].to_list() == [0.0, 2.0]
     with pytest.raises(TableError, match="no column 'fast'"):
         run.predict(asked.drop("fast"))

@@ -133,6 +133,43 @@ def test_an_unknown_at_its_bound_is_said_to_be_there_and_moves_no_other():
     assert list(found.identifiability().directions[0].weights) == ["v"]
 
 
+@pytest.mark.parametrize("start", [-1.2, -5.0, -14.0])
+def test_an_unknown_is_at_its_bound_wherever_its_search_began_and_its_profile_ends_where_the_loss_says(start):
+    """exp(x) >= 0 with the loss 50 exp(2 x): the deviance of 90 % is reached at the root of 2.7055 / 100."""
+
+    def loss(x):
+        return 50 * jnp.exp(2 * x[0]) + 0.5 * x[1] ** 2
+
+    def curve(x):
+        bend = jax.hessian(loss)(x)
+        return Curve(loss(x), jax.grad(loss)(x), bend, jnp.zeros((2, 2)))
+
+    density = LogDensity(
+        ("spread", "y"), ("spread", "y"), (), jnp.array([start, 0.3]), lambda x: -loss(x),
+        lambda x: jnp.stack([jnp.exp(x[0]), x[1]]), curve, 3,
+    )  # fmt: skip
+    found = Posterior(lambda: density)
+    assert found.at_bound() == ["spread"]
+    interval = found.profile("spread").interval
+    assert not interval.open_above and interval.low < 1e-3
+    np.testing.assert_allclose(interval.high, np.sqrt(stats.chi2.ppf(0.9, 1) / 100), rtol=0.02)
+    y = found.profile("y").interval
+    np.testing.assert_allclose([y.low, y.high], stats.norm.ppf(0.95) * np.array([-1, 1]), atol=0.03)
+    drawn = found.draws(200, key=jax.random.key(0))
+    assert np.ptp(drawn[:, 0]) < 1e-3 and drawn[:, 1].std() > 0.8
+
+
+def test_what_runs_to_infinity_or_is_not_seen_is_at_no_bound():
+    def made(loss, transform):
+        def curve(x):
+            return Curve(loss(x), jax.grad(loss)(x), jnp.abs(jax.hessian(loss)(x)), jnp.zeros((1, 1)))
+
+        return Posterior(lambda: LogDensity(("x",), ("x",), (), jnp.ones(1), lambda x: -loss(x), transform, curve, 3))
+
+    assert made(lambda x: jnp.sum(jnp.exp(-x)), jnp.exp).at_bound() == []  # better the larger, without an end
+    assert made(lambda x: jnp.sum(0 * x), jnp.exp).at_bound() == []
+
+
 def _deviance_at(z):
     """Twice by how much the loss of the test above rises from z = 0, v being fitted anew."""
 
@@ -309,6 +346,10 @@ def test_a_prior_counts_with_the_jacobian_of_its_transform_and_a_fixed_parameter
     np.testing.assert_allclose(bayes(at) - plain(at), added, rtol=1e-8)
     tight = posterior(config, problem, model_of(config, lambda t, y, p: -p.a * y, {
         "a": nde.Parameter(0.5, lower=0.0, prior=nde.fields.LogNormalPrior(0.7, 1e-3))}))  # fmt: skip
+    plain = posterior(config, problem, model_of(config, lambda t, y, p: -p.a * y, {
+        "a": nde.Parameter(0.5, lower=0.0)}))  # fmt: skip
+    # the likelihood alone, which is lower where a prior pulls
+    assert plain.criteria().log_likelihood - 0.5 < tight.criteria().log_likelihood < plain.criteria().log_likelihood
     a = tight.intervals()[0]
     np.testing.assert_allclose([a.low, a.high], 0.7 * np.exp(1.645e-3 * np.array([-1, 1])), rtol=2e-4)
 

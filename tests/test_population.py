@@ -12,6 +12,7 @@ from nde.models import known_parameters, Population
 from nde.objectives import LaplaceMarginal, posterior_mode
 from nde.paths import Doses, Inputs
 from nde.report import individual_fits, plot_predictive_check, predictive_check, weighted_residuals
+from nde.report.population import replaced
 
 TS, SEEN = jnp.array([0.0, 1.0, 2.5, 4.0]), jnp.ones((4, 1), bool).at[2].set(False)
 NUMERICS = {"steps_per_row": 2, "solver": nde.Midpoint()}
@@ -142,7 +143,7 @@ def test_check_is_drawn_with_its_bands_and_the_values():
     figure = plot_predictive_check(check, data, names=["level"], time="time (h)")
     (axes,) = figure.axes
     assert len(axes.collections) == 3 and axes.get_xlabel() == "time (h)" and axes.get_ylabel() == "level"
-    assert [text.get_text() for text in axes.texts] == ["5%", "50%", "95%"]
+    assert [text.get_text() for text in axes.texts] == ["5%", "50%", "95%"] and check.failed == 0
     with pytest.raises(ValueError, match="no value between the times 5.0 and 6.0"):
         predictive_check(model, data, edges=[-0.5, 5.0, 6.0], key=jax.random.key(0))
 
@@ -196,6 +197,15 @@ def test_what_is_seen_may_be_infinite_where_no_value_is_and_gradients_are_those_
         value, gradient = both(curvature)
         assert np.isfinite(value) and all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
         assert abs(float(gradient.ode.field.parameters["rate"].raw)) > 1e-3
+
+
+def test_draws_that_failed_are_replaced_by_others_of_the_same_individual():
+    located = np.arange(12.0).reshape(4, 3)[..., None, None] * np.ones((1, 1, 2, 1))
+    solved = np.array([[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 0, 0]], bool)
+    found = replaced(located, solved)[:, :, 0, 0]
+    np.testing.assert_array_equal(found[:, 0], [0, 3, 6, 9])
+    np.testing.assert_array_equal(found[:, 1], [4, 4, 7, 7])
+    np.testing.assert_array_equal(found[:, 2], [8, 8, 8, 8])
 
 
 def test_a_saddle_is_no_mode():

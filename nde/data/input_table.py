@@ -57,7 +57,11 @@ def read_panel_with_inputs(
     ids, times = read_names(table, layout.id), read_times(table, layout)
     kept, layout = table, replace(layout, channels=layout.channels or _channels(table, layout, inputs, states or ()))
     if own and doses is not None:
-        kept = table.only(~is_dose(table, doses, layout) | _observes(table, layout))
+        keep = ~is_dose(table, doses, layout) | _observes(table, layout)
+        if not require_values:  # who has doses alone is asked for at their times
+            others = set(np.asarray(ids)[keep])
+            keep |= np.array([name not in others for name in ids])
+        kept = table.only(keep)
     panel = panel_of(kept, layout, require_values=require_values)
     rows = None
     states = tuple(states or panel.channels)

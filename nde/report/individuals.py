@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from nde.models import Population
 from nde.objectives import effects_posterior, series_codes
-from nde.report.population import Individuals, simulating
+from nde.report.population import Individuals, replaced, simulating
 from nde.report.scores import SampleForecast
 from nde.train import blame
 
@@ -79,12 +79,11 @@ def individual_forecast(
             return eqx.error_if(found, ~jnp.all(good), "every solve of an individual failed"), decrement
 
         found, decrement = blame(solve, np.arange(len(times)), [str(name) for name in series])
-        located, far = np.array(found), np.fmax(far, np.asarray(decrement))
+        located, far = np.asarray(found).swapaxes(0, 1), np.fmax(far, np.asarray(decrement))
         # What fails stays infinite to its end; a value alone, such as a logarithm at the start, may be so too.
-        for i, good in enumerate(np.asarray(np.isfinite(located[:, :, -1]).all(2))):
-            failed[i] += (~good).sum() / samples
-            located[i] = located[i][np.resize(np.flatnonzero(good), share)] if not good.all() else located[i]
-        members.append((model.likelihood, located.swapaxes(0, 1)))
+        solved = np.asarray(np.isfinite(located[:, :, -1]).all(2))
+        failed += (~solved).sum(0) / samples
+        members.append((model.likelihood, replaced(located, solved)))
         draws.append(model.likelihood.sample(members[-1][1], series=series, key=values_key))
     return IndividualForecast(SampleForecast(tuple(members), np.concatenate(draws)), failed, far)
 

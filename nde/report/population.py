@@ -86,7 +86,8 @@ class PredictiveCheck(NamedTuple):
     - `centres`: `(bins,)`, the mean time of the values of each.
     - `observed`, `low`, `middle`, `high`: `(quantiles, bins, channels)`.
     - `quantiles`: which.
-    - `failed`: how many of the simulated data sets had an individual that could not be solved, and were left out.
+    - `failed`: the share of all draws of individuals that could not be solved, in whose place others of the same
+      individual stand.
     """
 
     centres: np.ndarray
@@ -95,7 +96,7 @@ class PredictiveCheck(NamedTuple):
     middle: np.ndarray
     high: np.ndarray
     quantiles: tuple[float, ...]
-    failed: int = 0
+    failed: float = 0.0
 
 
 def predictive_check(
@@ -114,7 +115,7 @@ def predictive_check(
     **Arguments:** `edges`: of the bins, increasing; a value outside them is in none. `quantiles`: of the values;
     `band`: the share of the simulated quantiles between `low` and `high`.
 
-    **Raises:** `ValueError` for a bin in which a channel has no value, or if no data set could be simulated.
+    **Raises:** `ValueError` for a bin in which a channel has no value, or if no draw of an individual could be solved.
 
     **Source:** Holford, *The visual predictive check*, PAGE 14, 2005.
     """
@@ -122,10 +123,11 @@ def predictive_check(
     effects_key, noise_key = jax.random.split(key)
     eta = jax.random.normal(effects_key, (repeats, len(ts), len(model.effects)), model.raw_spread.dtype)
     located = np.asarray(_located(simulating(model, inputs), ts, inputs, eta))
-    solved = (np.isfinite(located) | ~np.asarray(mask)[None]).all((1, 2, 3))
-    if not solved.any():
-        raise ValueError("predictive_check: in each simulated data set an individual could not be solved.")
-    simulated = model.likelihood.sample(located[solved], series=[str(i) for i in range(len(ts))], key=noise_key)
+    solved = np.asarray((np.isfinite(located) | ~np.asarray(mask)[None]).all((2, 3)))
+    if not solved.any(0).all():
+        raise ValueError("predictive_check: of an individual no draw could be solved.")
+    located = replaced(located, solved)
+    simulated = model.likelihood.sample(located, series=[str(i) for i in range(len(ts))], key=noise_key)
     place = np.digitize(np.asarray(ts), edges) - 1
     kept = [np.asarray(mask) & (place == n)[..., None] for n in range(len(edges) - 1)]
     for n, one in enumerate(kept):
@@ -143,8 +145,16 @@ def predictive_check(
     drawn = np.stack([of(one) for one in simulated])
     low, middle, high = np.quantile(drawn, [(1 - band) / 2, 0.5, (1 + band) / 2], axis=0)
     centres = np.array([np.asarray(ts)[one.any(-1)].mean() for one in kept])
-    failed = int((~solved).sum())
+    failed = float((~solved).mean())
     return PredictiveCheck(centres, of(np.asarray(values)), low, middle, high, tuple(quantiles), failed)
+
+
+def replaced(located: np.ndarray, solved: np.ndarray) -> np.ndarray:
+    """Draws `(draws, individuals, …)`, those that could not be solved replaced by others of the same individual."""
+    order = np.argsort(~solved, axis=0, kind="stable")  # solved ones first
+    place = np.arange(len(solved))[:, None] % solved.sum(0)[None]
+    chosen = np.where(solved, np.arange(len(solved))[:, None], np.take_along_axis(order, place, axis=0))
+    return located[chosen, np.arange(located.shape[1])[None]]
 
 
 def simulating(model: Population, inputs: Any) -> Population:
@@ -174,7 +184,7 @@ def plot_predictive_check(check: PredictiveCheck, data: Individuals, *, names: S
     channels = check.observed.shape[-1]
     figure = Figure(figsize=(5.2 * channels, 3.6), layout="constrained")
     if check.failed:
-        figure.suptitle(f"{check.failed} simulated data sets could not be solved and are left out", fontsize=9)
+        figure.suptitle(f"{100 * check.failed:.1g} % of the individuals drawn could not be solved", fontsize=9)
     for c, axes in enumerate(figure.subplots(1, channels, squeeze=False)[0]):
         for q, level in enumerate(check.quantiles):
             colour = ORANGE if abs(level - 0.5) < 1e-9 else BLUE

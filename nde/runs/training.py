@@ -43,7 +43,10 @@ def train(run: Run, console: Console) -> bool:
         return first_says(float(score(model)))
 
     with Interrupt() as interrupt:
-        stop = lambda: any_says(interrupt.asked)  # noqa: E731
+
+        def stop() -> bool:
+            return any_says(interrupt.asked)
+
         for member in config.members():
             reason = _train_member(run, member, update, validate, console, stop)
             if reason == "interrupted":

@@ -15,13 +15,14 @@ class Curve(eqx.Module):
     - `gradient`: $\partial\ell/\partial\theta$, exact.
     - `curvature`: a positive semi-definite $H \approx \partial^2\ell/\partial\theta^2$: the generalised Gauss-Newton
       matrix, which is the Fisher information where the law of the values is normal around what is solved.
-    - `prior`: what of the curvature is a prior's.
+    - `prior`: what of the curvature is a prior's; `prior_loss`: what of the loss is.
     """
 
     loss: Float[Array, ""]
     gradient: Float[Array, " size"]
     curvature: Float[Array, "size size"]
     prior: Float[Array, "size size"]
+    prior_loss: Float[Array, ""] | float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from scipy import stats
 
+from nde.report.inference.bounds import OPEN
 from nde.report.inference.density import LogDensity
 
 
@@ -38,11 +39,6 @@ class Interval:
         low = "open" if self.open_below else f"{self.low:.4g}"
         high = "open" if self.open_above else f"{self.high:.4g}"
         return f"{self.name} {self.value:.4g} ({low} to {high})"
-
-
-OPEN = 1e3
-"""Half a width, of the coordinate without bounds, from which on an interval is called open: of the logarithm of a rate
-it is a factor of 1e434."""
 
 
 def laplace_intervals(

@@ -1,6 +1,7 @@
 """The maximum of a log density, by Levenberg-Marquardt."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import equinox as eqx
 import jax
@@ -67,15 +68,16 @@ def maximise(
     """
     size, dtype = start.shape[0], start.dtype
     moves = jnp.ones(size, dtype) if free is None else free.astype(dtype)
-    nothing = jnp.zeros((size, size), dtype)
+    nothing, zero = jnp.zeros((size, size), dtype), jnp.zeros((), dtype)
     # The first trial is the start itself, against a loss of infinity: so the loss is compiled once, in the loop.
     first = _State(
-        start, Curve(jnp.asarray(jnp.inf, dtype), jnp.zeros(size, dtype), nothing, nothing), start,
+        start, Curve(zero + jnp.inf, jnp.zeros(size, dtype), nothing, nothing, zero), start,
         jnp.asarray(1e-2, dtype), jnp.asarray(False), jnp.asarray(jnp.inf, dtype), jnp.asarray(0),
     )  # fmt: skip
 
     def body(state: _State) -> _State:
         new = curve(state.trial)
+        new = replace(new, prior_loss=jnp.asarray(new.prior_loss, dtype))
         better = new.loss < state.curve.loss  # of a loss that is no number, false
         best = jnp.where(better, state.trial, state.best)
         kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, state.curve)

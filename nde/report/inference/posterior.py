@@ -10,9 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from nde.report.inference.bounds import edges
 from nde.report.inference.density import LogDensity
 from nde.report.inference.information import Identifiability, identifiability
-from nde.report.inference.laplace import Criteria, effective_number, Interval, laplace_draws, laplace_intervals
+from nde.report.inference.laplace import (
+    covariance,
+    Criteria,
+    effective_number,
+    Interval,
+    laplace_draws,
+    laplace_intervals,
+)
 from nde.report.inference.maximum import maximise, Optimum
 from nde.report.inference.profiles import Profile, profile
 
@@ -74,51 +82,45 @@ class Posterior:
         ]  # fmt: skip
 
     def at_bound(self) -> list[str]:
-        """Unknowns that have gone to a bound of theirs: in their own units their coordinate moves them no more."""
-        with jax.enable_x64(True):
-            transform, position = self.density.transform, self.optimum.position
-            here, start = (np.asarray(transform(x)) for x in (position, self.density.initial_vector))
-            moved = np.asarray(transform(position + 1.0)) - np.asarray(transform(position - 1.0))
-            stuck = np.abs(moved) < 1e-6 * np.maximum(np.abs(here), np.abs(start))
-            return [name for name, at in zip(self.density.names, stuck, strict=True) if at]
+        """Unknowns that are best at a bound of theirs: see `nde.report.inference.bounds`."""
+        return [name for name, at in zip(self.density.names, self._edges[1], strict=True) if at]
 
     def identifiability(self) -> Identifiability:
-        """Which combinations of the parameters the data determine: see `nde.report.identifiability`."""
+        """Which combinations of the parameters the data determine, apart from what priors say: see
+        `nde.report.identifiability`."""
         with jax.enable_x64(True):
             density, position, curve = self.density, self.optimum.position, self.optimum.curve
             values, slopes = jax.jvp(density.transform, (position,), (jnp.ones_like(position),))
             bound = self.at_bound()
             asked = [name for name in density.parameters if name not in bound]
-            return identifiability(density.names, values, slopes, curve.curvature, parameters=asked)
+            free = self._moves[:, None] & self._moves  # weights are nothing without their prior
+            data = curve.curvature - jnp.where(free, curve.prior, 0.0)
+            return identifiability(density.names, values, slopes, data, parameters=asked)
 
     def profile(self, name: str, *, level: float = 0.9) -> Profile:
         """The profile likelihood of one unknown: see `nde.report.profile`. A network's weights are held."""
         with jax.enable_x64(True):
-            bound = np.array([each in self.at_bound() for each in self.density.names])
             moves = jnp.asarray(self._moves)
-
-            def refit(start: Array, free: Array) -> Optimum:
-                found = self._refit(start, free & moves)
-                if not (bound & np.asarray(free)).any():
-                    return found
-                # From its bound an unknown has no gradient to come back by: once more, from where the fit had it.
-                inside = jnp.where(jnp.asarray(bound) & free, self.density.initial_vector, start)
-                other = self._refit(inside, free & moves)
-                return min(found, other, key=lambda each: float(jnp.nan_to_num(each.curve.loss, nan=jnp.inf)))
-
-            return profile(self.density, self.optimum, name, refit, level=level, still=bound)
+            inside, _ = self._edges
+            return profile(
+                self.density, self.optimum, name, lambda x, free: self._refit(x, free & moves), level=level,
+                inside=inside,
+            )  # fmt: skip
 
     def criteria(self) -> Criteria:
         """AIC and BIC; with weights among the unknowns, of the effective number of what is fitted."""
         with jax.enable_x64(True):
             curve, density = self.optimum.curve, self.density
             free = effective_number(curve.curvature, curve.prior) if density.weights else float(len(density.names))
-            return Criteria(-float(curve.loss), free, density.count)
+            return Criteria(float(curve.prior_loss) - float(curve.loss), free, density.count)
 
     def draws(self, count: int, *, key: PRNGKeyArray) -> Float[np.ndarray, "count size"]:
-        """Draws of Laplace's approximation, in the coordinates without bounds."""
+        """Draws of Laplace's approximation, in the coordinates without bounds; an unknown at its bound stays there."""
         with jax.enable_x64(True):
-            return np.asarray(laplace_draws(self.optimum.position, self.optimum.curve.curvature, count, key=key))
+            curvature, held = np.array(self.optimum.curve.curvature), self._edges[1]
+            curvature[held], curvature[:, held] = 0.0, 0.0
+            curvature[held, held] = HELD
+            return np.asarray(laplace_draws(self.optimum.position, curvature, count, key=key))
 
     @property
     def gained(self) -> float:
@@ -130,8 +132,20 @@ class Posterior:
         return np.array([name not in self.density.weights for name in self.density.names])
 
     @cached_property
+    def _edges(self) -> tuple[Array, np.ndarray]:
+        with jax.enable_x64(True):
+            loss = jax.jit(lambda x: -self.density(x))
+            deviations = np.sqrt(np.diagonal(covariance(self.optimum.curve.curvature)))
+            deviations = np.where(self._moves, deviations, 0.0)
+            return edges(self.density, loss, self.optimum.position, deviations)
+
+    @cached_property
     def _refit(self) -> Callable[[Array, Array], Optimum]:
         return jax.jit(lambda start, free: maximise(self.density.curve, start, free))
+
+
+HELD = 1e12
+"""The curvature of what is not drawn."""
 
 
 def intervals_text(intervals: Sequence[Interval]) -> str:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from scipy import stats
 
 from nde.report.figures import BLUE, GREY
+from nde.report.inference.bounds import OPEN
 from nde.report.inference.density import LogDensity
 from nde.report.inference.laplace import covariance, Interval
 from nde.report.inference.maximum import Optimum
@@ -44,7 +45,7 @@ def profile(
     *,
     level: float = 0.9,
     step: float = 0.4,
-    still: Bool[np.ndarray, " size"] | None = None,
+    inside: Float[Array, " size"] | None = None,
 ) -> Profile:
     r"""The profile of a named unknown, out from the maximum to where the deviance exceeds $\chi^2_1$'s quantile.
 
@@ -53,7 +54,8 @@ def profile(
 
     **Arguments:** `optimum`: the maximum; `refit`: a maximisation with some coordinates held, mostly a compiled
     `nde.report.maximise`; `level`: of the interval; `step`: of the grid, in standard deviations of Laplace's
-    approximation, and growing by a quarter each time; `still`: unknowns that no line moves, for they are at a bound.
+    approximation, and growing by a quarter each time; `inside`: the maximum with unknowns that are at a bound at their
+    edges (`nde.report.inference.bounds`), which no line moves; the maximum itself if `None`.
 
     **Raises:** `ValueError` for a name that does not exist, or a level that does not lie between 0 and 1.
 
@@ -68,20 +70,17 @@ def profile(
     place, threshold = density.index(name), float(stats.chi2.ppf(level, 1))
     spread = covariance(optimum.curve.curvature)
     deviation = np.sqrt(spread[place, place])
-    known = deviation < LARGEST_DEVIATION
+    known = deviation < OPEN
     along = spread[:, place] / spread[place, place] if known else np.eye(len(spread))[place]
-    if still is not None:
-        along = np.where(still & (np.arange(len(along)) != place), 0.0, along)
+    inside = optimum.position if inside is None else inside
+    outward = np.sign(np.asarray(optimum.position - inside))
+    along = np.where((outward != 0) & (np.arange(len(along)) != place), 0.0, along)
     first = step * (deviation if known else 1.0)
-    at_bound = still is not None and bool(still[place])
 
     def side(sign: int) -> _Side:
-        away = float(optimum.position[place] - density.initial_vector[place])
-        if at_bound and sign * away > 0:
+        if sign == outward[place]:  # the bound itself
             return _Side([], float(optimum.position[place]), False)
-        inside = density.initial_vector[place] + np.copysign(FAR_OUT, away)
-        origin = optimum.position.at[place].set(inside) if at_bound else optimum.position
-        return _walk(optimum, refit, place, sign * first, along, threshold, origin)
+        return _walk(optimum, refit, place, sign * first, along, threshold, inside)
 
     sides = [side(sign) for sign in (-1, 1)]
     points = [*reversed(sides[0].points), (optimum.position, 0.0), *sides[1].points]
@@ -93,11 +92,6 @@ def profile(
         ends, opened, points, values = ends[::-1], opened[::-1], points[::-1], values[::-1]
     interval = Interval(name, middle, ends[0], ends[1], opened[0], opened[1])
     return Profile(values, np.array([deviance for _, deviance in points]), threshold, interval)
-
-
-LARGEST_DEVIATION = 1e3
-FAR_OUT = 10.0
-"""How far beyond its start a coordinate is all but at its bound, and its value begins to move from there."""
 
 
 @dataclass(frozen=True)

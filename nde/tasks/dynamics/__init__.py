@@ -8,10 +8,7 @@ from nde.tasks.dynamics.evaluation import (
 )
 from nde.tasks.dynamics.noise import noise_numbers as noise_numbers
 from nde.tasks.dynamics.parameters import Found as Found, found_of as found_of
-from nde.tasks.dynamics.posterior import (
-    log_prior_of_coordinate as log_prior_of_coordinate,
-    network_size as network_size,
-)
+from nde.tasks.dynamics.posterior import log_prior_of_coordinate as log_prior_of_coordinate
 from nde.tasks.dynamics.prediction import asked_problem as asked_problem
 from nde.tasks.dynamics.problem import (
     describe_inputs as describe_inputs,

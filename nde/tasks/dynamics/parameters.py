@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from nde.config import DynamicsConfig
 from nde.fields import named_parameters
-from nde.models import ObservedODE
+from nde.models import ObservedODE, Population
 from nde.report import Criteria, Identifiability, Interval, intervals_text, Posterior, Profile
 from nde.tasks.base import OpenedRun, RunError
 from nde.tasks.dynamics.posterior import network_size, posterior
@@ -91,16 +91,7 @@ def asked_posteriors(
     **Raises:** `RunError` for a profile of a parameter that no model has.
     """
     config: DynamicsConfig = run.config
-    named = {
-        label: [name for name, parameter in named_parameters(members[0].ode.field).items() if not parameter.fixed]
-        for label, members in models.items()
-    }
-    return found_of(
-        config.evaluate,
-        named,
-        lambda label: posterior(config, problem, models[label][0]),
-        lambda label: network_size(models[label][0]),
-    )
+    return found_of(config.evaluate, models, lambda model: posterior(config, problem, model))
 
 
 class Asked(Protocol):
@@ -111,19 +102,22 @@ class Asked(Protocol):
     profile: tuple[str, ...]
 
 
+Fitted = TypeVar("Fitted", ObservedODE, Population)
+
+
 def found_of(
-    asked: Asked,
-    named: Mapping[str, Sequence[str]],
-    posterior_of: Callable[[str], Posterior],
-    network: Callable[[str], int] = lambda label: 0,
+    asked: Asked, models: Mapping[str, Sequence[Fitted]], posterior_of: Callable[[Fitted], Posterior]
 ) -> dict[str, Found]:
-    """What is asked of the models, by label.
+    """What is asked of the first member of each `[[model]]` whose field has named parameters, by label.
 
-    **Arguments:** `named`: label to its parameters; `posterior_of`: label to the density at its maximum; `network`:
-    label to the number of weights.
+    **Arguments:** `posterior_of`: of a model, the density at its maximum.
 
-    **Raises:** `RunError` for a profile of a parameter that no model has.
+    **Raises:** `RunError` for a profile of a parameter that no model has, or that is fixed.
     """
+    named = {
+        label: [name for name, parameter in named_parameters(members[0].ode.field).items() if not parameter.fixed]
+        for label, members in models.items()
+    }
     unknown = [name for name in asked.profile if not any(name in names for names in named.values())]
     if unknown:
         known = sorted({name for names in named.values() for name in names})
@@ -133,7 +127,8 @@ def found_of(
         )
     if not (asked.intervals or asked.profile):
         return {}
-    return {label: _found(asked, label, posterior_of(label), network(label)) for label, names in named.items() if names}
+    firsts = {label: models[label][0] for label, names in named.items() if names}
+    return {label: _found(asked, label, posterior_of(one), network_size(one)) for label, one in firsts.items()}
 
 
 def _found(asked: Asked, label: str, fitted: Posterior, network: int) -> Found:

@@ -74,7 +74,7 @@ def log_density(
         whole = jnp.sum(loss) + prior
         slope = prior_slope.at[index].add(gradient)
         total = prior_bend.at[index[:, :, None], index[:, None, :]].add(bends)
-        return Curve(jnp.where(jnp.isfinite(whole), whole, jnp.inf), slope, total, prior_bend)
+        return Curve(jnp.where(jnp.isfinite(whole), whole, jnp.inf), slope, total, prior_bend, prior)
 
     def function(vector: Array) -> Array:
         losses = jax.vmap(parts.loss)(vector[index], parts.arrays)

@@ -26,7 +26,6 @@ from nde.tasks.dynamics import (
     Found,
     found_of,
     method_row,
-    network_size,
     parameter_notes,
 )
 from nde.tasks.population.posterior import posterior
@@ -60,7 +59,7 @@ def evaluate(run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
         fitted = fits[:, fits.shape[1] - problem.values.shape[1] :]
         means[label] = np.where(problem.fit, fitted, _mean(laws[label]))
     rows = [method_row(name, law, means[name], problem) for name, law in every.items()]
-    found = _asked(config, problem, models)
+    found = found_of(config.evaluate, models, lambda model: posterior(config, problem, model))
     effects = [note for label, members in models.items() for note in effect_notes(label, members[0], data, problem)]
     likelihood = [
         f"{label}: log marginal likelihood {-problem.fit.sum() * _fit_score(config, problem, members[0]):.2f} of "
@@ -134,19 +133,6 @@ def _mean(law: SampleForecast) -> np.ndarray:
 
 def _fit_score(config: PopulationConfig, problem: DynamicsProblem, model: Population) -> float:
     return validation_score(config, replace(problem, choose=problem.fit))(model)
-
-
-def _asked(config: PopulationConfig, problem: DynamicsProblem, models: dict[str, list[Population]]) -> dict[str, Found]:
-    names = {
-        label: [name for name, each in named_parameters(members[0].ode.field).items() if not each.fixed]
-        for label, members in models.items()
-    }
-    return found_of(
-        config.evaluate,
-        names,
-        lambda label: posterior(config, problem, models[label][0]),
-        lambda label: network_size(models[label][0]),
-    )
 
 
 def effect_notes(label: str, model: Population, data: Individuals, problem: DynamicsProblem) -> list[str]:

@@ -43,14 +43,16 @@ def log_density(config: PopulationConfig, problem: DynamicsProblem, model: Popul
             leaves[place] = part.reshape(flat[place].shape)
         return jax.tree.unflatten(structure, leaves)
 
-    def function(vector: Array) -> Array:
+    def likelihood(vector: Array) -> Array:
         here = rebuilt(vector)
-        found = jnp.sum(jax.vmap(lambda *one: marginal.log_marginal(here, one))(*data))
-        priors = map(log_prior_of_coordinate, named_parameters(here.ode.field).values())
-        return found + sum(priors, jnp.zeros((), dtype))
+        return jnp.sum(jax.vmap(lambda *one: marginal.log_marginal(here, one))(*data))
+
+    def prior(vector: Array) -> Array:
+        priors = map(log_prior_of_coordinate, named_parameters(rebuilt(vector).ode.field).values())
+        return sum(priors, jnp.zeros((), dtype))
 
     def curve(vector: Array) -> Curve:
-        slope = jax.value_and_grad(lambda x: -function(x))
+        slope = jax.value_and_grad(lambda x: -likelihood(x))
         moves = STEP * jnp.eye(len(vector), dtype=vector.dtype)
         tried = jnp.concatenate([vector[None], vector[None] + moves, vector[None] - moves])
         losses, gradients = jax.lax.map(slope, tried)
@@ -59,8 +61,10 @@ def log_density(config: PopulationConfig, problem: DynamicsProblem, model: Popul
         values, axes = jnp.linalg.eigh(jnp.where(jnp.isfinite(bend), bend + bend.T, 0.0) / 2)
         # The Hessian itself, in which away from the maximum a direction may bend down.
         bend = (axes * jnp.abs(values)[None, :]) @ axes.T
-        loss = jnp.where(jnp.isfinite(losses[0]), losses[0], jnp.inf)
-        return Curve(loss, gradients[0], bend, jnp.zeros_like(bend))
+        believed, pull = jax.value_and_grad(lambda x: -prior(x))(vector)
+        bent = jax.hessian(lambda x: -prior(x))(vector)
+        loss = jnp.where(jnp.isfinite(losses[0]), losses[0] + believed, jnp.inf)
+        return Curve(loss, gradients[0] + pull, bend + bent, bent, believed)
 
     def transform(vector: Array) -> Float[Array, " size"]:
         return jnp.concatenate([jnp.ravel(x) for x in _in_own_units(rebuilt(vector), channels)])
@@ -70,7 +74,7 @@ def log_density(config: PopulationConfig, problem: DynamicsProblem, model: Popul
         parameters=tuple(name for name in names if name in named_parameters(model.ode.field)),
         weights=(),
         initial_vector=jnp.concatenate([jnp.ravel(flat[place]) for place in places]),
-        function=function,
+        function=lambda vector: likelihood(vector) + prior(vector),
         transform=transform,
         curve=curve,
         count=int(problem.fit[problem.series].sum()),

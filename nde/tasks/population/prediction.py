@@ -25,7 +25,10 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     refuse_taken(config.data, asked, prediction_columns())
     problem = asked_problem(config, asked)
     panel = problem.panel
-    models = run.models(until=float(panel.times.max()))
+    # The fixed steps of the fit, with which effects are searched for, need to come to the last value alone.
+    resets = problem.inputs is not None and problem.inputs.resets is not None
+    seen = panel.times[panel.mask.any(-1)]
+    models = run.models(until=float(panel.times.max() if resets else seen.max(initial=0.0)))
     chosen = models[predicting(run, asked.model)]
     found = individual_forecast(
         chosen, individuals(config, problem, panel.mask), panel.times, series=panel.ids, samples=asked.samples,

@@ -20,8 +20,9 @@ def individuals(config: PopulationConfig, problem: DynamicsProblem, mask: np.nda
     """All series as individuals, of whose values the mask shows some; with inputs, after a row without values at the
     time at which the clock of each starts."""
     inputs = batched_inputs(config, problem)
-    # Rows that are not shown stay, for the steps of the solve lie between the rows.
-    arrays = (problem.panel.times, problem.values, mask)
+    # Nothing is solved beyond the last value that is shown; rows before it stay, for steps lie between the rows.
+    last = np.where(mask.any(-1), problem.panel.times, problem.clock[:, None]).max(1)
+    arrays = (np.minimum(problem.panel.times, last[:, None]), problem.values, mask)
     if inputs is not None:
         arrays = tuple(np.insert(x, 0, first, axis=1) for x, first in zip(arrays, (0.0, 0.0, False), strict=True))
     dtype = jnp.result_type(float)
