@@ -12,7 +12,6 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from nde.train.checks import checks_as_nan
 from nde.train.devices import AXIS, Sharing
-from nde.train.gradient import Part
 from nde.train.state import StepReport, TrainState, tree_where
 
 Apply = Callable[[TrainState, PyTree, PRNGKeyArray], tuple[TrainState, StepReport]]
@@ -37,65 +36,61 @@ def compiled_step(apply: Apply, sharing: Sharing | None = None) -> CompiledStep:
 
     def call(state, data, indices, key):
         arrays, static = _apart(state)
-        drawn = np.asarray(jax.random.key_data(key)), jax.random.key_impl(key)
         if sharing is None:
-            batch = _Picked.of(data, indices)
             with checks_as_nan():
-                new, report = step(arrays, static, batch, *drawn)
+                new, report = step(arrays, static, *_picked(data, indices), key)
         else:
-            batch = sharing.part(data, np.asarray(indices))
+            # Numbers of NumPy are in every process; an array would be on one device of this one.
+            numbers = np.asarray(jax.random.key_data(key)), jax.random.key_impl(key)
             with checks_as_nan():
-                new, report = step(sharing.everywhere(arrays), static, batch, *drawn)
+                part = sharing.part(data, np.asarray(indices))
+                new, report = step(sharing.everywhere(arrays), static, part, None, numbers)
             new, report = sharing.here(new, report)
             if report.batch.per_example.shape[0] > len(indices):  # without the rows that filled it up
                 report = eqx.tree_at(lambda r: r.batch.per_example, report, report.batch.per_example[: len(indices)])
         if not report.is_finite:
-            checked(arrays, static, batch if sharing is None else sharing.whole(data, np.asarray(indices)), *drawn)
+            whole = _picked(data, indices) if sharing is None else (sharing.whole(data, np.asarray(indices)), None)
+            checked(arrays, static, *whole, key)
         return static.join(new), report
 
     return call
 
 
+def _picked(data: PyTree, indices: Any) -> tuple[PyTree, Any]:
+    """Rows of what is on the host, and `None`; or of data on the device all of them, and where in them the rows are."""
+    on_device = [isinstance(x, jax.Array) for x in jax.tree.leaves(data)]
+    if all(on_device):  # numpy's indices: jit moves them itself
+        return data, indices if eqx.is_array(indices) else np.asarray(indices)
+    places = np.asarray(indices)
+    return jax.tree.map(lambda x: x[places], data), None
+
+
 def _program(apply: Apply, sharing: Sharing | None) -> Callable[..., tuple[list[Array], StepReport]]:
     # The state goes in and out as a list of its arrays: to take a tree of modules apart took half of a small step.
     @eqx.filter_jit
-    def step(arrays: list[Array], static: "_Static", batch: "_Picked | Part", key_data: Any, key_impl: Any):
-        def one(arrays: list[Array], batch: "_Picked | Part", key_data: Any):
-            state, key = static.join(arrays), jax.random.wrap_key_data(key_data, impl=key_impl)
-            new, report = apply(state, batch.given(), jax.random.fold_in(key, state.step))
+    def step(arrays: list[Array], static: "_Static", batch: PyTree, indices: Any, key: Any):
+        def one(arrays: list[Array], batch: PyTree, key: Any):
+            state = static.join(arrays)
+            key = jax.random.wrap_key_data(key[0], impl=key[1]) if isinstance(key, tuple) else key
+            batch = batch if indices is None else jax.tree.map(lambda x: x[indices], batch)
+            new, report = apply(state, batch, jax.random.fold_in(key, state.step))
             if _apart(new)[1] != static:
                 raise ValueError("An update must leave the state's structure as it was, and what is no array in it.")
             return _apart(tree_where(report.is_finite, new, state))[0], report
 
         if sharing is None or sharing.mesh is None:
-            return one(arrays, batch, key_data)
+            return one(arrays, batch, key)
         # Replicated results are not checked to be so: a loop's state would have to be declared varying throughout.
+        numbers, impl = key
         everywhere = PartitionSpec()
         shared = jax.shard_map(
-            one, mesh=sharing.mesh, in_specs=(everywhere, PartitionSpec(AXIS), everywhere), out_specs=everywhere,
+            lambda arrays, batch, numbers: one(arrays, batch, (numbers, impl)),
+            mesh=sharing.mesh, in_specs=(everywhere, PartitionSpec(AXIS), everywhere), out_specs=everywhere,
             check_vma=False,
         )  # fmt: skip
-        return shared(arrays, batch, key_data)
+        return shared(arrays, batch, numbers)
 
     return step
-
-
-class _Picked(eqx.Module):
-    """A whole batch on one device: rows of what was on the host, and where in what is on the device the rows are."""
-
-    rows: PyTree
-    data: PyTree
-    indices: Any
-
-    @classmethod
-    def of(cls, data: PyTree, indices: Any) -> "_Picked":
-        data, held = eqx.partition(data, lambda x: isinstance(x, jax.Array))
-        indices = indices if eqx.is_array(indices) else np.asarray(indices)  # numpy's: jit moves them itself
-        return cls(jax.tree.map(lambda x: x[np.asarray(indices)], held), data, indices)
-
-    def given(self) -> PyTree:
-        """The rows of the batch."""
-        return eqx.combine(self.rows, jax.tree.map(lambda x: x[self.indices], self.data))
 
 
 @dataclass(frozen=True)

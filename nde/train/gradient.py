@@ -31,10 +31,6 @@ class Part(eqx.Module):
     turns: int = eqx.field(static=True, default=1)
     axis: str | None = eqx.field(static=True, default=None)
 
-    def given(self) -> "Part":
-        """What an update gets."""
-        return self
-
     def reduced(self, tree: PyTree[Array]) -> PyTree[Array]:
         """The sum over the devices."""
         return tree if self.axis is None else jax.lax.psum(tree, self.axis)

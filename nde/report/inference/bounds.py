@@ -11,6 +11,7 @@ OPEN = 1e3
 """A standard deviation, of the coordinate without bounds, from which on the data say nothing of it: of the logarithm of
 a rate it is a factor of 1e434."""
 OUTWARD, FARTHEST = 3.0, 128.0
+"""How far is moved outwards; and inwards, beyond where the search began, which a long step may have left far behind."""
 UNSEEN, SEEN = 1e-4, 5e-3
 """Changes of the loss, in nats: one that is none, and that by which an unknown is back from its bound."""
 STILL = 1e-2
@@ -37,6 +38,7 @@ def edges(
     """
     inside, found, least = position, np.zeros(len(deviations), bool), float(loss(position))
     for place in np.flatnonzero(deviations > OPEN):
+        farthest = FARTHEST + abs(float(position[place] - density.initial_vector[place]))
         for outward in (-1.0, 1.0):
 
             def at(move: float, place=place) -> Array:
@@ -48,12 +50,12 @@ def edges(
             if not abs(rise(outward * OUTWARD)) < UNSEEN:
                 continue
             far = 1.0
-            while far < FARTHEST and rise(-outward * far) < SEEN:
+            while far < farthest and rise(-outward * far) < SEEN:
                 far *= 2
-            if far >= FARTHEST:
+            if not rise(-outward * far) >= SEEN:
                 continue
             near = 0.0
-            for _ in range(20):
+            for _ in range(30):
                 middle = (near + far) / 2
                 near, far = (near, middle) if rise(-outward * middle) > SEEN else (middle, far)
             here, beyond, back = (
