@@ -42,6 +42,15 @@ def test_more_lengths_than_candidates_are_cut_at_their_quantiles():
     assert counts[np.searchsorted(counts, lengths)].sum() <= 1.2 * lengths.sum()
 
 
+def test_one_series_that_is_longer_than_all_others_together_ends_the_search_too():
+    lengths = np.concatenate([np.arange(1, 300).repeat(300), [10**6]])
+    counts = row_counts(lengths)
+    assert counts[-1] == 10**6 and counts[-2] == 299
+    assert counts[np.searchsorted(counts, lengths)].sum() <= 1.2 * lengths.sum()
+    with pytest.raises(ValueError, match=r"row_counts needs most > 1, but got 1\.0"):
+        row_counts(lengths, most=1.0)
+
+
 def test_each_epoch_holds_every_series_once_in_an_order_that_the_seed_and_step_alone_decide():
     counts = row_counts(LENGTHS)
     groups = np.searchsorted(counts, LENGTHS)

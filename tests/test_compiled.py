@@ -119,6 +119,10 @@ def test_a_step_with_a_solve_is_kept_on_disk_where_the_user_keeps_caches(tmp_pat
     env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION_CACHE")}
     env |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05"}
     env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-    subprocess.run([sys.executable, "-c", PROGRAM], env=env, check=True, timeout=300)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert any("step" in path.name for path in compiled_folder().iterdir())
+    kept = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", PROGRAM], env=env, check=True, timeout=300)
+        kept.append({path.name for path in compiled_folder().iterdir() if "step" in path.name})
+    assert kept[0]
+    assert kept[1] == kept[0]  # the second start found it

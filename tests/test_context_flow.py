@@ -11,7 +11,7 @@ import nde
 from nde.fields import ContextField, TaylorField
 from nde.models import adapt
 from nde.objectives import ContextFit, row_windows
-from nde.train import batch_loss, BatchLoss, gauss_newton_update, gradient_update, in_turn, proximal, with_ema
+from nde.train import batch_loss, BatchLoss, gauss_newton_update, gradient_update, in_turn, proximal, Sharing, with_ema
 
 KEY = jax.random.key(0)
 FIELD = ContextField(2, 3, 8, key=KEY)
@@ -133,9 +133,29 @@ def test_gauss_newton_makes_no_step_that_is_no_better():
     assert float(state.opt_state) == pytest.approx(1e-3 * 4**8)
 
 
+def test_gauss_newton_goes_on_after_a_long_stay_at_a_minimum_and_names_what_is_not_finite():
+    update = gauss_newton_update(
+        lambda m, a, key: jnp.stack([m["x"] - a, a - m["x"] + 2.0]), parameters=lambda m: m["x"]
+    )
+    state = update.init({"x": jnp.array(2.0, jnp.float32), "held": jnp.zeros(3)})
+    for _ in range(30):
+        state, report = update(state, (jnp.array([1.0], jnp.float32),), KEY)
+    assert np.isfinite(state.opt_state) and float(state.model["x"]) == 2.0
+    assert report.finite.shape == (2,)  # a flag for each array of the model
+    for _ in range(40):
+        state, _ = update(state, (jnp.array([4.0], jnp.float32),), KEY)
+    np.testing.assert_allclose(state.model["x"], 5.0, rtol=1e-4)
+
+
 def square(model, batch, step, key):
     each = (model["a"] * model["b"] - batch) ** 2
     return BatchLoss(jnp.mean(each), {}, each)
+
+
+def test_turns_of_different_sharings_are_refused():
+    shared = gradient_update(square, optax.sgd(0.05), sharing=Sharing(turns=2))
+    with pytest.raises(ValueError, match="in_turn needs updates that share their batches in the same way"):
+        in_turn(shared, gradient_update(square, optax.sgd(0.05)))
 
 
 def test_updates_take_turns():

@@ -1,6 +1,7 @@
 """The layers import downwards only, from each other's faces only, at module level only."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ ROOT = Path(nde.__file__).parent
 LAYERS = [
     "cli", "commands", "runs", "tasks", "config", "data", "report", "models", "objectives", "fields", "regularise",
     "engine", "adjoints", "loop", "steppers", "diffusion", "solvers", "terms", "paths",
-    "diffrax_internals", "types", "dtypes", "train",
+    "diffrax_internals", "types", "dtypes", "train", "equinox_internals",
 ]  # fmt: skip
 
 
@@ -58,6 +59,24 @@ def test_imports_point_down():
     assert wrong == []
 
 
+def test_private_parts_of_other_packages_are_known_to_two_modules_alone():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path, layer in _modules()
+        if layer not in ("diffrax_internals", "equinox_internals")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in _names_of_others(node)
+        if re.match(r"(diffrax|equinox)\.(_|internal)|jax\._src", name)
+    ]
+    assert wrong == []
+
+
+def _names_of_others(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+
+
 def test_imports_do_not_reach_past_a_folders_face():
     """`from nde.report import x`, never `from nde.report.figures import x`, but inside of `nde.report`."""
     wrong = [
@@ -82,7 +101,7 @@ def test_no_face_hides_a_module_behind_a_function_of_its_name():
 
 
 @pytest.mark.parametrize(
-    ("folder", "known"), [("train", set()), ("fields", {"terms", "dtypes"}), ("paths", {"dtypes"})]
+    ("folder", "known"), [("train", {"equinox_internals"}), ("fields", {"terms", "dtypes"}), ("paths", {"dtypes"})]
 )
 def test_a_folder_knows_only_what_it_needs(folder, known):
     """Training knows no differential equations, a field no solver, a path only numbers. (That the layers of solvers

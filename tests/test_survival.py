@@ -122,6 +122,32 @@ def test_failure_of_all_goes_back_to_the_last_validation_and_ends_when_that_does
     assert seen == [-2.0] * 4
 
 
+def test_no_training_goes_back_to_a_state_whose_validation_failed():
+    def loss(model, batch, step, key):  # as above, to -4.5
+        value = jnp.where(model < -4.5, jnp.nan, model)
+        return BatchLoss(value, {}, jnp.full(len(batch), value))
+
+    seen = []
+
+    def score(model):
+        seen.append(float(model))
+        return float(eqx.filter_jit(lambda m: eqx.error_if(m, m < -3.5, "Too low."))(model))
+
+    with pytest.raises(NonFiniteLoss):
+        run(gradient_update(loss, optax.sgd(1.0)), [np.arange(6)] * 40, every=2, start=jnp.zeros(()), validate=score)
+    assert seen[:3] == [-2.0, -4.0, -2.0]
+
+
+def test_each_example_is_named_with_its_own_cause():
+    def loss(model, batch, step, key):
+        losses = jax.vmap(lambda x: eqx.error_if(x @ model - 1.0, x[0] > 1e6, "Too large.") ** 2)(batch)
+        return BatchLoss(jnp.mean(losses), {}, losses)
+
+    broken = X.at[2, 0].set(1e7).at[4, 1].set(jnp.nan)
+    _, reports = run(gradient_update(loss, optax.adam(0.1)), [np.arange(6)], broken)
+    assert reports.out == [{"s2": "too large", "s4": "its loss or gradient is not finite"}]
+
+
 def test_failed_validation_is_a_bad_one_unless_it_is_the_only():
     def score(model):
         return float(eqx.filter_jit(lambda m: eqx.error_if(m, m[0] < 0.5, "Too small."))(model)[0])

@@ -68,7 +68,7 @@ class TrainConfig(Section):
     devices: PositiveInt | Literal["all"] = 1
     accumulate: PositiveInt = 1
     by_length: bool | None = None
-    network_dtype: Literal["bfloat16", "float16"] | None = None
+    network_dtype: Literal["bfloat16"] | None = None
 
     @property
     def all_steps(self) -> int:

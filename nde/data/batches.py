@@ -107,34 +107,38 @@ def row_counts(lengths: Int[np.ndarray, " series"], *, most: float = MOST_PADDIN
 
     Each number is a shape for which a training step is compiled. They are the best of their number: of all ways to cut
     the sorted lengths into so many groups, each padded to its longest, that of the fewest rows, by dynamic programming;
-    of more than 200 different lengths over their quantiles.
+    of more than 200 different lengths over quantiles of the series and of their rows, which may leave more padding.
 
     **Arguments:** `lengths`: of each series, at least one; `most`: above one.
 
     **Returns:** the numbers in ascending order, the last of them the longest length.
+
+    **Raises:** `ValueError` if `most` is not above one.
     """
+    if not most > 1:
+        raise ValueError(f"row_counts needs most > 1, but got {most}.")
     ends, counts = np.unique(np.maximum(lengths, 1), return_counts=True)
-    if len(ends) > MOST_CANDIDATES:
-        places = np.searchsorted(ends, np.quantile(lengths, np.linspace(0, 1, MOST_CANDIDATES), method="higher"))
-        kept = np.unique(places)
-        counts = np.diff(np.concatenate([[0], np.cumsum(counts)[kept]]))
-        ends = ends[kept]
+    if len(ends) > MOST_CANDIDATES:  # quantiles of the series, and of their rows: one long series has many of these
+        shares = np.linspace(0, 1, MOST_CANDIDATES // 2)
+        sums = np.cumsum(counts), np.cumsum(counts * ends)
+        kept = np.unique([np.searchsorted(upto, shares * upto[-1]) for upto in sums])
+        counts, ends = np.diff(sums[0][kept], prepend=0), ends[kept]
     real, upto = np.maximum(lengths, 1).sum(), np.cumsum(counts)
+    series = upto[None, :] - np.concatenate([[0], upto[:-1]])[:, None]
     # rows[j]: the fewest of all series up to the candidate j, in so many groups; firsts[k][j]: where the last begins.
     rows, firsts = ends * upto, []
-    while rows[-1] > most * real:
+    while rows[-1] > most * real and len(firsts) < len(ends) - 1:
         before = np.concatenate([[0], rows[:-1]])
-        series = upto[None, :] - np.concatenate([[0], upto[:-1]])[:, None]
         tried = np.where(series > 0, before[:, None] + series * ends[None, :], np.iinfo(np.int64).max)
         firsts.append(tried.argmin(0))
         rows = tried.min(0)
-    found, last = [], len(ends) - 1
+    found, last = [ends[-1]], len(ends) - 1
     for first in reversed(firsts):
-        found.append(ends[last])
         last = first[last] - 1
         if last < 0:
-            return np.array(found[::-1])
-    return np.array([*found, ends[last]][::-1] if last >= 0 else found[::-1])
+            break
+        found.append(ends[last])
+    return np.array(found[::-1])
 
 
 @dataclass(frozen=True, eq=False)

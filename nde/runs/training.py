@@ -1,6 +1,7 @@
 """Train a run, of whatever task."""
 
 from functools import partial
+from itertools import takewhile
 
 import jax
 import jax.numpy as jnp
@@ -139,7 +140,9 @@ def _best_start(
         text = f"{member.title} start {number + 1}/{config.starts} {said}"
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    return best_start((run.new_model(member, start=i) for i in range(config.starts)), short, told)[0]
+    # After a signal no further start is made; the first is, for there must be a model.
+    numbers = takewhile(lambda i: i == 0 or not train_on.keywords["stop"](), range(config.starts))
+    return best_start((run.new_model(member, start=i) for i in numbers), short, told)[0]
 
 
 def _log(run: Run, member: configs.Member, start: int) -> MetricsFile | None:

@@ -29,11 +29,14 @@ def in_turn(*updates: Update, moves: int = 1) -> Update:
 
     **Returns:** an `nde.train.Update`; a step of it is a move of one of them.
 
-    **Raises:** `ValueError` for fewer than two updates or fewer than one move; by `init` for one with an average of the
-    parameters: take `nde.train.with_ema` of the whole.
+    **Raises:** `ValueError` for fewer than two updates or fewer than one move, and for different sharings; by `init`
+    for one with an average of the parameters: take `nde.train.with_ema` of the whole.
     """
     if len(updates) < 2 or moves < 1:
         raise ValueError(f"in_turn needs two updates or more and moves >= 1, but got {len(updates)} and {moves=}.")
+
+    if any(update.sharing is not updates[0].sharing for update in updates):
+        raise ValueError("in_turn needs updates that share their batches in the same way: give all one `sharing`.")
 
     def init(model: PyTree) -> TrainState:
         states = [update.init(model) for update in updates]

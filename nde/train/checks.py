@@ -3,12 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import equinox._errors as equinox_errors
-import jax
-
-# Part of the key of each compiled program: one that was traced with its checks as errors is not taken for one without.
-_ACTIVE = jax.make_user_context(False)
-NAME = "EQX_ON_ERROR"  # where Equinox reads what a check does, as it traces it; its environment variable sets it
+from nde.equinox_internals import on_error
 
 
 @contextmanager
@@ -23,10 +18,5 @@ def checks_as_nan() -> Iterator[None]:
     **Limits:** a check of whole numbers alone answers with the largest of them, and of booleans with true: such a check
     belongs on a float beside them. It holds for the whole process while it is active, not for a thread.
     """
-    before = getattr(equinox_errors, NAME)
-    with _ACTIVE(True):
-        setattr(equinox_errors, NAME, "nan" if before == "raise" else before)
-        try:
-            yield
-        finally:
-            setattr(equinox_errors, NAME, before)
+    with on_error("nan"):
+        yield

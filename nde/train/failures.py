@@ -127,6 +127,12 @@ def cause_of(error: Exception) -> str:
     return sentence[:1].lower() + sentence[1:]
 
 
+def not_finite(step: int, report: StepReport, model: PyTree, names: Sequence[Any]) -> "NonFiniteLoss":
+    """The error of an update that was not made, with what of it was not finite: see `nonfinite_sources`."""
+    found = nonfinite_sources(report, model, names)
+    return NonFiniteLoss(f"step {step}: the loss or its gradient is not finite ({found}).")
+
+
 def nonfinite_sources(report: StepReport, model: PyTree, names: Sequence[Any]) -> str:
     """What of an update was not finite: parts of the loss, examples by name, parameters by path."""
     loss = report.batch

@@ -10,11 +10,11 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from nde.train.player import parameter_mask
+from nde.train.player import chosen_parameters, finite_arrays, parameter_mask
 from nde.train.state import BatchLoss, StepReport, TrainState
 from nde.train.update import Update
 
-TRIES, EASIER, HARDER, LEAST = 8, 1 / 3, 4.0, 1e-10
+TRIES, EASIER, HARDER, LEAST, MOST = 8, 1 / 3, 4.0, 1e-10, 1e4
 
 
 def gauss_newton_update(
@@ -71,44 +71,52 @@ def gauss_newton_update(
         raise ValueError(f"gauss_newton_update needs damping > 0, but got {damping}.")
 
     def init(model: PyTree) -> TrainState:
-        chosen = eqx.filter(model, parameter_mask(model, parameters))
-        if not jax.tree.leaves(chosen):
-            raise ValueError("There is nothing to train: no inexact array is among the parameters.")
-        return TrainState.create(model, jnp.asarray(damping, ravel_pytree(chosen)[0].dtype))
+        x, _ = ravel_pytree(chosen_parameters(model, parameters))
+        return TrainState.create(model, jnp.asarray(damping, x.dtype))
 
     def apply(state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, StepReport]:
         chosen, rest = eqx.partition(state.model, parameter_mask(state.model, parameters))
         x, unravel = ravel_pytree(chosen)
         keys = jax.random.split(key, len(jax.tree.leaves(batch)[0]))
 
-        def of_example(x: Array, arrays: PyTree, key: PRNGKeyArray) -> Array:
-            return residuals(eqx.combine(unravel(x), rest), *arrays, key=key)
+        def of_example(x: Array, arrays: PyTree, key: PRNGKeyArray) -> tuple[Array, Array]:
+            found = residuals(eqx.combine(unravel(x), rest), *arrays, key=key)
+            return found, found
 
-        r = jax.vmap(of_example, (None, 0, 0))(x, batch, keys)
-        jacobian = jax.vmap(jax.jacrev(of_example), (None, 0, 0))(x, batch, keys).reshape(r.size, x.size)
-        step = _damped_step(jacobian, r.reshape(-1))
-        before = jnp.mean(r**2)
+        def mean_square(x: Array) -> Array:
+            return jnp.mean(jax.vmap(of_example, (None, 0, 0))(x, batch, keys)[0] ** 2)
 
-        def attempt(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-            tries, damping, _, _ = carry
-            tried = x - step(damping)
-            fell = jnp.mean(jax.vmap(of_example, (None, 0, 0))(tried, batch, keys) ** 2) < before
-            return tries + 1, damping * jnp.where(fell, EASIER, HARDER), jnp.where(fell, tried, x), fell
-
-        begin = (jnp.zeros((), jnp.int32), state.opt_state, x, jnp.zeros((), bool))
-        _, damping, x, _ = jax.lax.while_loop(lambda c: ~c[3] & (c[0] < TRIES), attempt, begin)
-        damping = jnp.maximum(damping, LEAST).astype(state.opt_state.dtype)
+        jacobian, r = jax.vmap(jax.jacrev(of_example, has_aux=True), (None, 0, 0))(x, batch, keys)
+        jacobian, before = jacobian.reshape(r.size, x.size), jnp.mean(r**2)
+        moved, damping = _descend(mean_square, _damped_step(jacobian, r.reshape(-1)), x, before, state.opt_state)
 
         gradient = unravel(2 / r.size * (r.reshape(-1) @ jacobian))
-        finite = jnp.stack([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(gradient)])
-        losses = jnp.mean(r**2, axis=1)
+        finite = finite_arrays(state.model, gradient)
         report = StepReport(
-            BatchLoss(before, {}, losses), optax.tree.norm(gradient), finite, jnp.isfinite(before) & jnp.all(finite)
-        )
-        new = eqx.combine(unravel(x), rest)
-        return eqx.tree_at(lambda s: (s.step, s.model, s.opt_state), state, (state.step + 1, new, damping)), report
+            BatchLoss(before, {}, jnp.mean(r**2, axis=1)), optax.tree.norm(gradient), finite,
+            jnp.isfinite(before) & jnp.all(finite),
+        )  # fmt: skip
+        return state.advanced(eqx.combine(unravel(moved), rest), damping), report
 
     return Update(init, apply)
+
+
+def _descend(
+    mean_square: Callable[[Array], Array], step: Callable[[Array], Array], x: Array, before: Array, damping: Array
+) -> tuple[Array, Array]:
+    """Where the first step leads that lowers the mean square, or `x` if none does; and the damping to go on with."""
+
+    def attempt(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        tries, damping, _, _ = carry
+        tried = x - step(damping)
+        fell = mean_square(tried) < before
+        return tries + 1, damping * jnp.where(fell, EASIER, HARDER), jnp.where(fell, tried, x), fell
+
+    begin = (jnp.zeros((), jnp.int32), damping, x, jnp.zeros((), bool))
+    _, found, moved, _ = jax.lax.while_loop(lambda c: ~c[3] & (c[0] < TRIES), attempt, begin)
+    # At a minimum it grows with each step that is not made; from 1e8 on a step would be lost in single precision, and
+    # none be made again.
+    return moved, jnp.clip(found, LEAST, MOST).astype(damping.dtype)
 
 
 def _damped_step(jacobian: Float[Array, "residuals parameters"], r: Float[Array, " residuals"]) -> Callable:

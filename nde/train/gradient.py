@@ -76,7 +76,7 @@ def _slope_of_part(loss: LossFunction, parameters: PyTree, rest: PyTree, part: P
         sums = [average.sums(counted) for average in found.losses]
         amounts, weights = [amount for amount, _ in sums], [weight for _, weight in sums]
         if divisors is None:
-            divisors = part.reduced(weights) if len(weights) > 1 else [jnp.ones_like(weights[0])]
+            divisors = _divisors(part, weights)
         loss = sum((a / w).astype(amounts[0].dtype) for a, w in zip(amounts, divisors, strict=True))
         parts = {name: average.sums(counted) for name, average in found.parts.items()}
         return loss, (weights, parts, found.per_example)
@@ -115,6 +115,11 @@ def _weights(averages: Any, model: PyTree, part: Part, rows: Any, step: Array) -
     arrays, keys, counted = rows
     losses: tuple[Average, ...] = averages(model, arrays, step, keys).losses
     weights = [average.sums(counted)[1] for average in losses]
+    return _divisors(part, weights)
+
+
+def _divisors(part: Part, weights: list[Array]) -> list[Array]:
+    """What the sums of a loss are divided by: the batch's weights; ones of a single average, divided at the end."""
     return part.reduced(weights) if len(weights) > 1 else [jnp.ones_like(weights[0])]
 
 

@@ -37,7 +37,7 @@ def then_least_squares(
     **Returns:** an `nde.train.Update` whose report is that of `update`: loss and gradient before the step. A step makes
     up to 30 iterations, and is not made where it would raise the sum of squares.
 
-    **Raises:** `ValueError` if `after` is negative, or `update` averages its parameters.
+    **Raises:** `ValueError` if `after` is negative, or `update` averages its parameters or shares its batches.
 
     **Limits:** each batch must be all the data. Jacobian and its factors are dense, residuals by parameters: for some
     hundred parameters, and not for some ten thousand.
@@ -47,6 +47,8 @@ def then_least_squares(
     """
     if after < 0:
         raise ValueError(f"then_least_squares needs after >= 0, but got {after}.")
+    if update.sharing is not None:
+        raise ValueError("then_least_squares holds all residuals on one device, and needs an update without sharing.")
 
     def init(model: PyTree) -> TrainState:
         state = update.init(model)

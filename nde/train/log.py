@@ -148,12 +148,11 @@ class ProgressPrinter:
         if self._first_step_at is None:  # the first step compiles; the rate is measured from its end
             self._first_step_at, self.start = now, step
         rate = (step - self.start) / (now - self._first_step_at) if step > self.start else 0.0
-        parts = "  ".join(f"{name} {float(value):.3f}" for name, value in report.batch.parts.items())
-        text = f"{self.title} loss {float(report.batch.loss):.4f}  {rate:.1f} steps/s  {parts}".strip()
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=text)
+            self._bar.update(self._task, completed=step, description=self._text(report, rate))
         elif step % self.every == 0 or step == self.steps:
             left = f"  {(self.steps - step) / rate:.0f} s left" if rate > 0 else ""
+            text = self._text(report, rate)
             self.console.print(f"step {step}/{self.steps} {text}{left}", soft_wrap=True, highlight=False)
         new = {name: why for name, why in report.left_out.items() if name not in self._left_out}
         if new:
@@ -163,6 +162,11 @@ class ProgressPrinter:
             self.console.print(said, soft_wrap=True, highlight=False, markup=False)
         if self._bar is not None and step % self.validate_every == 0:
             self._bar.update(self._task, description=f"{self.title} validating".strip())
+
+    def _text(self, report: StepReport, rate: float) -> str:
+        """What a line says; each number comes from the device, and is asked for where it is shown alone."""
+        parts = "  ".join(f"{name} {float(value):.3f}" for name, value in report.batch.parts.items())
+        return f"{self.title} loss {float(report.batch.loss):.4f}  {rate:.1f} steps/s  {parts}".strip()
 
     def on_validation(self, state: TrainState, score: float) -> None:
         """Print the score."""

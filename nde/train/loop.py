@@ -15,8 +15,8 @@ from nde.train.failures import (
     cause_of,
     FailedExamples,
     FailedStep,
-    nonfinite_sources,
     NonFiniteLoss,
+    not_finite,
     TrainingFailed,
 )
 from nde.train.state import StepReport, TrainState
@@ -149,10 +149,10 @@ def fit(  # noqa: PLR0913  (its keywords are the interface)
             for callback in callbacks:
                 callback.on_step(step, report)
             if step % schedule.every == 0 or step == schedule.steps:
-                found = step < schedule.steps or np.isfinite(float(state.best_score))  # without a best model, an end
-                state = _validate(state, validate, callbacks, forgive=survival is not None and bool(found))
+                has_best = step < schedule.steps or np.isfinite(float(state.best_score))  # without one, an end
+                state, score = _validate(state, validate, callbacks, forgive=survival is not None and bool(has_best))
                 if survival is not None:
-                    survival.validated(state)
+                    survival.validated(state, score)
             if stop():
                 reason = "interrupted"
                 break
@@ -177,8 +177,7 @@ def _make_step(update, state, data, indices, key, names) -> tuple[TrainState, St
     except FailedExamples as failure:
         raise FailedStep(step, failure, state.model) from None
     if int(new.step) != step:
-        found = nonfinite_sources(report, state.model, [names[i] for i in indices])
-        raise NonFiniteLoss(f"step {step}: the loss or its gradient is not finite ({found}).")
+        raise not_finite(step, report, state.model, [names[i] for i in indices])
     return new, report
 
 
@@ -189,8 +188,8 @@ def _is_stale(state: TrainState, schedule: Schedule) -> bool:
 
 def _validate(
     state: TrainState, validate: Callable[[PyTree], Any], callbacks: Sequence[Callback], *, forgive: bool
-) -> TrainState:
-    """The state after a validation; `forgive`: whether one that fails is only a bad one."""
+) -> tuple[TrainState, float]:
+    """The state after a validation, and its score; `forgive`: whether one that fails is only a bad, infinite one."""
     step, model = int(state.step), state.evaluated_model
     try:
         score = _score(validate, model, step)
@@ -206,7 +205,7 @@ def _validate(
         )
     for callback in callbacks:
         callback.on_validation(state, score)
-    return state
+    return state, score
 
 
 def _score(validate: Callable[[PyTree], Any], model: PyTree, step: int) -> float:

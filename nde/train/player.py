@@ -40,10 +40,9 @@ class Player:
 
         **Raises:** `ValueError` if the player has no parameters.
         """
-        if not any(jax.tree.leaves(self.mask(model))):
-            raise ValueError("There is nothing to train: no inexact array is among the parameters.")
+        chosen = chosen_parameters(model, self.parameters)
         with jax.numpy_dtype_promotion("standard"):  # as in `move`
-            return self.optimiser.init(eqx.filter(model, self.mask(model)))
+            return self.optimiser.init(chosen)
 
     def move(self, model: PyTree, opt_state: PyTree, batch: PyTree, step: Array, key: PRNGKeyArray) -> "Move":
         """One step of the optimiser along the gradient of the loss; `batch`: its arrays, or a part of them."""
@@ -62,7 +61,7 @@ class Player:
             norm = optax.tree.norm(gradient)
         if self.project is not None:
             moved = self.project(moved)
-        return Move(moved, _like(new, opt_state), result, norm, _finite_arrays(model, gradient))
+        return Move(moved, _like(new, opt_state), result, norm, finite_arrays(model, gradient))
 
 
 def parameter_mask(model: PyTree, parameters: Callable[[PyTree], Any] | None) -> PyTree:
@@ -72,6 +71,17 @@ def parameter_mask(model: PyTree, parameters: Callable[[PyTree], Any] | None) ->
         return everything
     nothing = jax.tree.map(lambda _: False, model)
     return eqx.tree_at(parameters, nothing, parameters(everything))
+
+
+def chosen_parameters(model: PyTree, parameters: Callable[[PyTree], Any] | None) -> PyTree:
+    """The inexact arrays of a model that `parameters` picks, and `None` elsewhere.
+
+    **Raises:** `ValueError` if there are none.
+    """
+    chosen = eqx.filter(model, parameter_mask(model, parameters))
+    if not jax.tree.leaves(chosen):
+        raise ValueError("There is nothing to train: no inexact array is among the parameters.")
+    return chosen
 
 
 class Move(eqx.Module):
@@ -91,7 +101,7 @@ def _like(new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(lambda x, like: x.astype(like.dtype) if eqx.is_array(like) else x, new, old)
 
 
-def _finite_arrays(model: PyTree, gradient: PyTree) -> Bool[Array, " arrays"]:
+def finite_arrays(model: PyTree, gradient: PyTree) -> Bool[Array, " arrays"]:
     """Whether the gradient is finite, for each array of parameters of the model; true of those it is not by."""
     finite = jax.tree.map(lambda g: jnp.all(jnp.isfinite(g)), gradient)
     unmoved = jax.tree.map(lambda x: jnp.asarray(True), eqx.filter(model, eqx.is_inexact_array))

@@ -39,13 +39,14 @@ def best_start(
     **Source:** Raue et al., *Lessons learned from quantitative dynamical modeling in systems biology*, PLoS ONE 2013,
     who find starts drawn over the bounds and descents from each to beat global optimisers.
     """
-    tried, best, first = [], None, None
+    tried, best, lowest, first = [], None, math.inf, None
     for number, model in enumerate(models):
         try:
             state = train(model)
-            tried.append(Tried(float(state.best_score), None if _validated(state) else "it could not be validated"))
-            if _validated(state) and tried[-1].score <= min(one.score for one in tried):
-                best = state.model
+            score = float(state.best_score)
+            tried.append(Tried(score, None if math.isfinite(score) else "it could not be validated"))
+            if score < lowest:
+                best, lowest = state.model, score
         except TrainingFailed as error:
             first = first or error
             tried.append(Tried(math.inf, str(error).rstrip(".")))
@@ -53,7 +54,3 @@ def best_start(
     if best is None:
         raise first or TrainingFailed("none of the starts could be validated")
     return best, tried
-
-
-def _validated(state: TrainState) -> bool:
-    return math.isfinite(float(state.best_score))

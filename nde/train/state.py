@@ -53,6 +53,10 @@ class TrainState(eqx.Module):
         zero = jnp.zeros((), jnp.int32)
         return cls(zero, model, opt_state, model, jnp.asarray(jnp.inf, jnp.float32), zero, averaged)
 
+    def advanced(self, model: PyTree, opt_state: PyTree) -> "TrainState":
+        """The state a step further, with this model and this optimiser's state."""
+        return eqx.tree_at(lambda s: (s.step, s.model, s.opt_state), self, (self.step + 1, model, opt_state))
+
     @property
     def evaluated_model(self) -> PyTree:
         """The model that is validated, kept as the best, and used: with the averaged parameters if there are any."""

@@ -14,8 +14,8 @@ from nde.train.failures import (
     FailedExamples,
     FailedStep,
     failing,
-    nonfinite_sources,
-    NonFiniteLoss,
+    MOST_NAMED,
+    not_finite,
     TrainingFailed,
 )
 from nde.train.state import BatchLoss, StepReport, TrainState
@@ -35,7 +35,8 @@ class Survival:
     training goes on from the state of the last validation; when that does not help, or has happened three times
     before, it stops with what failed.
 
-    What is remembered is forgotten at each validation, so that a run that is resumed from there goes the same way.
+    What was left out is forgotten at each validation: a run that is resumed from one goes the same way, unless updates
+    were skipped or undone before it. Stopped between two, a resumed run tries again what was left out.
 
     **Limits:** the search for the culprits halves the batch, and costs up to two steps for each of its examples; a
     batch of another size is compiled once; and the update must take a batch of any size.
@@ -49,6 +50,7 @@ class Survival:
     out: dict[int, str] = field(default_factory=dict)
     skipped: int = 0
     returns: int = 0
+    _causes: dict[int, str] = field(default_factory=dict)
 
     def step(self, state: TrainState, indices: Any) -> tuple[TrainState, StepReport]:
         """The state after a step, which is one further, whatever came of the update.
@@ -63,7 +65,7 @@ class Survival:
         if made is None and error is not None:
             culprits = failing(lambda part: self._fails(state, np.resize(part, left.shape)), np.unique(left))
             if len(culprits) < len(np.unique(left)):
-                self.out |= dict.fromkeys(culprits, _cause(error))
+                self.out |= {row: self._causes.get(row, _cause(error)) for row in culprits}
                 left = left[~np.isin(left, culprits)]
                 made, again = self._attempt(state, left) if culprits else (None, error)
                 error = again or error
@@ -72,10 +74,11 @@ class Survival:
         self.skipped = 0
         return made[0], self._told(made[1], rows)
 
-    def validated(self, state: TrainState) -> None:
-        """Take note of a validation: all examples are tried again, and this state is the one to go back to."""
+    def validated(self, state: TrainState, score: float) -> None:
+        """Take note of a validation: all examples are tried again, and this state, if it has a score, is the one to go
+        back to."""
         self.out = {}
-        if self.skipped == 0:
+        if self.skipped == 0 and np.isfinite(score):
             self.good = state
 
     def _attempt(self, state: TrainState, rows: np.ndarray):
@@ -87,11 +90,13 @@ class Survival:
             return None, FailedStep(step, FailedExamples(cause_of(error)), state.model)
         if int(new.step) == step:
             return (new, report), None
-        found = nonfinite_sources(report, state.model, [self.names[i] for i in rows])
-        return None, NonFiniteLoss(f"step {step}: the loss or its gradient is not finite ({found}).")
+        return None, not_finite(step, report, state.model, [self.names[i] for i in rows])
 
     def _fails(self, state: TrainState, rows: np.ndarray) -> bool:
-        return self._attempt(state, rows)[0] is None
+        made, error = self._attempt(state, rows)
+        if error is not None and len(np.unique(rows)) == 1:
+            self._causes[int(rows[0])] = _cause(error)
+        return made is None
 
     def _skip(self, state: TrainState, rows: np.ndarray, error: TrainingFailed | None) -> tuple[TrainState, StepReport]:
         """Count the step without an update, or go back, or stop."""
@@ -119,7 +124,7 @@ class Survival:
         """The error, of a failed step with the first few of the examples, all of which fail."""
         if not isinstance(error, FailedStep):
             return error
-        some = [int(i) for i in np.unique(rows)[:3]]
+        some = [int(i) for i in np.unique(rows)[:MOST_NAMED]]
         return FailedStep(
             error.step, FailedExamples(error.failure.cause, some, [self.names[i] for i in some]), error.model
         )

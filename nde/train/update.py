@@ -78,7 +78,7 @@ def gradient_update(
     def apply(state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, StepReport]:
         move = player.move(state.model, state.opt_state, batch, state.step, key)
         report = StepReport(move.batch, move.gradient_norm, move.finite, move.is_finite())
-        return _advanced(state, move.model, move.opt_state), report
+        return state.advanced(move.model, move.opt_state), report
 
     return Update(init, apply, sharing)
 
@@ -148,7 +148,7 @@ def adversarial_update(generator: Player, discriminator: Player, *, discriminato
             move.finite & jnp.all(finite, 0),
             move.is_finite() & jnp.all(sound),
         )
-        return _advanced(state, move.model, {"generator": move.opt_state, "discriminator": opt_state}), report
+        return state.advanced(move.model, {"generator": move.opt_state, "discriminator": opt_state}), report
 
     return Update(init, apply)
 
@@ -205,10 +205,6 @@ def _parameters(model: PyTree) -> PyTree:
     parameters = eqx.filter(model, eqx.is_inexact_array)
     with jax.numpy_dtype_promotion("standard"):
         return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), parameters)
-
-
-def _advanced(state: TrainState, model: PyTree, opt_state: PyTree) -> TrainState:
-    return eqx.tree_at(lambda s: (s.step, s.model, s.opt_state), state, (state.step + 1, model, opt_state))
 
 
 def _cut(batch: PyTree, parts: int) -> PyTree:
