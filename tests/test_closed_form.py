@@ -262,7 +262,7 @@ def test_run_finds_the_equation_of_its_network_refits_it_and_scores_it(run):
     for state, truth in (("prey", -0.9), ("predator", 0.8)):
         error = said["errors"][state]["prey * predator"]
         assert 0 < error < 0.05 and abs(said["terms"][state]["prey * predator"] - truth) < 3 * error
-    (line,) = [line for line in evaluation.lines() if "90 % by Laplace: added to predator" in line]
+    (line,) = [line for line in evaluation.lines() if "90 % by Laplace: added to the rate of predator" in line]
     assert line.endswith("prey * predator") and " to 0.8" in line
     errors = {row["method"]: row["RMSE"] for row in evaluation.rows()}
     assert errors["hybrid, closed form"] < 0.1 < errors["mean"]

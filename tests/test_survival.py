@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+import nde
 from nde.cli import app
 from nde.train import (
     BatchLoss,
@@ -166,6 +167,26 @@ def test_rows_that_fail_are_filled_by_one_that_does_not():
     assert (np.asarray(values).tolist(), failed) == ([0, 1, 0, 3], [2])
 
 
+def test_equations_are_found_of_networks_though_a_series_can_not_be_solved(tmp_path):
+    """A network beside y' = y²: of s9, which blows up within what is fitted, it has no solution to regress on."""
+    times = np.arange(0.0, 2.0, 0.25)
+    rows = [(f"s{i}", t, min(i / (6 - i * t), 5.0) if i * t < 6 else 5.0) for i in (1, 2, 9) for t in times]
+    pl.DataFrame(rows, schema=["id", "t", "x"], orient="row").write_csv(tmp_path / "d.csv")
+    known = nde.KnownField(lambda t, y, p: p.rate * y**2, {"rate": nde.Parameter(1.0)}, states=("x",))
+    config = {
+        "task": "dynamics",
+        "data": {"path": str(tmp_path / "d.csv"), "id": "id", "time": "t", "test_after": 1.0},
+        "observe": {"start": "first_row"},
+        "model": [{"name": "hybrid", "known": known, "width": 4}],
+        "solver": {"max_steps": 60},
+        "train": {"steps": 2, "validate_every": 2},
+        "evaluate": {"samples": 20, "closed_form": {"degree": 1}},
+    }
+    evaluation = nde.fit(config, out=tmp_path / "run", progress=False).evaluate()
+    assert any("added to the rate of x: " in line for line in evaluation.lines())
+    assert any("could not solve s9; no method is scored on it" in line for line in evaluation.lines())
+
+
 def test_run_names_and_counts_the_series_that_it_can_not_solve(tmp_path):
     # y' = y² from i / 6 blows up at 6 / i: s9 within what is fitted, s4 in what is held out.
     times, rows = np.arange(0.0, 2.0, 0.25), []
@@ -190,5 +211,7 @@ def test_run_names_and_counts_the_series_that_it_can_not_solve(tmp_path):
     assert found["values_scored"] == 2 * 3
     assert "known system: left out of the training, of 4 steps: s9 at 4" in found["notes"]
     assert "known system: could not solve s4, s9; no method is scored on it" in found["notes"]
+    with pytest.raises(ValueError, match=r"no \[\[model\]\] learns a term; hybrid and neural_ode do"):
+        nde.open_run(folder).evaluate(**{"closed_form.degree": 1})
     stop = ["fit", str(tmp_path / "c.toml"), "train.failed=stop", "--out", str(tmp_path / "stopped")]
     assert "step 1, training: series s9 could not be solved" in CliRunner().invoke(app, stop).stderr

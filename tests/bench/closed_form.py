@@ -8,7 +8,7 @@ normal errors of a share of each state's mean: the example of Rackauckas et al.,
 Scientific Machine Learning*, arXiv 2001.04385, whose growth and death are known, and whose noise is smaller. A network
 of both states adds to both rates; `nde.fit` trains it, and `[evaluate.closed_form]` finds its equation, among all
 monomials of degree two or three. Three units of time more and more are forecast, to three times the span; their rows
-in the table are without noise, so that their root mean square error is that of the trajectory. A quarter of an hour on
+in the table are without noise, so that their root mean square error is that of the trajectory. Most of an hour on
 one core.
 """
 

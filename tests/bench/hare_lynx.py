@@ -69,7 +69,10 @@ def fitted(times, values, origin):
     values_, vectors = np.linalg.eigh(0.5 * (bend + bend.T))
     spread = vectors / np.sqrt(np.maximum(values_, 1.0))
     moved = np.random.default_rng(0).standard_normal((DRAWS, len(vector))) @ spread.T
-    rebuild = lambda one: eqx.combine(rebuilt(one), static)  # noqa: E731
+
+    def rebuild(one):
+        return eqx.combine(rebuilt(one), static)
+
     return rebuild, vector, jnp.asarray(vector + moved), seen, float(value)
 
 

@@ -148,7 +148,10 @@ def plain(fit, choose, scale, key):
 
     def forecast(model, design):
         grid = jnp.linspace(-1.0, 1.0, len(TIMES))[:, None]
-        row = lambda one: jax.vmap(model)(jnp.concatenate([jnp.broadcast_to(one, (len(TIMES), 2)), grid], 1))  # noqa: E731
+
+        def row(one):
+            return jax.vmap(model)(jnp.concatenate([jnp.broadcast_to(one, (len(TIMES), 2)), grid], 1))
+
         return mean + scale * jax.vmap(row)(jnp.asarray(design))
 
     def loss_of(data):

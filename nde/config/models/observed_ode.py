@@ -27,6 +27,8 @@ class ObservedODEModel(ModelSection):
     tasks: ClassVar[tuple[str, ...]] = ("dynamics",)
     reads_rows: ClassVar[bool] = True
     default_solver: ClassVar[SolverConfig] = SolverConfig(name="tsit5", rtol=1e-4, atol=1e-6)
+    learns_term: ClassVar[bool] = False
+    """Whether a network makes rates, whole or added to known ones, of which a closed form can be had."""
 
     def named_states(self) -> tuple[str, ...] | None:
         """The states that the model itself has names for."""
@@ -144,6 +146,7 @@ class HybridModel(KnownModel):
     depth: PositiveInt = 1
 
     title: ClassVar[str] = "known system + network"
+    learns_term: ClassVar[bool] = True
 
     @pydantic.model_validator(mode="after")
     def _check_residual(self) -> "HybridModel":
@@ -175,6 +178,7 @@ class NeuralODEModel(ObservedODEModel):
     depth: PositiveInt = 1
 
     title: ClassVar[str] = "neural ODE"
+    learns_term: ClassVar[bool] = True
 
     def field(self, facts: DynamicsFacts, key: PRNGKeyArray) -> Callable[..., Any]:
         count = len(facts.states)

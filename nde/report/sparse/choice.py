@@ -36,8 +36,9 @@ def extended_bic(loss: float, free: int, values: int, *, chosen: int, candidates
     **Arguments:** `loss`: $\ell$, the negative log likelihood at its minimum, in nats; `free`: $k$, how many numbers
     were fitted to `values` $= n$; `chosen`: $m$, how many of `candidates` $= p$ terms; `gamma`: 0 is Schwarz's own.
 
-    Of twenty candidates Schwarz's price, $\log n$ each, lets one in by chance in half of all data sets; with $\gamma =
-    1$, which assumes each *number* of terms as likely as another rather than each set, in few.
+    Of twenty candidates and sixty values Schwarz's price, $\log n$ each, lets one in by chance in 0.58 of all data
+    sets, $1 - P(\chi^2_1 < \log 60)^{20}$; with $\gamma = 1$, which assumes each *number* of terms as likely as another
+    rather than each set, in few.
 
     **Source:** Chen & Chen, *Extended Bayesian information criteria for model selection with large model spaces*,
     Biometrika 2008, equation 2.

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from nde.config import ClosedFormConfig, DynamicsConfig
+from nde.fields import parameter_values
 from nde.models import ObservedODE
 from nde.report import ClosedForm, covariance, Stepwise, stepwise, term_form, with_term
 from nde.tasks.base import RunError
-from nde.tasks.dynamics.posterior import log_density, model_at, network_size
+from nde.tasks.dynamics.posterior import log_density, model_at
 from nde.tasks.dynamics.problem import DynamicsProblem
 from nde.tasks.dynamics.training import batched_inputs, first_states, trajectories
 from nde.train import FailedExamples
@@ -51,7 +52,8 @@ class Recovered:
 
     def notes(self) -> list[str]:
         """The equation, a line each rate."""
-        what = "added to the growth of" if self.model.positive else "added to"
+        part = "added to the" if parameter_values(self.model.ode.field) else "the"
+        what = f"{part} rate of growth of" if self.model.positive else f"{part} rate of"
         notes = self.form.equations(f"{self.title}, 90 % by Laplace: {what} ")
         if self.failure is not None:
             notes.append(f"{self.title}: not scored, for it cannot be solved up to the last row: {self.failure}")
@@ -75,12 +77,15 @@ def asked_closed_forms(
 ) -> dict[str, Recovered]:
     """The closed form of each `[[model]]` that learns a term, by what the refitted model is called.
 
-    **Raises:** `RunError` for a library that cannot be computed along a solution, or more candidates than values.
+    **Raises:** `RunError` for a library that cannot be computed along a solution, more candidates than values, or a
+    run of which no model learns a term.
     """
     asked = config.evaluate.closed_form
     if asked is None:
         return {}
-    learned = [label for label, members in models.items() if network_size(members[0])]
+    learned = [section.called() for section in config.model if getattr(section, "learns_term", False)]
+    if not learned:
+        raise RunError("evaluate.closed_form: no [[model]] learns a term; hybrid and neural_ode do.")
     try:
         found = [recover(config, problem, label, models[label], asked) for label in learned]
     except ValueError as error:
@@ -122,11 +127,13 @@ def recover(
 
 def _failure(config: DynamicsConfig, problem: DynamicsProblem, model: ObservedODE) -> str | None:
     """Why a model cannot be solved to the last row of each series: an equation may run away where a network did not."""
-    times, first = (
-        jnp.asarray(x, jnp.result_type(float)) for x in (problem.panel.times, first_states(config, problem))
-    )
+    rows = np.flatnonzero((problem.fit | problem.test).any((1, 2)))
+    arrays = (problem.panel.times, first_states(config, problem))
+    times, first = (jnp.asarray(x[rows], jnp.result_type(float)) for x in arrays)
+    inputs = jax.tree.map(lambda x: x[rows], batched_inputs(config, problem))
+    model = model if model.starts is None else eqx.tree_at(lambda m: m.starts, model, model.starts[rows])
     try:
-        trajectories(model, times, first, problem.panel.ids, batched_inputs(config, problem))
+        trajectories(model, times, first, [problem.panel.ids[i] for i in rows], inputs)
     except FailedExamples as failure:
         return str(failure)
     return None
@@ -140,7 +147,10 @@ def _of_networks(
     ts = jnp.asarray(np.linspace(problem.clock, last, POINTS, axis=1), jnp.result_type(float))
     first, inputs = jnp.asarray(first_states(config, problem), ts.dtype), batched_inputs(config, problem)
     rows = problem.series
-    solved = [trajectories(model, ts, first, problem.panel.ids, inputs)[0][rows] for model in members]
+    # of series that are fitted; another may be one that can not be solved
+    every = [trajectories(model, ts, first, problem.panel.ids, inputs, leave_out=True)[0] for model in members]
+    rows = rows[np.all([np.isfinite(np.asarray(ys)[rows]).all((1, 2)) for ys in every], axis=0)]
+    solved = [ys[rows] for ys in every]
     make = partial(
         term_form, members, ts[rows], solved, states=config.observe.states or (), make_library=asked.library,
         inputs=jax.tree.map(lambda x: x[rows], inputs), independent=int(problem.fit.sum()),

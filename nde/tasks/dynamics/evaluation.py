@@ -32,10 +32,12 @@ def evaluate(run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
     """NLL, RMSE and coverage on what was held out, and RMSE on what was fitted, of each method and two baselines."""
     config: DynamicsConfig = run.config
     models = run.models()
-    closed = asked_closed_forms(config, problem, models)
-    models = {**models, **{label: [each.model] for label, each in closed.items() if each.failure is None}}
     laws = {label: forecast(config, problem, members) for label, members in models.items()}
     scored, left_out = solved_by_all(problem, laws)
+    closed = asked_closed_forms(config, scored, models)
+    refitted = {label: [each.model] for label, each in closed.items() if each.failure is None}
+    laws |= {label: forecast(config, problem, members) for label, members in refitted.items()}
+    models = {**models, **refitted}
     every: dict[str, AbstractForecast] = {**baselines(problem), **laws}
     means = {**baseline_means(problem), **{label: _mean(law) for label, law in laws.items()}}
     rows = [method_row(name, law, means[name], scored) for name, law in every.items()]
