@@ -16,7 +16,8 @@ DateUnit = Literal["seconds", "minutes", "hours", "days", "weeks", "years"]
 class TableData(Section):
     """`[data]`: series, how their table is laid out and written, and which fold of them is held out.
 
-    Give either `dataset`, a name of `nde.data.DATASETS`, or `path`, a `.csv`, `.tsv` or `.parquet` file. A data set
+    Give either `dataset`, a name of `nde.data.DATASETS`, or `path`, a `.csv`, `.tsv` or `.parquet` file, or a folder or
+    a pattern of Parquet files, such as `tables/*.parquet`. A data set
     brings keys of its own, which hold where they are left out; one that is made, not shipped, is made from `seed`. The
     other keys are those of `nde.data.TableFormat`, where they are explained. Fold `fold` of `folds` is held out, by
     `split_seed`, and of the others a share `validation` chooses the best model. `nde fit` writes what it found in place
@@ -40,7 +41,7 @@ class TableData(Section):
     date_unit: DateUnit | None = None
     time_format: str | None = None
     missing: tuple[float | str, ...] = ()
-    duplicates: Literal["error", "mean", "last"] = "error"
+    duplicates: Literal["error", "mean", "first", "last"] = "error"
     min_observations: PositiveInt = 1
     separator: str | None = None
     decimal: Literal[".", ","] = "."

@@ -42,7 +42,13 @@ from nde.data.datasets import (
     sample_density as sample_density,
     theophylline_path as theophylline_path,
 )
-from nde.data.files import as_frame as as_frame, read_table as read_table, Table as Table
+from nde.data.files import (
+    as_frame as as_frame,
+    read_table as read_table,
+    Table as Table,
+    table_files as table_files,
+    write_frame as write_frame,
+)
 from nde.data.informative import refuse_empty_channels as refuse_empty_channels
 from nde.data.input_table import read_panel_with_inputs as read_panel_with_inputs
 from nde.data.inputs_layout import DoseFormat as DoseFormat, InputsFormat as InputsFormat

@@ -58,7 +58,7 @@ def read_doses(
     numbers of doses or have no interval.
     """
     for name in doses.columns():
-        if name not in table.frame.columns:
+        if name not in table.columns:
             raise no_column(table, name, doses.columns())
     columns = {name: read_numbers(table, getattr(doses, name), layout) for name in _numbered(doses)}
     amounts = columns["amount"]
@@ -113,10 +113,10 @@ def read_states(
     """The index of the state that each dose is given into: of the name, or of what a column of that name says."""
     if doses.state in states:
         return np.full(len(row), states.index(doses.state))
-    if doses.state not in table.frame.columns:
+    if doses.state not in table.columns:
         raise table.error(
             f"doses.state = '{doses.state}' is neither a state ({', '.join(states)}) nor a column "
-            f"({', '.join(table.frame.columns)})."
+            f"({', '.join(table.columns)})."
         )
     cells = read_names(Table(table.source, table.frame[row], table.numbers[row]), doses.state).str.strip_chars()
     numbers = {str(i + 1): i for i in range(len(states))} | {f"{i + 1}.0": i for i in range(len(states))}

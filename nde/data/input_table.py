@@ -47,12 +47,12 @@ def read_panel_with_inputs(
     constant that changes or is missing, a covariate without a value or with two at one time, a steady dose that is not
     the first, and doses that all lie after the observations.
     """
-    table = read_table(path, layout)
     doses = inputs.doses
     own = doses is not None and doses.path is None
     wanted = [*inputs.names(), *(doses.columns() if own and doses is not None else [])]
+    table = _read_whole(path, layout, [*wanted, *([doses.state] if own and doses is not None else [])])
     for name in wanted:
-        if name not in table.frame.columns:
+        if name not in table.columns:
             raise no_column(table, name, wanted)
     ids, times = read_names(table, layout.id), read_times(table, layout)
     kept, layout = table, replace(layout, channels=layout.channels or _channels(table, layout, inputs, states or ()))
@@ -72,7 +72,7 @@ def read_panel_with_inputs(
         beside = replace(beside, channels=(), channel=None, value=None)
         other = read_cells(doses.path, beside)
         for name in (beside.id, beside.time):
-            if name not in other.frame.columns:
+            if name not in other.columns:
                 raise no_column(other, name, [beside.id, beside.time])
         rows = read_doses(other, read_names(other, beside.id), read_times(other, beside), doses, beside, states)
     arrays = None
@@ -87,12 +87,19 @@ def read_panel_with_inputs(
     return panel, SeriesInputs(states, **(arrays or none), constants=constants, **found)
 
 
+def _read_whole(path: Any, layout: TableFormat, beside: Sequence[str]) -> Table:
+    """All rows of a table, since a row that observes nothing may hold what is given, and the columns that count."""
+    if layout.channel is not None:
+        return read_table(path, replace(layout, channels=None), beside)
+    return read_table(path, layout, None if layout.channels is None else (*layout.channels, *beside))
+
+
 def _channels(table: Table, layout: TableFormat, inputs: InputsFormat, states: Sequence[str]) -> tuple[str, ...] | None:
     """All columns of a wide table that can be channels; `None` where `nde.data.read_panel` finds them."""
     if layout.channel is not None:
         return None
     taken = {layout.id, layout.time, *inputs.beside(states)}
-    return tuple(name for name in table.frame.columns if name not in taken and not INDEX.fullmatch(name)) or None
+    return tuple(name for name in table.columns if name not in taken and not INDEX.fullmatch(name)) or None
 
 
 def _observes(table: Table, layout: TableFormat) -> np.ndarray:

@@ -81,9 +81,9 @@ def read_labelled_panel(path: Any, layout: TableFormat, label: str) -> LabelledP
     **Raises:** `TableError` for what `read_panel` refuses, a label that is missing, a series with two, and a single
     class.
     """
-    table = read_table(path, layout)
-    if label not in table.frame.columns:
-        raise table.error(f"no column '{label}' of labels; the columns are {', '.join(table.frame.columns)}.")
+    table = read_table(path, layout, beside=(label,))
+    if label not in table.columns:
+        raise table.error(f"no column '{label}' of labels; the columns are {', '.join(table.columns)}.")
     used = (layout.id, layout.time, layout.channel, layout.value, *(layout.channels or ()))
     if label in used:
         raise table.error(f"the label '{label}' is also asked for as a column of the series; name another.")

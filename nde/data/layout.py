@@ -41,7 +41,7 @@ class TableFormat:
 
     - `missing`: what else stands for a missing value: numbers, such as -999, or words.
     - `duplicates`: what becomes of several different values of one channel of one series at one time: `"error"`,
-      their `"mean"`, or the `"last"` in the order of the rows.
+      their `"mean"`, or the `"first"` or `"last"` in the order of the rows.
     - `min_observations`: series with fewer rows of observations are left out, and a note says so.
 
     **The text of a CSV file:**
@@ -63,7 +63,7 @@ class TableFormat:
     date_unit: str | None = None
     time_format: str | None = None
     missing: tuple[float | str, ...] = ()
-    duplicates: Literal["error", "mean", "last"] = "error"
+    duplicates: Literal["error", "mean", "first", "last"] = "error"
     separator: str | None = None
     decimal: str = "."
     encoding: str = "utf-8"
@@ -75,9 +75,13 @@ class TableFormat:
             raise ValueError(f"time_scale must be positive, but is {self.time_scale}.")
         if self.date_unit is not None and self.date_unit not in DATE_UNITS:
             raise ValueError(f"date_unit must be one of {', '.join(DATE_UNITS)}, but is '{self.date_unit}'.")
-        if self.duplicates not in ("error", "mean", "last"):
-            raise ValueError(f"duplicates must be 'error', 'mean' or 'last', but is '{self.duplicates}'.")
+        if self.duplicates not in ("error", "mean", "first", "last"):
+            raise ValueError(f"duplicates must be 'error', 'mean', 'first' or 'last', but is '{self.duplicates}'.")
         _check_text(self.separator, self.decimal, self.encoding)
+
+    def columns(self) -> tuple[str, ...] | None:
+        """The columns of channels and values; `None` for all but those of the series and the times."""
+        return self.channels if self.channel is None or self.value is None else (self.channel, self.value)
 
     def unit_of_dates(self) -> str:
         """The unit in which a column of dates is counted.

@@ -1,11 +1,14 @@
 """Rows of a table in any order to series sorted by time, in time that grows as the rows do."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
+from nde.data.cells import Coded
 from nde.data.files import Table
 from nde.data.layout import TableError, TableFormat
 from nde.data.times import TimeColumn
@@ -13,20 +16,29 @@ from nde.data.times import TimeColumn
 SHOWN_CLASHES = 3
 
 
+class Block(NamedTuple):
+    """Values of a table, in the order of its rows; nan where one is missing.
+
+    - `value`: one of each row.
+    - `channel`: the number of the channel of all, or that of each.
+    """
+
+    value: Float[np.ndarray, " rows"]
+    channel: int | Int[np.ndarray, " rows"]
+
+
 @dataclass(frozen=True)
 class Cells:
-    """The observed values of a table, in the order of its rows.
+    """The values of a table.
 
     - `ids`, `times`: of each row of the table.
-    - `row`, `channel`, `value`: `(values,)`; the row and the number of the channel of each.
+    - `blocks`: the values in pieces that share no channel, each made when it is come to; it can be gone through again.
     - `channels`: their names.
     """
 
-    ids: pl.Series
+    ids: Coded
     times: TimeColumn
-    row: Int[np.ndarray, " values"]
-    channel: Int[np.ndarray, " values"]
-    value: Float[np.ndarray, " values"]
+    blocks: Iterable[Block]
     channels: tuple[str, ...]
 
 
@@ -52,74 +64,131 @@ class Series:
 
     def only(self, chosen: np.ndarray) -> "Series":
         """The series for which a boolean array is true."""
+        if chosen.all():
+            return self
         kept = np.repeat(chosen, self.lengths)
         ids = tuple(name for name, keep in zip(self.ids, chosen, strict=True) if keep)
         return Series(ids, self.lengths[chosen], self.rows[kept], self.values[kept])
 
-    def padded(self, x: np.ndarray, *, last: bool = False) -> np.ndarray:
-        """Numbers of each row as `(series, longest, …)`; zero past the end of a series, or its last number."""
-        inside = np.arange(self.lengths.max())[None, :] < self.lengths[:, None]
-        out = np.zeros((*inside.shape, *x.shape[1:]), x.dtype)
+    def padded(self, x: np.ndarray, *, fill: float | None = None) -> np.ndarray:
+        """Numbers of each row as `(series, longest, …)`; past the end of a series `fill`, or its last number if `None`.
+
+        Of series of one length it is `x` itself in another shape.
+        """
+        longest = int(self.lengths.max())
+        if (self.lengths == longest).all():
+            return x.reshape(len(self.lengths), longest, *x.shape[1:])
+        inside = np.arange(longest)[None, :] < self.lengths[:, None]
+        out = np.empty((*inside.shape, *x.shape[1:]), x.dtype)
+        if fill is None:
+            out[:] = x[self.starts + self.lengths - 1][:, None]
+        else:
+            out[:] = fill
         out[inside] = x
-        if last:
-            ends = np.repeat(x[self.starts + self.lengths - 1][:, None], inside.shape[1], axis=1)
-            out[~inside] = ends[~inside]
         return out
 
 
 def merge_rows(table: Table, cells: Cells, layout: TableFormat) -> Series:
     """Sort the rows by series and time, and make those of equal id and time one.
 
+    The values are written where they belong, a block at a time: nothing else of their number is made, and nothing is
+    sorted where the table is.
+
     **Raises:** `TableError` where one channel has different values at one time of one series, unless
     `layout.duplicates` says what becomes of them.
     """
-    ids = cells.ids.unique(maintain_order=True)
-    codes = cells.ids.replace_strict(ids, np.arange(len(ids)), return_dtype=pl.Int64).to_numpy()
-    ticks = cells.times.ticks
-    order = np.lexsort((ticks, codes))  # stable: rows of equal id and time stay in the order of the table
-    new = np.ones(len(order), bool)
-    new[1:] = (codes[order][1:] != codes[order][:-1]) | (ticks[order][1:] != ticks[order][:-1])
-    place = np.empty(len(order), int)
-    place[order] = np.cumsum(new) - 1
-    rows = order[new]
-    count = len(cells.channels)
-    key = place[cells.row] * count + cells.channel
-    values = np.full(len(rows) * count, np.nan)
-    if len(key):
-        sort = np.lexsort((cells.row, key))
-        starts = np.flatnonzero(np.diff(key[sort], prepend=-1))
-        values[key[sort][starts]] = _one_each(table, cells, layout, sort, starts)
-    lengths = np.bincount(codes[rows], minlength=len(ids))
-    return Series(tuple(ids.to_list()), lengths, rows, values.reshape(len(rows), count))
+    codes, ticks = cells.ids.codes, cells.times.ticks
+    order = _order(codes, ticks)
+    new = _differs(codes, ticks, order)
+    if order is None and new.all():
+        place, rows = None, np.arange(len(codes))
+    elif order is None:
+        place, rows = np.cumsum(new) - 1, np.flatnonzero(new)
+    else:
+        place = np.empty(len(order), np.int64)
+        place[order] = np.cumsum(new) - 1
+        rows = order[new]
+    del order
+    values = _placed(table, cells, layout, place, len(rows))
+    lengths = np.bincount(codes[rows], minlength=len(cells.ids.names))
+    return Series(tuple(cells.ids.names.to_list()), lengths, rows, values)
 
 
-def _one_each(table: Table, cells: Cells, layout: TableFormat, sort: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """One value for each run of `sort` that begins at `starts`: values of the same series, time and channel."""
-    values = cells.value[sort]
-    clash = np.flatnonzero(np.minimum.reduceat(values, starts) != np.maximum.reduceat(values, starts))
-    if layout.duplicates == "error" and len(clash):
-        ends = np.append(starts, len(sort))
-        raise _clashes(table, cells, layout, [sort[ends[i] : ends[i + 1]] for i in clash[:SHOWN_CLASHES]], len(clash))
-    if layout.duplicates == "mean":
-        ends = np.append(starts[1:], len(sort))
-        means = np.add.reduceat(values, starts) / (ends - starts)
-        # Equal values stay what they are, to the last bit.
-        one = values[starts]
-        one[clash] = means[clash]
-        return one
-    return values[np.append(starts[1:], len(sort)) - 1]
+def _order(codes: np.ndarray, ticks: np.ndarray) -> np.ndarray | None:
+    """The rows sorted by series and time, those of equal ones as they stand in the table; `None` if all do."""
+    later = (codes[1:] > codes[:-1]) | ((codes[1:] == codes[:-1]) & (ticks[1:] >= ticks[:-1]))
+    if later.all():
+        return None
+    keys = pl.select(pl.Series(codes).alias("code"), pl.Series(ticks).alias("tick"))
+    return keys.select(pl.arg_sort_by("code", "tick", maintain_order=True)).to_series().to_numpy().astype(np.int64)
 
 
-def _clashes(table: Table, cells: Cells, layout: TableFormat, runs: list[np.ndarray], count: int) -> TableError:
+def _differs(codes: np.ndarray, ticks: np.ndarray, order: np.ndarray | None) -> np.ndarray:
+    """Which rows, sorted, have another series or time than the one before."""
+    new = np.zeros(len(codes), bool)
+    new[:1] = True
+    for x in (codes, ticks):
+        x = x if order is None else x[order]
+        new[1:] |= x[1:] != x[:-1]
+    return new
+
+
+def _placed(table: Table, cells: Cells, layout: TableFormat, place: np.ndarray | None, count: int) -> np.ndarray:
+    """The values at their rows `(count, channels)`; `place`: of each row of the table, `None` if as it stands."""
+    values: np.ndarray | None = None
+    width, clashes = len(cells.channels), []
+    for block in cells.blocks:
+        value = block.value
+        if values is None:  # of the first block's precision, and of the others' if one has more
+            values = np.full((count, width), np.nan, value.dtype)
+        elif value.dtype != values.dtype:
+            values = values.astype(np.result_type(values, value), copy=False)
+        if isinstance(block.channel, int) and len(value) == count:  # no two rows are one
+            values[slice(None) if place is None else place, block.channel] = value
+            continue
+        seen = np.flatnonzero(~np.isnan(value))
+        key = (seen if place is None else place[seen]) * width
+        key += block.channel if isinstance(block.channel, int) else block.channel[seen]
+        clashes.append(_write(values.reshape(-1), key, value[seen], layout.duplicates))
+    assert values is not None
+    several = np.unique(np.concatenate(clashes)) if clashes else np.array([], int)
+    if layout.duplicates == "error" and len(several):
+        raise _clashes(table, cells, layout, place, several)
+    return values
+
+
+def _write(values: np.ndarray, key: np.ndarray, value: np.ndarray, duplicates: str) -> np.ndarray:
+    """Write values at their places, of which some may be the same, and return those that have different ones."""
+    values[key] = value  # of several at one place the last remains
+    clash = np.unique(key[values[key] != value])
+    if len(clash) and duplicates == "first":
+        values[key[::-1]] = value[::-1]
+    if len(clash) and duplicates == "mean":
+        among = np.flatnonzero(np.isin(key, clash))
+        among = among[np.argsort(key[among], kind="stable")]
+        starts = np.flatnonzero(np.diff(key[among], prepend=-1))
+        values[clash] = np.add.reduceat(value[among], starts) / np.diff(starts, append=len(among))
+    return clash
+
+
+def _clashes(
+    table: Table, cells: Cells, layout: TableFormat, place: np.ndarray | None, several: np.ndarray
+) -> TableError:
+    shown, width = several[:SHOWN_CLASHES], len(cells.channels)
+    found: dict[int, list[tuple[int, float]]] = {int(key): [] for key in shown}
+    where = np.arange(len(cells.ids.codes)) if place is None else place
+    for block in cells.blocks:
+        key = where * width + block.channel
+        for row in np.flatnonzero(np.isin(key, shown) & ~np.isnan(block.value)):
+            found[int(key[row])].append((int(row), float(block.value[row])))
     said = []
-    for run in runs:
-        other = int(np.flatnonzero(cells.value[run] != cells.value[run[0]])[0])
-        one, two = run[0], run[other]
-        first, second = cells.row[one], cells.row[two]
+    for key, given in found.items():
+        first, one = given[0]
+        second, two = next((row, value) for row, value in given if value != one)
         said.append(
-            f"rows {table.numbers[first]} and {table.numbers[second]} both give "
-            f"'{cells.channels[cells.channel[one]]}' of {layout.id} {cells.ids[int(first)]} at {layout.time} "
-            f"{cells.times.name(int(first))}, as {cells.value[one]:.15g} and {cells.value[two]:.15g}"
+            f"rows {table.numbers[first]} and {table.numbers[second]} both give '{cells.channels[key % width]}' of "
+            f"{layout.id} {cells.ids.names[int(cells.ids.codes[first])]} at {layout.time} {cells.times.name(first)}, "
+            f"as {one:.15g} and {two:.15g}"
         )
-    more = f"; and so {count - len(said)} more" if count > len(said) else ""
-    return table.error(f"{'; '.join(said)}{more}; keep one each, or set data.duplicates = 'mean' or 'last'.")
+    more = f"; and so {len(several) - len(said)} more" if len(several) > len(said) else ""
+    return table.error(f"{'; '.join(said)}{more}; keep one each, or set data.duplicates = 'mean', 'first' or 'last'.")

@@ -13,10 +13,10 @@ from nde.data.times import TimeColumn
 
 @dataclass(frozen=True)
 class TableRows:
-    """Which row of a table each row of a panel is, and the columns that name it there.
+    """The ids and times of a panel's rows as its table has them.
 
-    - `ids`, `times`: the table's columns, bit for bit and in their own types.
-    - `index`: `(series, rows)`; the row of the table, counted from 0. Past a series' end it repeats its last.
+    - `ids`, `times`: cells of the table's columns, bit for bit and in their own types.
+    - `index`: `(series, rows)`; which of them each row has, counted from 0. Past a series' end it repeats its last.
     """
 
     ids: pl.Series

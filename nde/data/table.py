@@ -1,19 +1,20 @@
 """Read a table of irregular observations, long or wide, and say clearly what is wrong with it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from nde.data.cells import read_names, read_numbers
+from nde.data.cells import plain, read_codes, read_values
 from nde.data.files import check_columns, read_table, Table
 from nde.data.layout import TableFormat
-from nde.data.merge import Cells, merge_rows, Series
+from nde.data.merge import Block, Cells, merge_rows, Series
 from nde.data.panel import Panel, TableRows
 from nde.data.remarks import remarks
-from nde.data.times import read_times, TimeColumn
+from nde.data.times import read_times
 
 # The columns that pandas and R write for row numbers: without a name, or by these.
 INDEX = re.compile(r"Unnamed: \d+(\.\d+)?|__index_level_\d+__|")
@@ -56,11 +57,8 @@ def panel_of(table: Table, layout: TableFormat, *, require_values: bool = True, 
         channels = layout.channels or _channels(table, layout, beside, notes)
     if not len(table.frame):
         raise table.error("the table has no rows; it needs at least one.")
-    names = read_names(table, layout.id)
-    times = read_times(table, layout)
-    row, channel, value = (_long_cells if layout.channel else _wide_cells)(table, layout, channels)
-    seen = ~np.isnan(value)
-    cells = Cells(names, times, row[seen], channel[seen], value[seen], channels)
+    blocks = (_LongBlocks if layout.channel else _WideBlocks)(table, layout, channels)
+    cells = Cells(read_codes(table, layout.id), read_times(table, layout), blocks, channels)
     series = _long_enough(table, merge_rows(table, cells, layout), layout, notes)
     if require_values:
         empty = np.isnan(series.values).all(0)
@@ -68,13 +66,16 @@ def panel_of(table: Table, layout: TableFormat, *, require_values: bool = True, 
             name = channels[int(empty.argmax())]
             raise table.error(f"channel '{name}' has no value at all; leave it out of the channels.")
         notes += remarks(series, channels)
-    keys = TableRows(table.frame[layout.id], times, series.padded(series.rows, last=True))
-    return _panel(series, channels, times, keys, layout, tuple(notes))
+    ids, times, index = table.frame[layout.id], cells.times, series.rows
+    if 2 * len(index) < len(ids):  # of a long table only the rows that are the panel's are kept
+        ids, times, index = ids.gather(index), times.gather(index), np.arange(len(index))
+    series = replace(series, rows=index)
+    return _panel(series, channels, TableRows(ids, times, series.padded(index)), layout, tuple(notes))
 
 
 def _channels(table: Table, layout: TableFormat, beside: Sequence[str], notes: list[str]) -> tuple[str, ...]:
     """All columns that can be channels."""
-    others = [name for name in table.frame.columns if name not in (layout.id, layout.time, *beside)]
+    others = [name for name in table.columns if name not in (layout.id, layout.time, *beside)]
     channels = tuple(name for name in others if not INDEX.fullmatch(name))
     for name in others:
         if name not in channels:
@@ -89,30 +90,48 @@ def _named_rows(
 ) -> tuple[Table, tuple[str, ...]]:
     """The rows of a long table whose channel is asked for, and the channels."""
     assert layout.channel is not None
-    names = read_names(table, layout.channel)
-    known = tuple(names.unique(maintain_order=True).to_list())
-    channels = layout.channels or known
+    names = read_codes(table, layout.channel).names
+    channels = layout.channels or tuple(names.to_list())
+    known = set(names.to_list())
     absent = [name for name in channels if name not in known]
     if absent and require_values:
+        known = table.distinct(layout.channel).cast(pl.String).to_list()
         raise table.error(f"column '{layout.channel}' never says '{absent[0]}'; its names are {', '.join(known)}.")
-    kept = table.only(names.is_in(list(channels)).to_numpy())
-    lost = table.frame[layout.id].n_unique() - kept.frame[layout.id].n_unique()
+    kept = table
+    if known - set(channels):
+        kept = table.only(plain(table.cells(layout.channel)).cast(pl.String).is_in(list(channels)).to_numpy())
+    lost = len(table.distinct(layout.id)) - kept.frame[layout.id].n_unique() if layout.channels else 0
     if lost:
         notes.append(f"{lost} series have no row of the channels {', '.join(channels)} and are left out.")
     return kept, channels
 
 
-def _wide_cells(table: Table, layout: TableFormat, channels: tuple[str, ...]) -> tuple[np.ndarray, ...]:
-    values = np.stack([read_numbers(table, name, layout) for name in channels], axis=1)
-    rows, columns = np.indices(values.shape)
-    return rows.ravel(), columns.ravel(), values.ravel()
+@dataclass(frozen=True)
+class _WideBlocks:
+    """The values of a wide table, a column after another."""
+
+    table: Table
+    layout: TableFormat
+    channels: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Block]:
+        for number, name in enumerate(self.channels):
+            yield Block(read_values(self.table, name, self.layout), number)
 
 
-def _long_cells(table: Table, layout: TableFormat, channels: tuple[str, ...]) -> tuple[np.ndarray, ...]:
-    assert layout.channel is not None and layout.value is not None
-    names = read_names(table, layout.channel)
-    numbers = names.replace_strict(list(channels), np.arange(len(channels)), return_dtype=pl.Int64).to_numpy()
-    return np.arange(len(names)), numbers, read_numbers(table, layout.value, layout)
+@dataclass(frozen=True)
+class _LongBlocks:
+    """The values of a long table, all as one."""
+
+    table: Table
+    layout: TableFormat
+    channels: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Block]:
+        assert self.layout.channel is not None and self.layout.value is not None
+        names = self.table.cells(self.layout.channel).cast(pl.String)
+        numbers = names.cast(pl.Enum(self.channels)).to_physical().to_numpy()
+        yield Block(read_values(self.table, self.layout.value, self.layout), numbers)
 
 
 def _long_enough(table: Table, series: Series, layout: TableFormat, notes: list[str]) -> Series:
@@ -132,26 +151,24 @@ def _long_enough(table: Table, series: Series, layout: TableFormat, notes: list[
 
 
 def _panel(
-    series: Series,
-    channels: tuple[str, ...],
-    times: TimeColumn,
-    keys: TableRows,
-    layout: TableFormat,
-    notes: tuple[str, ...],
+    series: Series, channels: tuple[str, ...], keys: TableRows, layout: TableFormat, notes: tuple[str, ...]
 ) -> Panel:
-    ticks, scale = times.ticks[series.rows], layout.time_scale or 1.0
+    times, scale = keys.times, layout.time_scale or 1.0
+    ticks = times.ticks[series.rows]
+    firsts = ticks[series.starts]
     # Differences of whole ticks, or of doubles, before anything is rounded to the model's precision.
-    since = (ticks - np.repeat(ticks[series.starts], series.lengths)) / times.per_unit
-    values = series.padded(series.values)
-    mask = series.padded(~np.isnan(series.values))
+    since = (ticks - np.repeat(firsts, series.lengths)) / times.per_unit / scale
+    values = series.padded(series.values, fill=np.nan)
+    mask = ~np.isnan(values)
+    values[~mask] = 0.0
     return Panel(
         ids=series.ids,
         channels=channels,
-        times=series.padded(since / scale, last=True),
-        values=np.where(mask, values, 0.0),
+        times=series.padded(since),
+        values=values,
         mask=mask,
         lengths=series.lengths,
-        origin=times.numbers()[series.rows][series.starts],
+        origin=firsts / times.per_unit,
         time_scale=scale,
         time_unit=layout.time_unit or times.unit or layout.time,
         notes=notes,

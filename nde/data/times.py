@@ -52,6 +52,10 @@ class TimeColumn:
         """The times in the unit of the table, dates since 1970, rounded to 64 bits."""
         return self.ticks / self.per_unit
 
+    def gather(self, rows: np.ndarray) -> "TimeColumn":
+        """The column of some rows alone."""
+        return replace(self, cells=self.cells.gather(rows), text=None if self.text is None else self.text.gather(rows))
+
     def shown(self, rows: np.ndarray, *, as_text: bool) -> pl.Series:
         """The times of some rows as they were read; of dates that were text, the text if `as_text`."""
         kept = self.text if as_text and self.text is not None else self.cells
@@ -120,7 +124,7 @@ def read_times(table: Table, layout: TableFormat) -> TimeColumn:
 
     **Raises:** `TableError` for a time that is missing, infinite, or neither a number nor a date that can be read.
     """
-    name, cells = layout.time, plain(table.frame[layout.time])
+    name, cells = layout.time, plain(table.cells(layout.time))
     empty = cells.is_null()
     if cells.dtype == pl.String:
         cells = cells.str.strip_chars()
@@ -195,7 +199,7 @@ def _dates(table: Table, cells: pl.Series, read: pl.Series, layout: TableFormat,
             why = "written with a time zone where others have none, or without one where others have one"
             advice = "; write all alike"
         raise table.row_error(row, layout.time, f": '{cells[row]}' is {why}{advice}.")
-    text = table.frame[layout.time].cast(pl.String)
+    text = table.cells(layout.time).cast(pl.String)
     return TimeColumn(read.alias(layout.time), text, _unit(table, layout), layout.time_format)
 
 

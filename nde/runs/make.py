@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from rich.console import Console
 
 from nde import config as configs
-from nde.data import as_frame
+from nde.data import as_frame, write_frame
 from nde.runs.folder import free_folder, prepare, Run, TABLE
 from nde.runs.training import train
 from nde.tasks import RunError, RunFailed
@@ -35,7 +36,8 @@ def fit(
 
     - `config`: the path of a TOML file, nested dictionaries of the same keys, or a validated config.
     - `data`: in place of `data.path`: a path, or a polars or pandas frame, which is kept in the run's folder, as
-      `data.parquet`. The index of a pandas frame is no column.
+      `data.parquet`. The index of a pandas frame is no column. A lazy frame of polars is written there in pieces, and
+      may be longer than memory: only the panel that the config makes of it must fit.
     - `out`: the run's folder, which must not exist; `runs/TASK-DATE-TIME` (of a file, its name) if not given.
     - `progress`: whether to print how the training goes.
 
@@ -81,11 +83,11 @@ def _make(config: Any, data: Any, out: str | Path | None) -> Run:
     is_frame = data is not None and not isinstance(data, str | Path)
     path = folder.absolute() / TABLE if is_frame else data
     settings = configs.load_config(config, [] if path is None else [f"data.path={path}"])
-    frame = as_frame(data) if is_frame else None
+    frame = as_frame(data) if is_frame and not isinstance(data, pl.LazyFrame) else data
     folder.mkdir(parents=True)
     try:
-        if frame is not None:
-            frame.write_parquet(folder / TABLE)
+        if is_frame:
+            write_frame(frame, folder / TABLE)
         return Run.create(folder, *prepare(settings))
     except BaseException:
         shutil.rmtree(folder)  # it was made here, and holds nothing yet

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nde.config import TableData
-from nde.data import LabelledPanel, Normaliser, Panel, read_panel
+from nde.data import LabelledPanel, Normaliser, Panel, read_panel, table_files
 from nde.tasks.base import Prediction, RunError
 
 SHOWN_CHANNELS = 30
@@ -114,8 +114,13 @@ def fingerprint(data: TableData, panel: Panel) -> str:
 
 
 def file_fingerprint(path: str | Path) -> str:
-    """The SHA-256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    """The SHA-256 of a file, or of the files of a folder or a pattern one after another; it is never held whole."""
+    found = hashlib.sha256()
+    for each in table_files(path):
+        with each.open("rb") as file:
+            while part := file.read(2**20):
+                found.update(part)
+    return found.hexdigest()
 
 
 def write_normaliser(folder: Path, normaliser: Normaliser) -> None:
