@@ -1,9 +1,11 @@
 """Many series: what of a table is read, and that it becomes what plain loops make of it."""
 
 import hashlib
+import json
 
 import numpy as np
 import polars as pl
+import polars.testing
 import pytest
 
 import nde
@@ -11,6 +13,9 @@ from nde.config import load_config
 from nde.data import read_labelled_panel, read_panel, read_table, TableError, TableFormat
 from nde.runs.folder import prepare
 from nde.tasks import RunError
+from nde.tasks.forecast import problem as forecast_problem, stack as forecast_stack
+from nde.tasks.forecast.stack import fit_baselines
+from nde.tasks.forecast.validation import validation_score
 
 CHANNELS = ("a", "b", "c")
 LAYOUTS = {
@@ -209,3 +214,47 @@ def test_a_run_of_a_lazy_frame_or_of_several_files_keeps_what_it_needs(tmp_path)
     with pytest.raises(TableError, match="^data: not a readable lazy table"):
         nde.fit(config, data=failing, out=tmp_path / "failing", progress=False)
     assert not (tmp_path / "failing").exists()
+
+
+def test_forecasts_in_blocks_of_like_lengths_are_those_of_all_at_once(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    lengths = np.where(np.arange(40) % 5 == 0, 20, generator.integers(4, 7, 40))
+    frame = pl.DataFrame(
+        {
+            "id": np.repeat(np.arange(40), lengths),
+            "t": np.concatenate([np.arange(n) for n in lengths]) * 1.0,
+            "x": generator.normal(size=lengths.sum()).cumsum(),
+            "y": generator.normal(size=lengths.sum()),
+        }
+    )
+    config = {
+        "task": "forecast",
+        "data": {"id": "id", "time": "t", "channels": ["x", "y"]},
+        "model": [{"name": "encoder_decoder", "encoder": "gru", "state_size": 2, "width": 4}],
+        "train": {"steps": 1, "batch_size": 4, "validation_samples": 2},
+        "evaluate": {"samples": 4},
+    }
+    run = nde.fit(config, data=frame, out=tmp_path / "run", progress=False)
+    whole, asked = run.evaluate(), run.predict(frame, samples=4, ahead=[1.0])
+    stack = (run.folder / "stack.json").read_text()
+    score = validation_score(run.config, run.problem)(run.models()["GRU-Δt to SDE"][0])
+    monkeypatch.setattr(forecast_problem, "MANY", 10)
+    monkeypatch.setattr(forecast_problem, "MULTIPLE", 3)
+    monkeypatch.setattr(forecast_problem, "NUMBERS", 4 * 2 * 20 * 3)
+    blocks = list(run.problem.blocks(run.problem.split.train, 4))
+    assert len({rows for _, rows in blocks}) > 1 and len(blocks) > 4
+    assert sorted(np.concatenate([places for places, _ in blocks])) == list(range(len(run.problem.split.train)))
+    parts, pieces = run.evaluate(), run.predict(frame, samples=4, ahead=[1.0])
+    for one, other in zip(whole.rows(), parts.rows(), strict=True):
+        assert one.pop("method") == other.pop("method")
+        np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(whole.covered, parts.covered, rtol=1e-9)
+    polars.testing.assert_frame_equal(asked, pieces, rel_tol=1e-9, abs_tol=1e-9)
+    run.task.finish(run, run.problem)
+    new, old = (json.loads(text)["weights"] for text in ((run.folder / "stack.json").read_text(), stack))
+    np.testing.assert_allclose(list(new.values()), list(old.values()), rtol=1e-6)
+    again = validation_score(run.config, run.problem)(run.models()["GRU-Δt to SDE"][0])
+    assert again == pytest.approx(score, rel=1e-12)
+    monkeypatch.setattr(forecast_stack, "MOST_FITTED", 5)
+    noted = fit_baselines(run.problem, run.problem.split.fold, 0).notes
+    assert noted[0] == "baselines are fitted on 5 of the 32 series to learn from, at random."

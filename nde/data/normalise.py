@@ -25,8 +25,8 @@ class Normaliser:
     std: Float[np.ndarray, " channels"]
 
     @classmethod
-    def fit(cls, panel: Panel, log: tuple[str, ...] = ()) -> "Normaliser":
-        """Statistics of a panel's observed values; give it the training series only.
+    def fit(cls, panel: Panel, log: tuple[str, ...] = (), *, series: np.ndarray | None = None) -> "Normaliser":
+        """Statistics of a panel's observed values, of some of its series if not of all; give it the training series.
 
         **Raises:** `TableError` if `log` names a channel that does not exist, a channel has no value, or a channel on
         a log scale has a value that is not positive.
@@ -35,10 +35,15 @@ class Normaliser:
         if unknown:
             raise TableError(f"log names the channel '{unknown[0]}'; the channels are {', '.join(panel.channels)}.")
         flags = np.array([name in log for name in panel.channels])
-        values = _take_log(panel, flags)
         mean, std = [], []
-        for c, name in enumerate(panel.channels):
-            observed = values[..., c][panel.mask[..., c]]
+        for c, name in enumerate(panel.channels):  # one at a time: of many series a copy of all is much
+            mask = panel.mask[..., c] if series is None else panel.mask[series, :, c]
+            observed = (panel.values[..., c] if series is None else panel.values[series, :, c])[mask]
+            observed = observed.astype(np.float64, copy=False)
+            if flags[c]:
+                if (observed <= 0).any():
+                    _refuse_log(panel if series is None else panel[series], flags)
+                observed = np.log(observed)
             if observed.size == 0:
                 raise TableError(f"channel '{name}' has no value among the training series; leave it out.")
             mean.append(observed.mean())
@@ -46,14 +51,26 @@ class Normaliser:
         return cls(panel.channels, flags, np.array(mean), np.array(std))
 
     def apply(self, panel: Panel) -> Float[np.ndarray, "series rows channels"]:
-        """The panel's values standardised, zero where nothing was observed.
+        """The panel's values standardised, in their own precision, zero where nothing was observed.
 
         **Raises:** `TableError` for a value that is not positive in a channel on a log scale.
         """
         if panel.channels != self.channels:
             raise TableError(f"the channels are {', '.join(panel.channels)}, but must be {', '.join(self.channels)}.")
-        values = np.where(panel.mask, (_take_log(panel, self.log) - self.mean) / self.std, 0.0)
-        _refuse(panel, np.abs(values) > LARGEST, f"lies more than {LARGEST:g} standard deviations from the mean")
+        values = np.zeros(panel.values.shape, np.result_type(panel.values, np.float32))  # of integers double
+        for c in range(len(self.channels)):
+            mask = panel.mask[..., c]
+            observed = panel.values[..., c][mask].astype(np.float64, copy=False)
+            if self.log[c]:
+                if (observed <= 0).any():
+                    _refuse_log(panel, self.log)
+                observed = np.log(observed)
+            observed = (observed - self.mean[c]) / self.std[c]
+            if (np.abs(observed) > LARGEST).any():
+                bad = np.zeros(panel.mask.shape, bool)
+                bad[..., c][mask] = np.abs(observed) > LARGEST
+                _refuse(panel, bad, f"lies more than {LARGEST:g} standard deviations from the mean")
+            values[..., c][mask] = observed
         return values
 
     def undo(self, values: Float[np.ndarray, "*shape channels"]) -> Float[np.ndarray, "*shape channels"]:
@@ -63,10 +80,8 @@ class Normaliser:
             return np.where(self.log, np.exp(np.where(self.log, raw, 0.0)), raw)
 
 
-def _take_log(panel: Panel, log: np.ndarray) -> np.ndarray:
-    bad = panel.mask & log & (panel.values <= 0)
-    _refuse(panel, bad, "is not positive, as a log scale needs it")
-    return np.where(log, np.log(np.where(panel.mask & log, panel.values, 1.0)), panel.values)
+def _refuse_log(panel: Panel, log: np.ndarray) -> None:
+    _refuse(panel, panel.mask & log & (panel.values <= 0), "is not positive, as a log scale needs it")
 
 
 # Beyond this the squares of single precision overflow.
@@ -76,7 +91,7 @@ LARGEST = 1e15
 def _refuse(panel: Panel, bad: np.ndarray, why: str) -> None:
     """Name the first bad value of a panel, if there is one."""
     if bad.any():
-        series, row, channel = (int(i[0]) for i in np.nonzero(bad))
+        series, row, channel = (int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
         raise TableError(
             f"series {panel.ids[series]}, time {panel.time_name(series, row)}: channel "
             f"'{panel.channels[channel]}' is {panel.values[series, row, channel]:g}, which {why}; correct it, or leave "

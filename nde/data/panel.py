@@ -81,6 +81,12 @@ class Panel:
             table=None if self.table is None else replace(self.table, index=self.table.index[chosen]),
         )
 
+    def shortened(self, rows: int) -> "Panel":
+        """The panel with so many rows, of series that have no more."""
+        table = None if self.table is None else replace(self.table, index=self.table.index[:, :rows])
+        arrays = {"times": self.times[:, :rows], "values": self.values[:, :rows], "mask": self.mask[:, :rows]}
+        return replace(self, **arrays, table=table)
+
     @property
     def last_times(self) -> Float[np.ndarray, " series"]:
         """The time of each series' last observation, shape `(series,)`; zero for one without observations."""

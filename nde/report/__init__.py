@@ -78,7 +78,7 @@ from nde.report.inference import (
     profile as profile,
 )
 from nde.report.logits import class_logits as class_logits
-from nde.report.marks import forecast_marks as forecast_marks, warning_of as warning_of
+from nde.report.marks import far_channels as far_channels, forecast_marks as forecast_marks, warning_of as warning_of
 from nde.report.points import mode_masses as mode_masses, Moments as Moments, moments as moments
 from nde.report.pool import pool_weights as pool_weights, PooledForecast as PooledForecast
 from nde.report.population import (

@@ -22,22 +22,20 @@ def forecast_marks(
     centre: Float[np.ndarray, "series rows channels"],
     *,
     span: float,
+    off: Bool[np.ndarray, " channels"] | None = None,
 ) -> np.ndarray:
     """What to say of each forecast, `(series, rows, channels)` strings, empty where there is nothing to say.
 
     **Arguments:** `times`: since each series' first row; `values`: given, standardised by the training values' mean and
     standard deviation, of which `mask` were observed; `centre`: the forecast's mean or median, standardised; `span`:
-    the last time of the training series.
+    the last time of the training series; `off`: `nde.report.far_channels` of the whole table, where these are a part.
 
     A time is beyond the span by more than rounding. A value or a forecast is far off past `FAR` standard deviations; a
     channel is where the median of its values lies past `UNIT` and it holds more than one.
     """
     shape = values.shape
     seen = np.where(mask, values, np.nan)
-    off = np.zeros(shape[-1], bool)
-    for c in range(shape[-1]):
-        given = seen[..., c][mask[..., c]]
-        off[c] = given.size > 1 and abs(np.median(given)) > UNIT
+    off = far_channels(values, mask) if off is None else off
     found = {
         BEYOND: np.broadcast_to((times > span * (1 + 1e-6))[..., None], shape),
         VALUE: np.nan_to_num(np.abs(seen)) > FAR,
@@ -48,6 +46,14 @@ def forecast_marks(
     for text, where in found.items():
         marks[where] = [f"{old}; {text}" if old else text for old in marks[where]]
     return marks
+
+
+def far_channels(
+    values: Float[np.ndarray, "series rows channels"], mask: Bool[np.ndarray, "series rows channels"]
+) -> Bool[np.ndarray, " channels"]:
+    """Which channels of a table lie so far from training that they may be in another unit."""
+    given = [values[..., c][mask[..., c]] for c in range(values.shape[-1])]
+    return np.array([each.size > 1 and abs(np.median(each)) > UNIT for each in given], bool)
 
 
 def warning_of(marks: Sequence[str | None]) -> str | None:

@@ -1,7 +1,7 @@
 """Score the models of a run on its held-out series, beside the baselines."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from nde.config import ForecastConfig
 from nde.report import (
+    AbstractCut,
     AbstractForecast,
     compare,
     counted,
@@ -24,7 +25,7 @@ from nde.report import (
 )
 from nde.tasks.base import AbstractEvaluation, member_key, OpenedRun, predicting
 from nde.tasks.forecast.problem import build_cut, Problem
-from nde.tasks.forecast.stack import fit_baselines, model_name, no_stack, pool_name, read_stack
+from nde.tasks.forecast.stack import fit_baselines, model_name, no_stack, pool_name, read_stack, Stack
 
 COVERAGE_LEVELS = tuple(np.round(np.arange(0.1, 1.0, 0.1), 1)) + (0.95,)
 
@@ -133,46 +134,103 @@ def _summary(kl: np.ndarray) -> dict[str, float]:
 
 
 def evaluate(run: OpenedRun, problem: Problem) -> ForecastEvaluation:
-    """Score the run's models and the baselines, fitted on the same series, on the same values of the test series."""
+    """Score the run's models and the baselines, fitted on the same series, on the same values of the test series.
+
+    The series are scored in blocks of like lengths: of all of them only the scores are held.
+    """
     config: ForecastConfig = run.config
-    settings = config.evaluate
-    times, values, mask = problem.arrays(problem.split.test)
-    cut = build_cut(settings, problem.panel.time_scale).cut(times, mask)
-    given, ids = (times, values, cut.context, times), problem.ids(problem.split.test)
-    key = member_key(config, 0, "forecasts")
-    found = {
-        label: sample_forecast(models, *given, series=ids, samples=settings.samples, key=key)
-        for label, models in run.models().items()
-    }
-    names = {label: model_name(config, label) for label in found}
+    settings, models = config.evaluate, run.models()
     kept = read_stack(run)
-    stack = kept or fit_baselines(problem, problem.split.fold)
-    others = stack.forecasts(*given)
-    laws: dict[str, AbstractForecast] = {**others, **{names[label]: one.law for label, one in found.items()}}
-    pool, notes = None, list(stack.notes)
-    law = names[predicting(run, None)]
-    if stack.weights:
-        pool = law = pool_name(config)
-        parts = {**others, **{label: one.law for label, one in found.items()}}
-        laws[pool] = stack.pool(parts, settings.samples, config, series=ids)
-        notes.append(stack.line())
-    elif settings.stack and kept is None:
+    stack = kept or fit_baselines(problem, problem.split.fold, config.data.split_seed)
+    names = {label: model_name(config, label) for label in models}
+    pool = pool_name(config) if stack.weights else None
+    notes = [*stack.notes, *([stack.line()] if stack.weights else [])]
+    if not stack.weights and settings.stack and kept is None:
         notes.append(no_stack(run))
-    covered = coverage(laws[law], values, cut.targets, COVERAGE_LEVELS)
-    counts = cut.targets.sum((0, 1))
-    scored = cut.targets.any((1, 2))
+    law = pool or names[predicting(run, None)]
+    found = _score_blocks(config, problem, stack, models, law)
     return ForecastEvaluation(
-        scores={name: score(one, values, cut.targets) for name, one in laws.items()},
+        scores=found.scores,
         models=names,
         pool=pool,
         law=law,
-        kl_path={label: one.kl_path[scored] for label, one in found.items() if one.kl_path.any()},
-        covered=covered,
-        over_all=np.nansum(covered * counts, axis=1) / counts.sum(),
-        counts=counts,
+        kl_path={label: kl for label, kl in found.kl_path.items() if kl.any()},
+        covered=found.inside / np.where(found.counts > 0, found.counts, np.nan),
+        over_all=found.inside.sum(1) / found.counts.sum(),
+        counts=found.counts,
         title=f"held-out series, fold {config.data.fold} of {config.data.folds}",
         asked=_asked(config),
         notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What a block of series, or all of them, came to; the arrays are those of `ForecastEvaluation`.
+
+    - `inside`: `(levels, channels)`; how many targets lie inside of the intervals.
+    """
+
+    scores: dict[str, Scores]
+    kl_path: dict[str, np.ndarray]
+    inside: np.ndarray
+    counts: np.ndarray
+
+
+def _score_blocks(
+    config: ForecastConfig, problem: Problem, stack: Stack, models: Mapping[str, Sequence[Any]], law: str
+) -> _Scored:
+    """The scores of all test series with a target, in their order; `law`: of which the coverage is taken."""
+    cut = build_cut(config.evaluate, problem.panel.time_scale)
+    times, _, mask = problem.arrays(problem.split.test)
+    series = problem.split.test[cut.cut(times, mask).targets.any((1, 2))]
+    if not len(series):
+        raise ValueError("There is no value to score: no series has an observation after its cut-off.")
+    blocks = list(problem.blocks(series, config.evaluate.samples))
+    parts = []
+    for places, rows in blocks:
+        chosen = series[places]
+        parts.append(_score_block(config, problem.arrays(chosen, rows), cut, problem.ids(chosen), stack, models, law))
+    order = np.argsort(np.concatenate([places for places, _ in blocks]))
+    scores = {name: Scores.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores}
+    return _Scored(
+        {name: Scores(one.nll[order], one.crps[order], one.count[order]) for name, one in scores.items()},
+        {label: np.concatenate([part.kl_path[label] for part in parts])[order] for label in models},
+        np.sum([part.inside for part in parts], axis=0),
+        np.sum([part.counts for part in parts], axis=0),
+    )
+
+
+def _score_block(
+    config: ForecastConfig,
+    arrays: tuple[np.ndarray, ...],
+    cut: AbstractCut,
+    ids: Sequence[str],
+    stack: Stack,
+    models: Mapping[str, Sequence[Any]],
+    law: str,
+) -> _Scored:
+    times, values, mask = arrays
+    parts, samples = cut.cut(times, mask), config.evaluate.samples
+    given, key = (times, values, parts.context, times), member_key(config, 0, "forecasts")
+    found = {
+        label: sample_forecast(members, *given, series=ids, samples=samples, key=key)
+        for label, members in models.items()
+    }
+    others = stack.forecasts(*given)
+    laws: dict[str, AbstractForecast] = {
+        **others,
+        **{model_name(config, label): one.law for label, one in found.items()},
+    }
+    if stack.weights:
+        each = {**others, **{label: one.law for label, one in found.items()}}
+        laws[pool_name(config)] = stack.pool(each, samples, config, series=ids)
+    counts = parts.targets.sum((0, 1))
+    return _Scored(
+        {name: score(one, values, parts.targets) for name, one in laws.items()},
+        {label: one.kl_path for label, one in found.items()},
+        np.nan_to_num(coverage(laws[law], values, parts.targets, COVERAGE_LEVELS)) * counts,
+        counts,
     )
 
 

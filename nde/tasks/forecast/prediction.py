@@ -1,10 +1,16 @@
 """Forecast the series of a table with the models of a run."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 import polars as pl
 
 from nde.config import ForecastConfig
-from nde.report import forecast_marks, quantiles_of_samples
+from nde.data import Normaliser, Panel
+from nde.report import far_channels, forecast_marks, quantiles_of_samples
 from nde.tasks.base import member_key, OpenedRun, predicting, Prediction, RunError
+from nde.tasks.forecast.problem import blocks_of, padded_rows
 from nde.tasks.forecast.stack import no_stack, predictive_law, read_stack
 from nde.tasks.predictions import prediction_columns, prediction_table
 from nde.tasks.tables import read_asked, read_normaliser, refuse_taken
@@ -39,12 +45,33 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
         models = run.models(until=until)
     except RunError as error:
         raise RunError(f"{asked.source}: a series or --ahead of {until:g} can not be solved: {error}") from None
+    off, frames, order = far_channels(values, panel.mask), [], []
+    count = len(panel.channels)
+    for places, rows in blocks_of(panel.lengths, padded_rows(panel.lengths), asked.samples * count):
+        part = panel[places].shortened(rows)
+        frames.append(_predict_block(run, models, asked, part, values[places, :rows], normaliser, off))
+        order.append(np.repeat(places, part.lengths * count))
+    if len(frames) == 1:
+        return frames[0]
+    return pl.concat(frames)[np.argsort(np.concatenate(order), kind="stable")]
+
+
+def _predict_block(
+    run: OpenedRun,
+    models: Mapping[str, Sequence[Any]],
+    asked: Prediction,
+    panel: Panel,
+    values: np.ndarray,
+    normaliser: Normaliser,
+    off: np.ndarray,
+) -> pl.DataFrame:
+    """The table of some series."""
+    config: ForecastConfig = run.config
     given = panel.times, values, panel.mask, panel.times
     law, _ = predictive_law(run, models, given, panel.ids, samples=asked.samples, model=asked.model)
     draws = law.sample(asked.samples, series=panel.ids, key=member_key(config, 0, "forecasts"))
     centre = quantiles_of_samples(draws, [0.5])[0]
-    span = config.data.span or 0.0
-    marks = forecast_marks(panel.times, values, panel.mask, centre, span=span)
+    marks = forecast_marks(panel.times, values, panel.mask, centre, span=config.data.span or 0.0, off=off)
     return prediction_table(config.data, panel, normaliser.undo(draws), asked, log=normaliser.log, marks=marks)
 
 

@@ -31,6 +31,10 @@ POOLED = ("last value", "mixed model", "mixed model + OU")
 """The baselines that a pool may hold. `population` knows nothing of the series that it forecasts: it is a mark to be
 passed, and each series that the prior of the weights grants it would be lost."""
 
+MOST_FITTED = 5000
+"""Series, at most, on which baselines are fitted, at random: they have eight numbers a channel, and each value
+more costs some 0.1 ms."""
+
 FITTED = 500
 """Training series, at most, on which the baselines are fitted that the weights are learned from: their eight numbers a
 channel are known by then, and the fits on all series, which are the ones that are pooled, cost as much again."""
@@ -79,10 +83,16 @@ class Stack:
         )
 
 
-def fit_baselines(problem: Problem, series: np.ndarray) -> Stack:
-    """The baselines fitted on some series; those that the data do not determine are left out, with a note."""
-    fold = problem.arrays(series)
+def fit_baselines(problem: Problem, series: np.ndarray, seed: int) -> Stack:
+    """The baselines fitted on some series, of more than `MOST_FITTED` on a part of them by `seed`, with a note.
+
+    Those that the data do not determine are left out, with a note too.
+    """
+    chosen = sample_series(series, MOST_FITTED, seed)
+    fold = problem.arrays(chosen, int(problem.panel.lengths[chosen].max()))
     fitted, notes = {}, []
+    if len(chosen) < len(series):
+        notes.append(f"baselines are fitted on {len(chosen)} of the {len(series)} series to learn from, at random.")
     for name, fit in BASELINES.items():
         try:
             fitted[name] = fit(*fold)
@@ -103,25 +113,30 @@ def learn_stack(run: OpenedRun, problem: Problem) -> Stack:
     """
     config: ForecastConfig = run.config
     split, seed = problem.split, config.data.split_seed
-    whole = fit_baselines(problem, split.fold)
-    trial = fit_baselines(problem, sample_series(split.train, FITTED, seed))
+    whole = fit_baselines(problem, split.fold, seed)
+    trial = fit_baselines(problem, sample_series(split.train, FITTED, seed), seed)
     names = [name for name in POOLED if name in whole.baselines and name in trial.baselines]
     models = run.models()
     if len(names) + len(models) < 2:
         return whole
     series = sample_series(split.validation, config.train.validation_series, seed)
-    times, values, mask = problem.arrays(series)
-    cut = build_cut(config.evaluate, problem.panel.time_scale).cut(times, mask)
-    given = times, values, cut.context, times
+    cut = build_cut(config.evaluate, problem.panel.time_scale)
     samples, key = config.evaluate.samples, member_key(config, 0, "pool")
-    asked = {"series": problem.ids(series), "samples": samples, "key": key}
-    laws = {label: sample_forecast(each, *given, **asked).law for label, each in models.items()}
-    others = trial.forecasts(*given)
-    laws |= {name: others[name] for name in names}
-    densities = np.stack([law.log_density(values)[cut.targets] for law in laws.values()])
-    scored = np.nonzero(cut.targets)[0]
-    weights = pool_weights(densities, scored)
-    return Stack(whole.baselines, whole.notes, dict(zip(laws, weights.tolist(), strict=True)), len(np.unique(scored)))
+    densities, scored = [], []
+    for places, rows in problem.blocks(series, samples):
+        times, values, mask = problem.arrays(series[places], rows)
+        parts = cut.cut(times, mask)
+        given = times, values, parts.context, times
+        asked = {"series": problem.ids(series[places]), "samples": samples, "key": key}
+        laws = {label: sample_forecast(each, *given, **asked).law for label, each in models.items()}
+        others = trial.forecasts(*given)
+        laws |= {name: others[name] for name in names}
+        densities.append(np.stack([law.log_density(values)[parts.targets] for law in laws.values()]))
+        scored.append(places[np.nonzero(parts.targets)[0]])
+    series = np.concatenate(scored)
+    weights = pool_weights(np.concatenate(densities, axis=1), series)
+    named = dict(zip([*models, *names], weights.tolist(), strict=True))
+    return Stack(whole.baselines, whole.notes, named, len(np.unique(series)))
 
 
 def write_stack(folder: Path, stack: Stack) -> None:

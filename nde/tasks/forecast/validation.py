@@ -16,14 +16,21 @@ def validation_score(config: ForecastConfig, problem: Problem) -> Callable[[PyTr
     They are a sample of `train.validation_series` of them, the same at every validation.
     """
     series = sample_series(problem.split.validation, config.train.validation_series, config.data.split_seed)
-    times, values, mask = problem.arrays(series)
-    cut = build_cut(config.evaluate, problem.panel.time_scale).cut(times, mask)
-    key, ids = member_key(config, 0, "validation"), problem.ids(series)
+    samples, key = config.train.validation_samples, member_key(config, 0, "validation")
+    cut = build_cut(config.evaluate, problem.panel.time_scale)
+    blocks = []
+    for places, rows in problem.blocks(series, samples):
+        chosen = series[places]
+        times, values, mask = problem.arrays(chosen, rows)
+        parts = cut.cut(times, mask)
+        blocks.append((problem.ids(chosen), (times, values, parts.context, times), parts.targets))
 
     def score(model: PyTree) -> float:
-        samples = config.train.validation_samples
-        given = times, values, cut.context, times
-        forecast = sample_forecast([model], *given, series=ids, samples=samples, key=key)
-        return float(-forecast.law.log_density(values)[cut.targets].mean())
+        total, count = 0.0, 0
+        for ids, given, targets in blocks:
+            law = sample_forecast([model], *given, series=ids, samples=samples, key=key).law
+            total += law.log_density(given[1])[targets].sum()
+            count += targets.sum()
+        return float(-total / count)
 
     return score
