@@ -15,6 +15,7 @@ import nde
 from nde.cli import app
 from nde.train import (
     BatchLoss,
+    Checkpoints,
     FailedStep,
     fit,
     gradient_update,
@@ -24,6 +25,7 @@ from nde.train import (
     Schedule,
     surviving,
     times_left_out,
+    with_setbacks,
 )
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((6, 3)))
@@ -118,9 +120,37 @@ def test_failure_of_all_goes_back_to_the_last_validation_and_ends_when_that_does
 
     seen = []
     update = gradient_update(loss, optax.sgd(1.0))
-    with pytest.raises(error, match="^step 10: "):  # to -2, validated, to -3, which fails, back to -2; three times
+    with pytest.raises(error, match="^step 15: "):  # each time back it goes half as fast
         run(update, [np.arange(6)] * 20, every=2, start=jnp.zeros(()), validate=lambda m: seen.append(float(m)) or 0.0)
-    assert seen == [-2.0] * 4
+    # From -3 no step can be made: back to -2, twice, and from -2.75 to -2.25.
+    assert seen == [-2.0, -2.0, -3.0, -2.25, -2.75, -2.375, -2.625]
+
+
+def test_training_stopped_anywhere_among_failures_goes_the_same_way_when_it_is_resumed(tmp_path):
+    def loss(model, batch, step, key):  # s0 fails until step 5, and for good below -2.6; the rest falls
+        losses = jnp.where((batch[:, 0] == X[0, 0]) & (step < 5), jnp.nan, model + 0.1 * batch[:, 1])
+        value = jnp.where(model < -2.6, jnp.nan, jnp.mean(losses))
+        return BatchLoss(value, {}, losses)
+
+    batches = [np.arange(6) if i % 2 else np.array([0, 3]) for i in range(14)]
+    update = gradient_update(loss, optax.sgd(1.0))
+    options = {"key": jax.random.key(0), "names": NAMES, "failed": "leave_out"}
+    schedule, begin, ways = Schedule(14, 4), with_setbacks(update.init(jnp.zeros(())), 6), []
+
+    def go(state, callbacks=(), stop=lambda: False):
+        return fit(update, state, X, batches, float, schedule, callbacks=callbacks, stop=stop, **options).state
+
+    whole = go(update.init(jnp.zeros(())), [Reports()])
+    assert 0.2 < float(whole.rate) < 0.3
+    for end in range(1, 14):
+        steps, checkpoints, again = iter(range(1, 20)), Checkpoints(tmp_path / str(end)), Reports()
+        go(update.init(jnp.zeros(())), [checkpoints], lambda: next(steps) == end)  # noqa: B023  (called at once)
+        state = go(checkpoints.restore(begin), [checkpoints, again])
+        checkpoints.close()
+        for name in ("model", "rate", "best_model", "best_score", "best_step"):
+            np.testing.assert_array_equal(np.asarray(getattr(state, name)), np.asarray(getattr(whole, name)))
+        ways.append([list(out) for out in again.out])
+    assert ways[2] == ways[0][2:]  # what is left out is so after the stop
 
 
 def test_no_training_goes_back_to_a_state_whose_validation_failed():

@@ -28,6 +28,7 @@ from nde.train import (
     TrainingFailed,
     TrainState,
     Tried,
+    with_setbacks,
 )
 
 
@@ -84,7 +85,8 @@ def _train_member(run, member: configs.Member, update, validate, console, stop) 
     examples = run.task.examples(run.config, run.problem, member)
     checkpoints = run.checkpoints(member.index)
     state = update.init(run.new_model(member))
-    restored = checkpoints.restore(state)
+    remembers = config.failed == "leave_out"
+    restored = checkpoints.restore(with_setbacks(state, len(examples.names)) if remembers else state)
     for note in checkpoints.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     start = 0 if restored is None else int(restored.step)

@@ -51,10 +51,11 @@ from nde.train.starts import best_start as best_start, Tried as Tried
 from nde.train.state import (
     BatchLoss as BatchLoss,
     LossFunction as LossFunction,
+    Setbacks as Setbacks,
     StepReport as StepReport,
     TrainState as TrainState,
 )
-from nde.train.survival import Survival as Survival
+from nde.train.survival import Survival as Survival, with_setbacks as with_setbacks
 from nde.train.update import (
     adversarial_update as adversarial_update,
     gradient_update as gradient_update,

@@ -20,6 +20,7 @@ from jaxtyping import PyTree
 from nde.train.state import StepReport, TrainState
 
 CHECKSUM = "checksum"
+REMEMBERED = (".rate", ".setbacks")
 SPARE_BYTES = 2**20  # for what orbax writes beside the leaves
 
 
@@ -160,6 +161,9 @@ class Checkpoints:
 
     def _rebuilt(self, step: int, saved: dict[str, np.ndarray], like: Any) -> Any:
         wanted = _named(like)
+        # What a training remembers of failures it has or has not by `train.failed`, which may change.
+        saved = {name: leaf for name, leaf in saved.items() if name in wanted or not name.startswith(REMEMBERED)}
+        saved = {name: leaf for name, leaf in wanted.items() if name.startswith(REMEMBERED)} | saved
         differ = _differences(saved, wanted)
         if differ:
             what = "is of another model, or was trained in another way"

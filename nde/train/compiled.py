@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -12,13 +13,13 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from nde.train.checks import checks_as_nan
 from nde.train.devices import AXIS, Sharing
-from nde.train.state import StepReport, TrainState, tree_where
+from nde.train.state import CHANGED, StepReport, TrainState, tree_where
 
 Apply = Callable[[TrainState, PyTree, PRNGKeyArray], tuple[TrainState, StepReport]]
 CompiledStep = Callable[[TrainState, PyTree, Any, PRNGKeyArray], tuple[TrainState, StepReport]]
 
 
-def compiled_step(apply: Apply, sharing: Sharing | None = None) -> CompiledStep:
+def compiled_step(apply: Apply, sharing: Sharing | None = None, *, donate: bool) -> CompiledStep:
     """`(state, data, indices, key) -> (state, report)`, compiled once for each shape.
 
     `data` is a pytree of arrays whose first axis counts examples, and `indices` picks the batch. Of arrays of NumPy,
@@ -26,32 +27,47 @@ def compiled_step(apply: Apply, sharing: Sharing | None = None) -> CompiledStep:
     is folded with the step, so that a run is a function of its seed. An update whose loss or gradient is not finite is
     not made: the state comes back unchanged.
 
-    The step is compiled without the calls back to Python that raise errors (`nde.train.checks_as_nan`); where its loss
-    or gradient is not finite it is made once more, with them.
+    The step is compiled without the calls back to Python that raise errors (`nde.train.checks_as_nan`): what they say
+    `checked_step` tells.
+
+    **Arguments:** `donate`: whether the new state is written over the old one, which can not be used again then.
+    """
+    options: dict[str, Any] = {"static_argnames": ("static", "impl")} | ({"donate_argnums": 0} if donate else {})
+    step = jax.jit(partial(_step, apply, sharing), **options)
+
+    def call(state: TrainState, data: PyTree, indices: Any, key: PRNGKeyArray) -> tuple[TrainState, StepReport]:
+        arrays, static = _apart(state)
+        if sharing is None:
+            with checks_as_nan():
+                moved, report = step(*static.divided(arrays), *_picked(data, indices), key, static=static, impl=None)
+            return static.join(static.together(moved, arrays)), report
+        # Numbers of NumPy are in every process; an array would be on one device of this one.
+        numbers, impl = np.asarray(jax.random.key_data(key)), jax.random.key_impl(key)
+        with checks_as_nan():
+            part = sharing.part(data, np.asarray(indices))
+            divided = static.divided(sharing.everywhere(arrays))
+            moved, report = step(*divided, part, None, numbers, static=static, impl=impl)
+        moved, report = sharing.here(moved, report)
+        if report.batch.per_example.shape[0] > len(indices):  # without the rows that filled it up
+            report = eqx.tree_at(lambda r: r.batch.per_example, report, report.batch.per_example[: len(indices)])
+        return static.join(static.together(moved, arrays)), report
+
+    return call
+
+
+def checked_step(apply: Apply, sharing: Sharing | None = None) -> CompiledStep:
+    """The same step, with the checks that `compiled_step` leaves out, and on one device.
 
     **Raises:** `equinox.EquinoxRuntimeError` for a check that fails while it runs, such as that of a solve which takes
     too many steps.
     """
-    step, checked = _program(apply, sharing), _program(apply, None)
+    step = eqx.filter_jit(partial(_step, apply, None))
 
-    def call(state, data, indices, key):
+    def call(state: TrainState, data: PyTree, indices: Any, key: PRNGKeyArray) -> tuple[TrainState, StepReport]:
         arrays, static = _apart(state)
-        if sharing is None:
-            with checks_as_nan():
-                new, report = step(arrays, static, *_picked(data, indices), key)
-        else:
-            # Numbers of NumPy are in every process; an array would be on one device of this one.
-            numbers = np.asarray(jax.random.key_data(key)), jax.random.key_impl(key)
-            with checks_as_nan():
-                part = sharing.part(data, np.asarray(indices))
-                new, report = step(sharing.everywhere(arrays), static, part, None, numbers)
-            new, report = sharing.here(new, report)
-            if report.batch.per_example.shape[0] > len(indices):  # without the rows that filled it up
-                report = eqx.tree_at(lambda r: r.batch.per_example, report, report.batch.per_example[: len(indices)])
-        if not report.is_finite:
-            whole = _picked(data, indices) if sharing is None else (sharing.whole(data, np.asarray(indices)), None)
-            checked(arrays, static, *whole, key)
-        return static.join(new), report
+        whole = _picked(data, indices) if sharing is None else (sharing.whole(data, np.asarray(indices)), None)
+        moved, report = step(*static.divided(arrays), *whole, key, static=static, impl=None)
+        return static.join(static.together(moved, arrays)), report
 
     return call
 
@@ -65,48 +81,73 @@ def _picked(data: PyTree, indices: Any) -> tuple[PyTree, Any]:
     return jax.tree.map(lambda x: x[places], data), None
 
 
-def _program(apply: Apply, sharing: Sharing | None) -> Callable[..., tuple[list[Array], StepReport]]:
-    # The state goes in and out as a list of its arrays: to take a tree of modules apart took half of a small step.
-    @eqx.filter_jit
-    def step(arrays: list[Array], static: "_Static", batch: PyTree, indices: Any, key: Any):
-        def one(arrays: list[Array], batch: PyTree, key: Any):
-            state = static.join(arrays)
-            key = jax.random.wrap_key_data(key[0], impl=key[1]) if isinstance(key, tuple) else key
-            batch = batch if indices is None else jax.tree.map(lambda x: x[indices], batch)
-            new, report = apply(state, batch, jax.random.fold_in(key, state.step))
-            if _apart(new)[1] != static:
-                raise ValueError("An update must leave the state's structure as it was, and what is no array in it.")
-            return _apart(tree_where(report.is_finite, new, state))[0], report
+def _step(
+    apply: Apply,
+    sharing: Sharing | None,
+    moved: list[Array],
+    kept: list[Array],
+    batch: PyTree,
+    indices: Any,
+    key: Any,
+    *,
+    static: "_Static",
+    impl: Any,
+) -> tuple[list[Array], StepReport]:
+    # The state goes in and out as lists of its arrays: to take a tree of modules apart took half of a small step.
+    def one(moved: list[Array], kept: list[Array], batch: PyTree, key: Any):
+        state = static.join(static.merged(moved, kept))
+        key = key if impl is None else jax.random.wrap_key_data(key, impl=impl)
+        batch = batch if indices is None else jax.tree.map(lambda x: x[indices], batch)
+        new, report = apply(state, batch, jax.random.fold_in(key, state.step))
+        if _apart(new)[1] != static:
+            raise ValueError("An update must leave the state's structure as it was, and what is no array in it.")
+        return static.divided(_apart(tree_where(report.is_finite, new, state))[0])[0], report
 
-        if sharing is None or sharing.mesh is None:
-            return one(arrays, batch, key)
-        # Replicated results are not checked to be so: a loop's state would have to be declared varying throughout.
-        numbers, impl = key
-        everywhere = PartitionSpec()
-        shared = jax.shard_map(
-            lambda arrays, batch, numbers: one(arrays, batch, (numbers, impl)),
-            mesh=sharing.mesh, in_specs=(everywhere, PartitionSpec(AXIS), everywhere), out_specs=everywhere,
-            check_vma=False,
-        )  # fmt: skip
-        return shared(arrays, batch, numbers)
-
-    return step
+    if sharing is None or sharing.mesh is None:
+        return one(moved, kept, batch, key)
+    # Replicated results are not checked to be so: a loop's state would have to be declared varying throughout.
+    everywhere = PartitionSpec()
+    shared = jax.shard_map(
+        one, mesh=sharing.mesh, in_specs=(everywhere, everywhere, PartitionSpec(AXIS), everywhere),
+        out_specs=everywhere, check_vma=False,
+    )  # fmt: skip
+    return shared(moved, kept, batch, key)
 
 
 @dataclass(frozen=True)
 class _Static:
-    """A tree without its arrays: its structure, and its leaves with `None` for each array."""
+    """A state without its arrays: its structure, its leaves with `None` for each array, and of each array whether a
+    step changes it."""
 
     structure: Any
     leaves: tuple[Any, ...]
+    changed: tuple[bool, ...]
 
     def join(self, arrays: Sequence[Array]) -> Any:
-        """The tree with these arrays."""
+        """The state with these arrays."""
         left = iter(arrays)
         return jax.tree.unflatten(self.structure, [next(left) if x is None else x for x in self.leaves])
 
+    def divided(self, arrays: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """Those that a step changes, and those that it leaves."""
+        pairs = list(zip(arrays, self.changed, strict=True))
+        return [x for x, changed in pairs if changed], [x for x, changed in pairs if not changed]
 
-def _apart(tree: Any) -> tuple[list[Array], _Static]:
-    leaves, structure = jax.tree.flatten(tree)
+    def merged(self, moved: Sequence[Array], kept: Sequence[Array]) -> list[Array]:
+        """Both again in their order."""
+        ones, others = iter(moved), iter(kept)
+        return [next(ones) if changed else next(others) for changed in self.changed]
+
+    def together(self, moved: Sequence[Array], arrays: Sequence[Array]) -> list[Array]:
+        """All arrays, with those that a step has changed."""
+        return self.merged(moved, self.divided(arrays)[1])
+
+
+def _apart(state: TrainState) -> tuple[list[Array], _Static]:
+    leaves, structure = jax.tree.flatten(state)
     arrays = [x for x in leaves if eqx.is_array(x)]
-    return arrays, _Static(structure, tuple(None if eqx.is_array(x) else x for x in leaves))
+    counts = {
+        name: sum(map(eqx.is_array, jax.tree.leaves(getattr(state, name)))) for name in state.__dataclass_fields__
+    }
+    changed = tuple(name in CHANGED for name, count in counts.items() for _ in range(count))
+    return arrays, _Static(structure, tuple(None if eqx.is_array(x) else x for x in leaves), changed)

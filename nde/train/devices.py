@@ -76,7 +76,12 @@ class Sharing:
 
     def everywhere(self, arrays: list[Array]) -> list[Array]:
         """Arrays of this process as the copies on all devices."""
-        return arrays if self.mesh is None else [self._copied(x) for x in arrays]
+        if self.mesh is None:
+            return arrays
+        known = {id(x): (x, self._copied(x)) for x in arrays}
+        self._copies.clear()
+        self._copies.update(known)
+        return [known[id(x)][1] for x in arrays]
 
     def here(self, arrays: list[Array], report: StepReport) -> tuple[list[Array], StepReport]:
         """The copies of this process: arrays like any other, whatever the other processes do."""
@@ -84,7 +89,6 @@ class Sharing:
             return arrays, report
         found, report = jax.tree.map(lambda x: x.addressable_data(0), (arrays, report))
         # The next step asks for the copies of the same arrays.
-        self._copies.clear()
         self._copies.update({id(x): (x, copies) for x, copies in zip(found, arrays, strict=True)})
         return found, report
 

@@ -2,14 +2,14 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from nde.train.state import StepReport
+from nde.train.state import StepReport, TrainState
 
 Result = TypeVar("Result")
 MOST_NAMED = 3
@@ -28,7 +28,19 @@ class FailedExamples(RuntimeError):
 
 
 class TrainingFailed(Exception):
-    """Training came to a step or a validation from which it can not go on."""
+    """Training came to a step or a validation from which it can not go on.
+
+    - `state`: the `nde.train.TrainState` before a step that failed, and `rows`, the indices of its examples: with them
+      it fails again. `None` of a validation.
+    """
+
+    state: TrainState | None = None
+    rows: np.ndarray | None = None
+
+    def at(self, state: TrainState, rows: np.ndarray) -> Self:
+        """The same error, with what leads to it."""
+        self.state, self.rows = state, np.asarray(rows)
+        return self
 
 
 class NonFiniteLoss(TrainingFailed, FloatingPointError):

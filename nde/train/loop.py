@@ -134,51 +134,81 @@ def fit(  # noqa: PLR0913  (its keywords are the interface)
     when nothing is left to go on with.
     """
     reason, end = "finished", "on_end"
-    survival = Survival(update, data, key, names, state) if failed == "leave_out" else None
+    start = Survival.start if failed == "leave_out" else _Going.start
+    going, state = start(update, data, key, names, state)
+    state = state.copied()  # what a step changes is written over; whoever has the state before it keeps that
     try:
         while int(state.step) < schedule.steps:
             if _is_stale(state, schedule):
                 reason = "no improvement"
                 break
-            indices = batches[int(state.step)]
-            if survival is None:
-                state, report = _make_step(update, state, data, indices, key, names)
-            else:
-                state, report = survival.step(state, indices)
+            state, report = going.step(state, batches[int(state.step)])
             step = int(state.step)
             for callback in callbacks:
                 callback.on_step(step, report)
             if step % schedule.every == 0 or step == schedule.steps:
                 has_best = step < schedule.steps or np.isfinite(float(state.best_score))  # without one, an end
-                state, score = _validate(state, validate, callbacks, forgive=survival is not None and bool(has_best))
-                if survival is not None:
-                    survival.validated(state, score)
+                state, score = _validate(state, validate, forgive=failed == "leave_out" and bool(has_best))
+                going.validated(state, score)
+                for callback in callbacks:
+                    callback.on_validation(going.remembered(state), score)
+                state = state.copied()
             if stop():
                 reason = "interrupted"
                 break
-    except TrainingFailed:
-        end = "on_failure"
+    except TrainingFailed as error:
+        end, state = "on_failure", state if error.state is None else error.state
         raise
     finally:
-        with ExitStack() as ends:  # each is called, whatever another raises
-            for callback in reversed(callbacks):
-                ends.callback(getattr(callback, end), state)
+        _end(callbacks, end, going.remembered(state))
     return Outcome(state, reason)
 
 
-def _make_step(update, state, data, indices, key, names) -> tuple[TrainState, StepReport]:
-    """The state after a step, which is one further.
+def _end(callbacks: Sequence[Callback], end: str, state: TrainState) -> None:
+    """Call the callbacks' `end`, each, whatever another raises, from the last to the first."""
+    if state.is_used_up():  # it was interrupted within a step
+        end = "on_failure"
+    with ExitStack() as ends:
+        for callback in reversed(callbacks):
+            ends.callback(getattr(callback, end), state)
 
-    **Raises:** `FailedStep` if it failed at run time; `NonFiniteLoss` if it was not made.
-    """
-    step = int(state.step) + 1
-    try:
-        new, report = blame(lambda rows: update.compiled(state, data, rows, key), indices, names)
-    except FailedExamples as failure:
-        raise FailedStep(step, failure, state.model) from None
-    if int(new.step) != step:
-        raise not_finite(step, report, state.model, [names[i] for i in indices])
-    return new, report
+
+@dataclass
+class _Going:
+    """The steps of a training that ends at what fails."""
+
+    update: Update
+    data: PyTree
+    key: PRNGKeyArray
+    names: Sequence[Any]
+
+    @classmethod
+    def start(cls, update: Update, data: PyTree, key: PRNGKeyArray, names: Sequence[Any], state: TrainState):
+        """That of a training from a state on, and the state."""
+        return cls(update, data, key, names), state
+
+    def step(self, state: TrainState, indices: Any) -> tuple[TrainState, StepReport]:
+        """The state after a step, which is one further. The one before is used up.
+
+        **Raises:** `FailedStep` if it failed at run time; `NonFiniteLoss` if it was not made.
+        """
+        step = int(state.step) + 1
+        state, report = self.update.consuming(state, self.data, indices, self.key)
+        if int(state.step) == step:
+            return state, report
+        rows = np.asarray(indices)
+        try:
+            blame(lambda rows: self.update.checked(state, self.data, rows, self.key), rows, self.names)
+        except FailedExamples as failure:
+            raise FailedStep(step, failure, state.model).at(state, rows) from None
+        raise not_finite(step, report, state.model, [self.names[i] for i in rows]).at(state, rows)
+
+    def validated(self, state: TrainState, score: float) -> None:
+        """Nothing."""
+
+    def remembered(self, state: TrainState) -> TrainState:
+        """The state: there is nothing to remember."""
+        return state
 
 
 def _is_stale(state: TrainState, schedule: Schedule) -> bool:
@@ -186,9 +216,7 @@ def _is_stale(state: TrainState, schedule: Schedule) -> bool:
     return schedule.patience > 0 and waited >= schedule.patience * schedule.every
 
 
-def _validate(
-    state: TrainState, validate: Callable[[PyTree], Any], callbacks: Sequence[Callback], *, forgive: bool
-) -> tuple[TrainState, float]:
+def _validate(state: TrainState, validate: Callable[[PyTree], Any], *, forgive: bool) -> tuple[TrainState, float]:
     """The state after a validation, and its score; `forgive`: whether one that fails is only a bad, infinite one."""
     step, model = int(state.step), state.evaluated_model
     try:
@@ -203,8 +231,6 @@ def _validate(
             state,
             (model, jnp.asarray(score, jnp.float32), state.step),
         )
-    for callback in callbacks:
-        callback.on_validation(state, score)
     return state, score
 
 

@@ -44,8 +44,17 @@ class Player:
         with jax.numpy_dtype_promotion("standard"):  # as in `move`
             return self.optimiser.init(chosen)
 
-    def move(self, model: PyTree, opt_state: PyTree, batch: PyTree, step: Array, key: PRNGKeyArray) -> "Move":
-        """One step of the optimiser along the gradient of the loss; `batch`: its arrays, or a part of them."""
+    def move(
+        self,
+        model: PyTree,
+        opt_state: PyTree,
+        batch: PyTree,
+        step: Array,
+        key: PRNGKeyArray,
+        *,
+        rate: Array | None = None,
+    ) -> "Move":
+        """One step of the optimiser along the gradient of the loss, times a rate; `batch`: its arrays, or a part."""
         parameters, rest = eqx.partition(model, self.mask(model))
         result, gradient, value = slope(self.loss, parameters, rest, batch, step, key)
         # JAX's gradient of a real loss by a complex parameter is the conjugate of the direction of steepest ascent.
@@ -57,6 +66,8 @@ class Player:
             changes, new = optimiser.update(
                 gradient, opt_state, parameters, value=result.loss, grad=gradient, value_fn=value
             )
+            if rate is not None:
+                changes = jax.tree.map(lambda x: x * rate.astype(x.dtype), changes)
             moved = eqx.combine(optax.apply_updates(parameters, changes), rest)
             norm = optax.tree.norm(gradient)
         if self.project is not None:

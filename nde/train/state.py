@@ -1,6 +1,7 @@
 """What training changes, what a loss returns, and what an update reports."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -33,6 +34,9 @@ class TrainState(eqx.Module):
     - `model`, `opt_state`: after that many updates.
     - `best_model`, `best_score`, `best_step`: the model with the lowest validation score so far, its score and step.
     - `averaged`: a running average of the model's parameters (see `nde.train.with_ema`), or `None`.
+    - `rate`: by what the optimiser's moves are multiplied, one until training had to go back; `None` for one.
+    - `setbacks`: of a training that goes on past what fails, what it remembers of that: see `nde.train.Survival`. Only
+      callbacks are given it, for checkpoints.
     """
 
     step: Int[Array, ""]
@@ -42,6 +46,8 @@ class TrainState(eqx.Module):
     best_score: Float[Array, ""]
     best_step: Int[Array, ""]
     averaged: PyTree = None
+    rate: Float[Array, ""] | None = None
+    setbacks: "Setbacks | None" = None
 
     @classmethod
     def create(cls, model: PyTree, opt_state: PyTree, averaged: PyTree = None) -> "TrainState":
@@ -66,6 +72,41 @@ class TrainState(eqx.Module):
         averaged = jax.tree.map(lambda mean, like: mean.astype(like.dtype), self.averaged, parameters)
         return eqx.combine(averaged, rest)
 
+    def copied(self) -> "TrainState":
+        """The same with buffers of its own for what a step changes, so that a step may take them for its results."""
+
+        def copy(tree: PyTree) -> PyTree:
+            return jax.tree.map(lambda x: jnp.copy(x) if eqx.is_array(x) else x, tree)
+
+        return replace(self, **{name: copy(getattr(self, name)) for name in CHANGED})
+
+    def is_used_up(self) -> bool:
+        """Whether a step has taken its buffers."""
+        return any(x.is_deleted() for x in jax.tree.leaves(self) if isinstance(x, jax.Array))
+
+
+CHANGED = ("step", "model", "opt_state", "averaged")
+"""What of a state a step changes."""
+
+
+class Setbacks(eqx.Module):
+    """What a training that goes on past what fails remembers of it.
+
+    - `out`: which examples are left out until the next validation.
+    - `skipped`: how many updates in a row could not be made; `returns`: how often training went back; `fresh`: whether
+      the state itself is to be gone back to, once a step is made from it.
+    - `good_step`, `good_model`, `good_opt_state`, `good_averaged`: of the state to go back to.
+    """
+
+    out: Bool[Array, " examples"]
+    skipped: Int[Array, ""]
+    returns: Int[Array, ""]
+    fresh: Bool[Array, ""]
+    good_step: Int[Array, ""]
+    good_model: PyTree
+    good_opt_state: PyTree
+    good_averaged: PyTree
+
 
 class StepReport(eqx.Module):
     """What one update was like.
@@ -85,5 +126,5 @@ class StepReport(eqx.Module):
 
 
 def tree_where(flag: Bool[Array, ""], new: Any, old: Any) -> Any:
-    """`new` where the flag is set, else `old`, array by array; what is no array comes from `new`."""
-    return jax.tree.map(lambda a, b: jnp.where(flag, a, b) if eqx.is_array(a) else a, new, old)
+    """`new` where the flag is set, else `old`, array by array; what is no array, or is the same, comes from `new`."""
+    return jax.tree.map(lambda a, b: jnp.where(flag, a, b) if eqx.is_array(a) and a is not b else a, new, old)

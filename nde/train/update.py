@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from nde.train.compiled import Apply, compiled_step, CompiledStep
+from nde.train.compiled import Apply, checked_step, compiled_step, CompiledStep
 from nde.train.devices import Sharing
 from nde.train.player import Player
 from nde.train.state import BatchLoss, LossFunction, StepReport, TrainState
@@ -43,11 +43,30 @@ class Update:
     def __call__(self, state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, StepReport]:
         return self.apply(state, batch, key)
 
+    # The programs lie on the update and not in a global cache, so that both, and what the loss refers to, can be freed.
+
     @cached_property
     def compiled(self) -> CompiledStep:
         """`(state, data, indices, key) -> (state, report)`, compiled once for each shape: see `nde.train.compiled`."""
-        # It lies on the update and not in a global cache, so that both, and what the loss refers to, can be freed.
-        return compiled_step(self.apply, self.sharing)
+        step = compiled_step(self.apply, self.sharing, donate=False)
+
+        def call(state: TrainState, data: PyTree, indices: Any, key: PRNGKeyArray) -> tuple[TrainState, StepReport]:
+            new, report = step(state, data, indices, key)
+            if not report.is_finite:
+                self.checked(state, data, indices, key)
+            return new, report
+
+        return call
+
+    @cached_property
+    def consuming(self) -> CompiledStep:
+        """The same, which writes the new state over the one that it is given, and raises no errors."""
+        return compiled_step(self.apply, self.sharing, donate=True)
+
+    @cached_property
+    def checked(self) -> CompiledStep:
+        """The same with the checks of what is computed, that raise errors; on one device."""
+        return checked_step(self.apply, self.sharing)
 
 
 def gradient_update(
@@ -76,7 +95,7 @@ def gradient_update(
         return TrainState.create(model, player.init(model))
 
     def apply(state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, StepReport]:
-        move = player.move(state.model, state.opt_state, batch, state.step, key)
+        move = player.move(state.model, state.opt_state, batch, state.step, key, rate=state.rate)
         report = StepReport(move.batch, move.gradient_norm, move.finite, move.is_finite())
         return state.advanced(move.model, move.opt_state), report
 
@@ -134,14 +153,15 @@ def adversarial_update(generator: Player, discriminator: Player, *, discriminato
 
         def discriminate(carry, part):
             arrays, opt_state = carry
-            move = discriminator.move(eqx.combine(arrays, static), opt_state, part[0], state.step, part[1])
+            model = eqx.combine(arrays, static)
+            move = discriminator.move(model, opt_state, part[0], state.step, part[1], rate=state.rate)
             carry = eqx.filter(move.model, eqx.is_array), move.opt_state
             return carry, (move.batch, move.gradient_norm, move.finite, move.is_finite())
 
         carry = arrays, state.opt_state["discriminator"]
         (arrays, opt_state), (result, norm, finite, sound) = jax.lax.scan(discriminate, carry, (batches, keys[1:]))
-        last = jax.tree.map(lambda x: x[-1], batches)
-        move = generator.move(eqx.combine(arrays, static), state.opt_state["generator"], last, state.step, keys[0])
+        last, model = jax.tree.map(lambda x: x[-1], batches), eqx.combine(arrays, static)
+        move = generator.move(model, state.opt_state["generator"], last, state.step, keys[0], rate=state.rate)
         report = StepReport(
             _of_both(move.batch, result),
             jnp.hypot(move.gradient_norm, norm[-1].astype(move.gradient_norm.dtype)),
