@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import nde
 from nde.cli import app
+from nde.runs import reproduce, RunError
 from nde.train import (
     BatchLoss,
     Checkpoints,
@@ -120,16 +121,15 @@ def test_failure_of_all_goes_back_to_the_last_validation_and_ends_when_that_does
 
     seen = []
     update = gradient_update(loss, optax.sgd(1.0))
-    with pytest.raises(error, match="^step 15: "):  # each time back it goes half as fast
+    with pytest.raises(error, match="^step 8: "):  # each time back it goes half as fast
         run(update, [np.arange(6)] * 20, every=2, start=jnp.zeros(()), validate=lambda m: seen.append(float(m)) or 0.0)
-    # From -3 no step can be made: back to -2, twice, and from -2.75 to -2.25.
-    assert seen == [-2.0, -2.0, -3.0, -2.25, -2.75, -2.375, -2.625]
+    assert seen == [-2.0, -2.5, -2.75]  # from -3 back to -2, then to -2.5, from -2.75 to -2.5 again
 
 
 def test_training_stopped_anywhere_among_failures_goes_the_same_way_when_it_is_resumed(tmp_path):
-    def loss(model, batch, step, key):  # s0 fails until step 5, and for good below -2.6; the rest falls
+    def loss(model, batch, step, key):  # s0 fails until step 5, and for good below -5.6; the rest falls
         losses = jnp.where((batch[:, 0] == X[0, 0]) & (step < 5), jnp.nan, model + 0.1 * batch[:, 1])
-        value = jnp.where(model < -2.6, jnp.nan, jnp.mean(losses))
+        value = jnp.where(model < -5.6, jnp.nan, jnp.mean(losses))
         return BatchLoss(value, {}, losses)
 
     batches = [np.arange(6) if i % 2 else np.array([0, 3]) for i in range(14)]
@@ -141,7 +141,7 @@ def test_training_stopped_anywhere_among_failures_goes_the_same_way_when_it_is_r
         return fit(update, state, X, batches, float, schedule, callbacks=callbacks, stop=stop, **options).state
 
     whole = go(update.init(jnp.zeros(())), [Reports()])
-    assert 0.2 < float(whole.rate) < 0.3
+    assert float(whole.rate) in (0.25, 0.5)
     for end in range(1, 14):
         steps, checkpoints, again = iter(range(1, 20)), Checkpoints(tmp_path / str(end)), Reports()
         go(update.init(jnp.zeros(())), [checkpoints], lambda: next(steps) == end)  # noqa: B023  (called at once)
@@ -166,7 +166,7 @@ def test_no_training_goes_back_to_a_state_whose_validation_failed():
 
     with pytest.raises(NonFiniteLoss):
         run(gradient_update(loss, optax.sgd(1.0)), [np.arange(6)] * 40, every=2, start=jnp.zeros(()), validate=score)
-    assert seen[:3] == [-2.0, -4.0, -2.0]
+    assert seen[:3] == [-2.0, -4.0, -2.5]  # half a step from -2
 
 
 def test_each_example_is_named_with_its_own_cause():
@@ -244,4 +244,12 @@ def test_run_names_and_counts_the_series_that_it_can_not_solve(tmp_path):
     with pytest.raises(ValueError, match=r"no \[\[model\]\] learns a term; hybrid and neural_ode do"):
         nde.open_run(folder).evaluate(**{"closed_form.degree": 1})
     stop = ["fit", str(tmp_path / "c.toml"), "train.failed=stop", "--out", str(tmp_path / "stopped")]
-    assert "step 1, training: series s9 could not be solved" in CliRunner().invoke(app, stop).stderr
+    said = CliRunner().invoke(app, stop).stderr
+    assert "step 1, training: series s9 could not be solved" in said
+    kept = tmp_path / "stopped" / "failure-1"
+    assert said.endswith(f"It is made again by: python {kept / 'reproduce.py'}\n")
+    assert sorted(json.loads((kept / "failure.json").read_text())["examples"]) == ["s1", "s2", "s4", "s9"]
+    with pytest.raises(eqx.EquinoxRuntimeError, match="maximum number of solver steps"):
+        reproduce(kept)
+    with pytest.raises(RunError, match=r"stopped: no failure is kept here \(no failure\.json\)"):
+        reproduce(kept.parent)

@@ -9,6 +9,7 @@ figures/           training.png, and the task's own
 normaliser.json    of tasks that standardise their data: with what
 stack.json         of a forecast: the baselines, and what each weighs in the pool that forecasts
 data.parquet       the table, where it was a frame of polars or pandas
+failure-N/         of a training that could not go on: what leads to it, and a script that makes the step again
 my_model.py        of equations of one's own: a copy of their file
 
 Training, checkpoints, resume, the folder and the command line know no task, model or data set: they ask
@@ -24,5 +25,6 @@ from nde.runs.folder import (
     Run as Run,
 )
 from nde.runs.make import fit as fit, made_once as made_once
+from nde.runs.reproduction import reproduce as reproduce
 from nde.runs.training import train as train
 from nde.tasks import RunError as RunError, RunFailed as RunFailed

@@ -1,5 +1,6 @@
 """What a run says when its training, or anything else of it, could not be computed."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,10 +11,13 @@ from nde.tasks import Examples
 from nde.train import FailedExamples, FailedStep, TrainingFailed
 
 
-def explain_failure(run: Run, member: Member, error: TrainingFailed, examples: Examples, kept: int | None) -> str:
+def explain_failure(
+    run: Run, member: Member, error: TrainingFailed, examples: Examples, kept: int | None, folder: Path | None
+) -> str:
     """One line: member, step, series, cause and time; what to lower or raise; and which checkpoint there is.
 
-    **Arguments:** `examples`: what it is trained on; `kept`: the step of its last checkpoint.
+    **Arguments:** `examples`: what it is trained on; `kept`: the step of its last checkpoint; `folder`: where what
+    leads to it is kept.
     """
     told, first = str(error), False
     if isinstance(error, FailedStep):
@@ -21,7 +25,8 @@ def explain_failure(run: Run, member: Member, error: TrainingFailed, examples: E
         told += explain_solve(error.failure, _time(run, error, examples))
         first = error.step == 1 and not error.validating
     told = told.rstrip(".")
-    return f"{member.title}, {told}; {_remedy(run, member, first)}. {_checkpoint(run, kept)}"
+    again = "" if folder is None else f" It is made again by: python {folder / 'reproduce.py'}"
+    return f"{member.title}, {told}; {_remedy(run, member, first)}. {_checkpoint(run, kept)}{again}"
 
 
 def explain_solve(failure: FailedExamples, time: float | None = None) -> str:

@@ -1,26 +1,27 @@
 """Train a run, of whatever task."""
 
+from contextlib import suppress
 from functools import partial
 from itertools import takewhile
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 from rich.console import Console
 
 from nde import config as configs
-from nde.data import AbstractBatches, BatchesByLength, index_batches, row_counts, RowsByLength
+from nde.runs.arrays import training_data
 from nde.runs.failure import explain_failure
 from nde.runs.folder import Run
-from nde.tasks import Examples, member_key, RunError, RunFailed
+from nde.runs.reproduction import keep_failure
+from nde.tasks import member_key, RunFailed
 from nde.train import (
     any_says,
     best_start,
+    CheckpointNotWritten,
     first_says,
     fit,
     Interrupt,
     is_first_process,
+    is_one_of_several,
     MetricsFile,
     ProgressPrinter,
     Schedule,
@@ -91,7 +92,8 @@ def _train_member(run, member: configs.Member, update, validate, console, stop) 
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     start = 0 if restored is None else int(restored.step)
     log = _log(run, member, start)
-    data, batches = _data(config, examples, run.config.seed + member.index)
+    data, batches = training_data(config, examples, run.config.seed + member.index)
+    kept = None
     train_on = partial(
         fit,
         update,
@@ -116,7 +118,9 @@ def _train_member(run, member: configs.Member, update, validate, console, stop) 
     except TrainingFailed as error:
         if stop():
             return "interrupted"
-        raise RunFailed(explain_failure(run, member, error, examples, checkpoints.step)) from None
+        with suppress(OSError, CheckpointNotWritten):  # for want of space; the failure is told all the same
+            kept = None if is_one_of_several() else keep_failure(run, member, error, examples)
+        raise RunFailed(explain_failure(run, member, error, examples, checkpoints.step, kept)) from None
     finally:
         checkpoints.close()
     if outcome.reason != "finished":
@@ -162,30 +166,3 @@ def _callbacks(run: Run, member: configs.Member, checkpoints, log: MetricsFile |
         train.all_steps, start=start, title=member.title, validate_every=train.validate_every, console=console
     )
     return (log, checkpoints, _ConfigKeeper(run, start), progress)
-
-
-MANY_BATCHES = 100
-
-
-def _data(config: configs.TrainConfig, examples: Examples, seed: int) -> tuple[PyTree, AbstractBatches]:
-    """The examples' arrays on the host, and which of them make up which batch.
-
-    **Raises:** `RunError` for `train.by_length` where examples have no lengths.
-    """
-    count = len(examples.names)
-    size = min(config.batch_size, count)
-    arrays, lengths = jax.tree.map(_in_default_type, examples.arrays), examples.lengths
-    if config.by_length and lengths is None:
-        raise RunError("train.by_length is for tasks of many series: forecast, classify; leave it out.")
-    wanted = count >= MANY_BATCHES * size if config.by_length is None else config.by_length
-    if lengths is None or not wanted:
-        return arrays, index_batches(count, size, config.all_steps, seed=seed)
-    counts = row_counts(lengths)
-    pairs = zip(arrays, examples.in_rows, strict=True)
-    data = tuple(RowsByLength(x, lengths, counts) if in_rows else x for x, in_rows in pairs)
-    return data, BatchesByLength(np.searchsorted(counts, lengths), size, config.all_steps, seed)
-
-
-def _in_default_type(x: np.ndarray) -> np.ndarray:
-    """In JAX's default type, still on the host: a step takes its batch from there."""
-    return np.asarray(x, {"f": jnp.result_type(float), "i": jnp.result_type(int)}.get(x.dtype.kind, x.dtype))

@@ -69,7 +69,11 @@ class Checkpoints:
     def on_end(self, state: TrainState) -> None:
         """Write the state if it is newer than what is on disk."""
         if int(state.step) > 0:
-            self._save(self._last, state)
+            self.keep(state)
+
+    def keep(self, state: TrainState) -> None:
+        """Write the state, of whatever step, as the last."""
+        self._save(self._last, state)
 
     def on_failure(self, state: TrainState) -> None:
         """Nothing: what led to a step that could not be made is better not resumed from; the last validation is."""

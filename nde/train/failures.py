@@ -30,16 +30,16 @@ class FailedExamples(RuntimeError):
 class TrainingFailed(Exception):
     """Training came to a step or a validation from which it can not go on.
 
-    - `state`: the `nde.train.TrainState` before a step that failed, and `rows`, the indices of its examples: with them
-      it fails again. `None` of a validation.
+    - `state`: the `nde.train.TrainState` before the step that failed, and `rows`, the indices of its examples: with
+      them it fails again. `rows` are `None` of a validation.
     """
 
     state: TrainState | None = None
     rows: np.ndarray | None = None
 
-    def at(self, state: TrainState, rows: np.ndarray) -> Self:
+    def at(self, state: TrainState, rows: np.ndarray | None) -> Self:
         """The same error, with what leads to it."""
-        self.state, self.rows = state, np.asarray(rows)
+        self.state, self.rows = state, rows
         return self
 
 

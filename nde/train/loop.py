@@ -221,9 +221,9 @@ def _validate(state: TrainState, validate: Callable[[PyTree], Any], *, forgive: 
     step, model = int(state.step), state.evaluated_model
     try:
         score = _score(validate, model, step)
-    except TrainingFailed:
+    except TrainingFailed as error:
         if not forgive:
-            raise
+            raise error.at(state, None) from None
         score = np.inf
     if score < float(state.best_score):
         state = eqx.tree_at(

@@ -139,8 +139,10 @@ class Survival:
             assert state.rate is not None
             back = {name: getattr(self.good, name) for name in CHANGED if name != "step"}
             state = replace(state, **back, rate=state.rate * SLOWER)
-            self.good = replace(state, step=state.step + 1)
+            self.good = state if whole else replace(state, step=state.step + 1)
             state = state.copied()  # the one to go back to is kept
+            if whole:  # there is no other batch to see by whether it helps
+                return self.step(state, rows)
         forward = replace(state, step=state.step + 1)
         nothing = BatchLoss(jnp.asarray(jnp.nan), {}, jnp.zeros(0))
         report = StepReport(nothing, jnp.asarray(jnp.nan), jnp.zeros(0, bool), jnp.asarray(False))
