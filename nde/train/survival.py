@@ -81,18 +81,18 @@ class Survival:
         """
         rows = np.asarray(indices)
         left = rows[~np.isin(rows, list(self.out))]
-        made, error = False, None
+        report = error = None
         if len(left):
-            state, report, made = self._make(state, left)
-        if len(left) and not made:
+            state, report = self._make(state, left)
+        if len(left) and report is None:
             error = self._error(state, left)
             culprits = failing(lambda part: self._fails(state, np.resize(part, left.shape)), np.unique(left))
             if culprits and len(culprits) < len(np.unique(left)):
                 self.out |= {row: self._causes.get(row, _cause(error)) for row in culprits}
                 left = left[~np.isin(left, culprits)]
-                state, report, made = self._make(state, left)
-                error = error if made else self._error(state, left)
-        if not made:
+                state, report = self._make(state, left)
+                error = self._error(state, left) if report is None else error
+        if report is None:
             return self._skip(state, rows, error)
         self.skipped = 0
         self.good, self.fresh = self.fresh or self.good, None
@@ -104,11 +104,11 @@ class Survival:
         self.out = {}
         self.fresh = state if self.skipped == 0 and np.isfinite(score) else None
 
-    def _make(self, state: TrainState, rows: np.ndarray) -> tuple[TrainState, StepReport, bool]:
-        """The state and report of an update, and whether it was made."""
+    def _make(self, state: TrainState, rows: np.ndarray) -> tuple[TrainState, StepReport | None]:
+        """The state after an update and its report; of one that is not made the same state, and `None`."""
         step = int(state.step) + 1
         state, report = self.update.consuming(state, self.data, rows, self.key)
-        return state, report, int(state.step) == step
+        return state, report if int(state.step) == step else None
 
     def _error(self, state: TrainState, rows: np.ndarray) -> TrainingFailed | None:
         """What is in the way of an update, or `None`."""
@@ -163,7 +163,7 @@ class Survival:
         )
 
 
-def _cause(error: TrainingFailed) -> str:
+def _cause(error: TrainingFailed | None) -> str:
     return error.failure.cause if isinstance(error, FailedStep) else NOT_FINITE
 
 
