@@ -59,8 +59,7 @@ def read_panel_with_inputs(
     if own and doses is not None:
         keep = ~is_dose(table, doses, layout) | _observes(table, layout)
         if not require_values:  # who has doses alone is asked for at their times
-            others = set(np.asarray(ids)[keep])
-            keep |= np.array([name not in others for name in ids])
+            keep |= ~ids.is_in(ids.filter(keep).unique().to_list()).to_numpy()
         kept = table.only(keep)
     panel = panel_of(kept, layout, require_values=require_values)
     rows = None
@@ -113,10 +112,15 @@ class _Places:
 
     def __init__(self, panel: Panel, ids: pl.Series, times: TimeColumn):
         self.panel, self.ids, self.column = panel, ids, times
-        numbers = {name: i for i, name in enumerate(panel.ids)}
-        self.series = np.array([numbers.get(name, -1) for name in ids], int)
+        self.series = numbered(ids, panel)
         self.times = np.where(self.series >= 0, since_first_row(panel, self.series, times), np.nan)
         self.times = self.times + panel.times[self.series, 0]
+
+
+def numbered(ids: pl.Series, panel: Panel) -> np.ndarray:
+    """The place in a panel of the series of each row of a table, -1 of one that is not there."""
+    places = np.arange(len(panel))
+    return ids.replace_strict(list(panel.ids), places, default=-1, return_dtype=pl.Int64).to_numpy()
 
 
 def since_first_row(panel: Panel, series: np.ndarray, times: TimeColumn) -> np.ndarray:
@@ -136,9 +140,8 @@ def _padded_doses(panel: Panel, rows: DoseRows, steady_doses: int, *, fresh: boo
     if (panel.table.times.unit is None) != (rows.times.unit is None):
         kinds = ["numbers" if times.unit is None else "dates" for times in (rows.times, panel.table.times)]
         raise rows.table.error(f"the times of doses are {kinds[0]}, but those of the observations are {kinds[1]}.")
-    numbers = {name: i for i, name in enumerate(panel.ids)}
-    series = np.array([numbers.get(rows.ids[int(row)], -1) for row in rows.row], int)
-    everywhere = np.array([numbers.get(name, -1) for name in rows.ids], int)
+    everywhere = numbered(rows.ids, panel)
+    series = everywhere[rows.row]
     times = since_first_row(panel, everywhere, rows.times)[rows.row]
     notes = _lost(rows, series)
     _refuse_late(panel, rows, series, times, fresh)
@@ -192,26 +195,27 @@ def _refuse_late(panel: Panel, rows: DoseRows, series: np.ndarray, times: np.nda
 
 def _refuse_unsteady(rows: DoseRows, series: np.ndarray, times: np.ndarray) -> None:
     """Refuse a steady dose after a row or another dose of its series."""
-    for dose in np.flatnonzero(rows.steady & (series >= 0)):
-        earlier = (series == series[dose]) & (times < times[dose])
-        if times[dose] > 0 or earlier.any():
-            raise rows.error(
-                int(dose), "it is steady, which stands for doses before it, but is not the first of its series."
-            )
+    earliest = np.full(series.max(initial=0) + 1, np.inf)
+    np.minimum.at(earliest, series[series >= 0], times[series >= 0])
+    late = rows.steady & (series >= 0) & ((times > 0) | (times > earliest[series]))
+    if late.any():
+        raise rows.error(
+            int(late.argmax()), "it is steady, which stands for doses before it, but is not the first of its series."
+        )
 
 
 def _constant(table: Table, layout: TableFormat, where: _Places, name: str) -> np.ndarray:
     values, found = read_numbers(table, name, layout), np.full(len(where.panel), np.nan)
-    for row in np.flatnonzero(~np.isnan(values) & (where.series >= 0)):
-        series = where.series[row]
-        if np.isnan(found[series]):
-            found[series] = values[row]
-        elif found[series] != values[row]:
-            raise table.row_error(
-                int(row), name,
-                f": series {where.ids[int(row)]} has {values[row]:g} at time {where.column.name(int(row))}, and "
-                f"{found[series]:g} before; a constant has one value, one that changes is among the covariates.",
-            )  # fmt: skip
+    rows = np.flatnonzero(~np.isnan(values) & (where.series >= 0))
+    found[where.series[rows[::-1]]] = values[rows[::-1]]  # the first of each series remains
+    other = rows[values[rows] != found[where.series[rows]]]
+    if len(other):
+        row = int(other[0])
+        raise table.row_error(
+            row, name,
+            f": series {where.ids[row]} has {values[row]:g} at time {where.column.name(row)}, and "
+            f"{found[where.series[row]]:g} before; a constant has one value, one that changes is among the covariates.",
+        )  # fmt: skip
     if np.isnan(found).any():
         series = where.panel.ids[int(np.isnan(found).argmax())]
         raise table.error(f"series {series} has no value in '{name}'; a constant needs one for each series.")
@@ -220,29 +224,36 @@ def _constant(table: Table, layout: TableFormat, where: _Places, name: str) -> n
 
 def _covariates(table: Table, layout: TableFormat, where: _Places, inputs: InputsFormat) -> dict[str, Any]:
     """Times and values of all covariates, rows of equal series and time as one."""
-    columns = {name: read_numbers(table, name, layout) for name in inputs.covariates}
     order = np.lexsort((where.times, where.series))
     order = order[where.series[order] >= 0]
-    each: list[dict[float, dict[str, float]]] = [{} for _ in where.panel.ids]
-    for row in order:
-        at = each[where.series[row]].setdefault(float(where.times[row]), {})
-        for name, values in columns.items():
-            if not np.isnan(values[row]) and at.setdefault(name, float(values[row])) != values[row]:
-                raise table.row_error(
-                    int(row), name,
-                    f": series {where.ids[int(row)]} has {values[row]:g} and {at[name]:g} at time "
-                    f"{where.column.name(int(row))}; keep one.",
-                )  # fmt: skip
-    longest = max(map(len, each))
-    times = np.stack([np.pad(list(at), (0, longest - len(at)), mode="edge") for at in each])
-    found = {name: np.full(times.shape, np.nan) for name in columns}
-    for series, at in enumerate(each):
-        for k, here in enumerate(at.values()):
-            for name, value in here.items():
-                found[name][series, k] = value
+    series, times = where.series[order], where.times[order]
+    first = np.diff(series, prepend=-1) != 0  # of its series
+    new = first | (np.diff(times, prepend=np.nan) != 0)
+    moment = np.cumsum(new) - 1  # that each row is of, counted over all series
+    place = moment - moment[first][series]
+    longest = int(place.max()) + 1
+    padded = np.repeat(times[np.append(np.flatnonzero(first)[1:], len(times)) - 1][:, None], longest, axis=1)
+    padded[series, place] = times
+    found, clashes = {}, []
+    for name in inputs.covariates:
+        values = read_numbers(table, name, layout)[order]
+        found[name] = np.full(padded.shape, np.nan)
+        seen = np.flatnonzero(~np.isnan(values))[::-1]  # of several at one time the first remains
+        found[name][series[seen], place[seen]] = values[seen]
+        kept = found[name][series, place]
+        clashes += [
+            (int(i), name, values[i], kept[i]) for i in np.flatnonzero((values != kept) & ~np.isnan(values))[:1]
+        ]
+    if clashes:
+        at, name, one, two = min(clashes, key=lambda clash: clash[0])
+        row = int(order[at])
+        raise table.row_error(
+            row, name,
+            f": series {where.ids[row]} has {one:g} and {two:g} at time {where.column.name(row)}; keep one.",
+        )  # fmt: skip
     for name, values in found.items():
         without = np.isnan(values).all(1)
         if without.any():
             series = where.panel.ids[int(without.argmax())]
             raise table.error(f"series {series} has no value in '{name}'; a covariate needs one in each series.")
-    return {"covariate_times": times, "covariates": found, "ways": dict(inputs.covariates)}
+    return {"covariate_times": padded, "covariates": found, "ways": dict(inputs.covariates)}

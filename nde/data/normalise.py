@@ -77,7 +77,9 @@ class Normaliser:
         """Standardised values in their own units again."""
         raw = np.asarray(values, np.float64) * self.std + self.mean
         with np.errstate(over="ignore"):
-            return np.where(self.log, np.exp(np.where(self.log, raw, 0.0)), raw)
+            for c in np.flatnonzero(self.log):
+                raw[..., c] = np.exp(raw[..., c])
+        return raw
 
 
 def _refuse_log(panel: Panel, log: np.ndarray) -> None:

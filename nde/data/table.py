@@ -23,15 +23,22 @@ INDEX = re.compile(r"Unnamed: \d+(\.\d+)?|__index_level_\d+__|")
 def read_panel(path: Any, layout: TableFormat, *, require_values: bool = True) -> Panel:
     """Read a CSV or Parquet table of irregular observations into a `nde.data.Panel`.
 
-    Rows may come in any order. A row that repeats another's (id, time) is merged with it where the two do not disagree.
-    In columns of values empty cells and NA, NaN, null, None or a lone dot are missing, and what `layout.missing` says;
-    ids and names of channels may be spelt so. Dates and timestamps become times in `layout.unit_of_dates()`, days
-    unless it says otherwise; those with a zone are taken to UTC. Of a long table the rows of channels that are not
-    asked for are not read.
+    Rows may come in any order. A row that repeats another's (id, time) is merged with it where the two do not disagree;
+    where they do, `layout.duplicates` says what becomes of them. In columns of values empty cells and NA, NaN, null,
+    None or a lone dot are missing, and what `layout.missing` says; ids and names of channels may be spelt so. Dates and
+    timestamps become times in `layout.unit_of_dates()`, days unless it says otherwise; those with a zone are taken to
+    UTC. Of a long table the rows of channels that are not asked for are not read.
+
+    **Memory:** a Parquet file may be longer than it, but the panel of the channels that are asked for must fit. That
+    takes 8 bytes a time and, for each channel, 8 and 1 of the mask, or 4 and 1 where all its values are in single
+    precision, times the series and the rows of the longest; and 24 bytes a row of the table for its id, its time and
+    its place. While a wide file is read there are besides one column of it and, where it is not sorted by series and
+    time, 24 bytes a row; of a long one some 60 bytes a value. Files of text are read whole.
 
     **Arguments:**
 
-    - `path`: a `.csv`, `.tsv` or `.parquet` file, or a frame of polars or pandas.
+    - `path`: a `.csv`, `.tsv` or `.parquet` file, a folder or a pattern of Parquet files, or a frame of polars, lazy or
+      not, or of pandas: `nde.data.read_table` says more.
     - `layout`: which column is what, a `nde.data.TableFormat`.
     - `require_values`: whether each channel needs at least one value. False for a table that asks for forecasts.
 
