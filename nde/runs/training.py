@@ -1,5 +1,6 @@
 """Train a run, of whatever task."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import takewhile
@@ -16,6 +17,7 @@ from nde.tasks import member_key, RunFailed
 from nde.train import (
     any_says,
     best_start,
+    Callback,
     CheckpointNotWritten,
     first_says,
     fit,
@@ -33,8 +35,12 @@ from nde.train import (
 )
 
 
-def train(run: Run, console: Console) -> bool:
+def train(run: Run, console: Console, *, watch: Sequence[Callback] = ()) -> bool:
     """Train what is not yet trained of a run, from its last checkpoints on; `False` if a signal ended it early.
+
+    **Arguments:** `watch`: more callbacks, of each member in turn, in the first of several processes. They come after
+    the run's own: when `on_validation` is called the score is written and its checkpoint is too, so that a callback may
+    end the training by an error of its own, which is raised here, and lose nothing.
 
     **Raises:** `RunFailed` if a step or a validation could not be computed.
     """
@@ -51,7 +57,7 @@ def train(run: Run, console: Console) -> bool:
             return any_says(interrupt.asked)
 
         for member in config.members():
-            reason = _train_member(run, member, update, validate, console, stop)
+            reason = _train_member(run, member, update, validate, console, stop, watch)
             if reason == "interrupted":
                 return False
     if is_first_process():
@@ -81,7 +87,7 @@ class _ConfigKeeper:
         """Nothing."""
 
 
-def _train_member(run, member: configs.Member, update, validate, console, stop) -> str:
+def _train_member(run, member: configs.Member, update, validate, console, stop, watch) -> str:
     config = run.config.train
     examples = run.task.examples(run.config, run.problem, member)
     checkpoints = run.checkpoints(member.index)
@@ -113,7 +119,7 @@ def _train_member(run, member: configs.Member, update, validate, console, stop) 
         outcome = train_on(
             state=state if restored is None else restored,
             schedule=configs.build_schedule(config),
-            callbacks=_callbacks(run, member, checkpoints, log, start, console),
+            callbacks=_callbacks(run, member, checkpoints, log, start, console, watch),
         )
     except TrainingFailed as error:
         if stop():
@@ -157,7 +163,9 @@ def _log(run: Run, member: configs.Member, start: int) -> MetricsFile | None:
     return MetricsFile(run.metrics_path, member=member.index, every=every, start=start) if is_first_process() else None
 
 
-def _callbacks(run: Run, member: configs.Member, checkpoints, log: MetricsFile | None, start: int, console) -> tuple:
+def _callbacks(
+    run: Run, member: configs.Member, checkpoints, log: MetricsFile | None, start: int, console, watch
+) -> tuple:
     """What is in a checkpoint is in the log. A checkpoint is written once, but by all processes together."""
     if log is None:
         return (checkpoints,)
@@ -165,4 +173,4 @@ def _callbacks(run: Run, member: configs.Member, checkpoints, log: MetricsFile |
     progress = ProgressPrinter(
         train.all_steps, start=start, title=member.title, validate_every=train.validate_every, console=console
     )
-    return (log, checkpoints, _ConfigKeeper(run, start), progress)
+    return (log, checkpoints, _ConfigKeeper(run, start), progress, *watch)
