@@ -186,65 +186,62 @@ def test_labels_and_all_columns_of_a_file_are_read(tmp_path):
         assert [labelled.classes[k] for k in labelled.labels] == [str(int(name) % 2) for name in labelled.panel.ids]
 
 
-def test_a_run_of_a_lazy_frame_or_of_several_files_keeps_what_it_needs(tmp_path):
+def series_of_unequal_lengths():
     generator = np.random.default_rng(0)
-    frame = pl.DataFrame(
-        {"id": np.repeat(np.arange(24), 6), "t": np.tile(np.arange(6.0), 24), "x": generator.normal(size=144)}
+    lengths = np.where(np.arange(40) % 5 == 0, 20, generator.integers(4, 7, 40))
+    size = int(lengths.sum())
+    return pl.DataFrame(
+        {
+            "id": np.repeat(np.arange(40), lengths),
+            "t": np.concatenate([np.arange(n) for n in lengths]) * 1.0,
+            "x": generator.normal(size=size).cumsum().astype(np.float32),
+            "y": generator.normal(size=size).astype(np.float32),
+        }
     )
-    config = {
-        "task": "forecast",
-        "data": {"id": "id", "time": "t", "channels": ["x"]},
-        "model": [{"name": "latent_ode", "state_size": 2, "width": 4}],
-        "train": {"steps": 2, "batch_size": 4, "validate_every": 2, "validation_samples": 2},
-        "evaluate": {"stack": False, "samples": 2},
-    }
-    run = nde.fit(config, data=frame.lazy(), out=tmp_path / "lazy", progress=False)
-    assert pl.read_parquet(run.folder / "data.parquet").equals(frame)
+
+
+CONFIG = {
+    "task": "forecast",
+    "data": {"id": "id", "time": "t", "channels": ["x", "y"]},
+    "model": [{"name": "encoder_decoder", "encoder": "gru", "decoder": "ode", "state_size": 2, "width": 4}],
+    "train": {"steps": 1, "batch_size": 4, "validation_samples": 2},
+    "evaluate": {"samples": 4},
+}
+
+
+def test_a_run_of_several_files_is_of_them_all_and_a_query_that_fails_leaves_none(tmp_path):
+    frame = series_of_unequal_lengths()
     (tmp_path / "parts").mkdir()
     frame[:70].write_parquet(tmp_path / "parts" / "a.parquet")
     frame[70:].write_parquet(tmp_path / "parts" / "b.parquet")
-    other, problem = prepare(load_config(config, [f"data.path={tmp_path}/parts/*.parquet"]))
+    resolved, problem = prepare(load_config(CONFIG, [f"data.path={tmp_path}/parts/*.parquet"]))
     files = [(tmp_path / "parts" / f"{name}.parquet").read_bytes() for name in "ab"]
-    assert other.data.sha256 == hashlib.sha256(b"".join(files)).hexdigest()
-    np.testing.assert_array_equal(problem.values, run.problem.values)
+    assert resolved.data.sha256 == hashlib.sha256(b"".join(files)).hexdigest()
+    np.testing.assert_array_equal(problem.panel.values, read_panel(frame, TableFormat("id", "t")).values)
     frame[70:71].write_parquet(tmp_path / "parts" / "c.parquet")
     with pytest.raises(RunError, match=r"\*\.parquet: the table has changed since the run was made"):
-        prepare(other)
+        prepare(resolved)
     failing = frame.lazy().with_columns(x=pl.col("x").cast(pl.String) + "!").cast({"x": pl.Float64})
     with pytest.raises(TableError, match="^data: not a readable lazy table"):
-        nde.fit(config, data=failing, out=tmp_path / "failing", progress=False)
+        nde.fit(CONFIG, data=failing, out=tmp_path / "failing", progress=False)
     assert not (tmp_path / "failing").exists()
 
 
 def test_forecasts_in_blocks_of_like_lengths_are_those_of_all_at_once(tmp_path, monkeypatch):
-    generator = np.random.default_rng(0)
-    lengths = np.where(np.arange(40) % 5 == 0, 20, generator.integers(4, 7, 40))
-    frame = pl.DataFrame(
-        {
-            "id": np.repeat(np.arange(40), lengths),
-            "t": np.concatenate([np.arange(n) for n in lengths]) * 1.0,
-            "x": generator.normal(size=lengths.sum()).cumsum(),
-            "y": generator.normal(size=lengths.sum()),
-        }
-    )
-    config = {
-        "task": "forecast",
-        "data": {"id": "id", "time": "t", "channels": ["x", "y"]},
-        "model": [{"name": "encoder_decoder", "encoder": "gru", "state_size": 2, "width": 4}],
-        "train": {"steps": 1, "batch_size": 4, "validation_samples": 2},
-        "evaluate": {"samples": 4},
-    }
-    run = nde.fit(config, data=frame, out=tmp_path / "run", progress=False)
-    whole, asked = run.evaluate(), run.predict(frame, samples=4, ahead=[1.0])
+    frame = series_of_unequal_lengths()
+    run = nde.fit(CONFIG, data=frame.lazy(), out=tmp_path / "run", progress=False)
+    assert pl.read_parquet(run.folder / "data.parquet").equals(frame)
+    assert run.problem.values.dtype == np.float32
+    whole, asked = run.evaluate(), run.predict(frame.lazy(), samples=4)
     stack = (run.folder / "stack.json").read_text()
-    score = validation_score(run.config, run.problem)(run.models()["GRU-Δt to SDE"][0])
+    score = validation_score(run.config, run.problem)(run.models()["GRU-Δt to ODE"][0])
     monkeypatch.setattr(forecast_problem, "MANY", 10)
     monkeypatch.setattr(forecast_problem, "MULTIPLE", 3)
     monkeypatch.setattr(forecast_problem, "NUMBERS", 4 * 2 * 20 * 3)
     blocks = list(run.problem.blocks(run.problem.split.train, 4))
     assert len({rows for _, rows in blocks}) > 1 and len(blocks) > 4
     assert sorted(np.concatenate([places for places, _ in blocks])) == list(range(len(run.problem.split.train)))
-    parts, pieces = run.evaluate(), run.predict(frame, samples=4, ahead=[1.0])
+    parts, pieces = run.evaluate(), run.predict(frame, samples=4)
     for one, other in zip(whole.rows(), parts.rows(), strict=True):
         assert one.pop("method") == other.pop("method")
         np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-9, atol=1e-9)
@@ -253,7 +250,7 @@ def test_forecasts_in_blocks_of_like_lengths_are_those_of_all_at_once(tmp_path, 
     run.task.finish(run, run.problem)
     new, old = (json.loads(text)["weights"] for text in ((run.folder / "stack.json").read_text(), stack))
     np.testing.assert_allclose(list(new.values()), list(old.values()), rtol=1e-6)
-    again = validation_score(run.config, run.problem)(run.models()["GRU-Δt to SDE"][0])
+    again = validation_score(run.config, run.problem)(run.models()["GRU-Δt to ODE"][0])
     assert again == pytest.approx(score, rel=1e-12)
     monkeypatch.setattr(forecast_stack, "MOST_FITTED", 5)
     noted = fit_baselines(run.problem, run.problem.split.fold, 0).notes

@@ -83,7 +83,7 @@ def mixture_log_density(
     samples, series = locations.shape[:2]
     found = np.empty(locations.shape[1:])
     for part in _blocks(series, samples * locations[0, :1].size, equal=True):
-        block = jnp.asarray(values[part]), jnp.asarray(locations[:, part])
+        block = jnp.asarray(values[part], jnp.result_type(float)), jnp.asarray(locations[:, part])
         found[part] = np.asarray(_log_sum(likelihood, *block))
     return found - np.log(samples)
 
