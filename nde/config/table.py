@@ -17,9 +17,9 @@ class TableData(Section):
     """`[data]`: series, how their table is laid out and written, and which fold of them is held out.
 
     Give either `dataset`, a name of `nde.data.DATASETS`, or `path`, a `.csv`, `.tsv` or `.parquet` file, or a folder or
-    a pattern of Parquet files, such as `tables/*.parquet`. A data set
-    brings keys of its own, which hold where they are left out; one that is made, not shipped, is made from `seed`. The
-    other keys are those of `nde.data.TableFormat`, where they are explained. Fold `fold` of `folds` is held out, by
+    a pattern of Parquet files, such as `tables/*.parquet`, of which only what is asked for is read. A data set brings
+    keys of its own, which hold where they are left out; one that is made, not shipped, is made from `seed`. The other
+    keys are those of `nde.data.TableFormat`, where they are explained. Fold `fold` of `folds` is held out, by
     `split_seed`, and of the others a share `validation` chooses the best model. `nde fit` writes what it found in place
     of what was left out: `channels`, `time_scale`, `time_unit`, for times that are dates `date_unit`, and `sha256`,
     which where present must be that of the data.

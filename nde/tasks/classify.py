@@ -153,7 +153,7 @@ class ClassifyTask(AbstractTask):
         split = split_labelled(
             data, fold=settings.fold, folds=settings.folds, validation=settings.validation, seed=settings.split_seed
         )
-        normaliser = Normaliser.fit(panel[split.fold])
+        normaliser = Normaliser.fit(panel, series=split.fold)
         return ClassifyProblem(data, panel, split, normaliser, normaliser.apply(panel))
 
     def resolve(self, config: ClassifyConfig, problem: ClassifyProblem) -> ClassifyConfig:
