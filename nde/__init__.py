@@ -17,7 +17,13 @@ from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nde.names import *  # noqa: F403  (for editors and checkers; at run time `__getattr__` gives the same names)
-    from nde.runs import fit as fit, open_run as open_run, Run as Run
+    from nde.runs import (
+        export_run as export_run,
+        fit as fit,
+        load_exported as load_exported,
+        open_run as open_run,
+        Run as Run,
+    )
 
 __version__ = version("nde")
 
@@ -45,7 +51,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_layers(), *_OF_RUNS, *(name for name in vars(names) if not name.startswith("_"))})
 
 
-_OF_RUNS = ("fit", "open_run", "Run")
+_OF_RUNS = ("export_run", "fit", "load_exported", "open_run", "Run")
 
 
 def _layers() -> list[str]:

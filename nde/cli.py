@@ -1,4 +1,4 @@
-"""The command line: `nde fit`, `nde evaluate`, `nde predict`, `nde plot`.
+"""The command line: `nde fit`, `nde evaluate`, `nde predict`, `nde export`, `nde plot`.
 
 Here stand the arguments and their help; what the commands do stands in `nde.commands`, which is imported when one
 of them runs. It is the one import that does not stand at the top of its module: JAX takes seconds to import, and
@@ -100,8 +100,10 @@ def evaluate(  # noqa: PLR0913  (its options are those of the command)
 
 
 @app.command()
-def predict(
-    run: RunArgument,
+def predict(  # noqa: PLR0913  (its options are those of the command)
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN|FILE", help="The folder that `nde fit` made, or a file of `nde export`.")
+    ],
     data: Annotated[Path, typer.Option(help="A table laid out like the one that the run was trained on.")],
     out: Annotated[Path, typer.Option(help="A new .csv or .parquet file.")],
     ahead: Annotated[
@@ -112,9 +114,35 @@ def predict(
     model: Annotated[
         str | None, typer.Option(help="Predict by this [[model]] alone; by what the run chose if not given.")
     ] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="Of a file: its digest, as `nde export` printed it; any other is refused.")
+    ] = None,
 ) -> None:
     """Predict every series of a table: its forecast, with mean, quantiles and samples on request, or its class."""
-    _commands().predict(run, data, out, ahead, samples, keep_samples, model)
+    _commands().predict(run, data, out, ahead, samples, keep_samples, model, sha256)
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="A new file, such as model.nde.")],
+    until: Annotated[
+        float | None,
+        typer.Option(
+            help="How far after its first row a series may be predicted, in the table's unit; half as far again as "
+            "the longest series of the run if not given."
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            help="Rows that a series may have, those to be forecast included; those of the run's longest and a few "
+            "more if not given."
+        ),
+    ] = None,
+) -> None:
+    """Write a trained run as one file that `nde predict` takes in place of it, and that needs nothing else of it."""
+    _commands().export(run, out, until, rows)
 
 
 @app.command()

@@ -139,12 +139,23 @@ def evaluate(folder: Path, given: Mapping[str, Any], out: Path | None) -> None:
 
 
 def predict(
-    folder: Path, data: Path, out: Path, ahead: str, samples: int, keep_samples: bool, model: str | None
+    source: Path,
+    data: Path,
+    out: Path,
+    ahead: str,
+    samples: int,
+    keep_samples: bool,
+    model: str | None,
+    sha256: str | None,
 ) -> None:
-    """`nde predict`: into `out`, a `.csv` or `.parquet` file that does not exist yet."""
+    """`nde predict` of a run's folder, or of a file of `nde export`, into `out`, a `.csv` or `.parquet` file that does
+    not exist yet.
+    """
     with _one_line_errors():
         steps = [_number("--ahead", part) for part in ahead.split(",") if part]
-        opened = Run.open(folder)
+        if sha256 is not None and source.is_dir():
+            raise ConfigError("--sha256 is of a file of `nde export`, and a run's folder was given.")
+        opened = Run.open(source) if source.is_dir() else runs.load_exported(source, sha256=sha256)
         if out.suffix not in (".csv", ".parquet"):
             raise runs.RunError(f"{out}: unknown kind of table '{out.suffix}'; use .csv or .parquet.")
         if out.exists():
@@ -158,11 +169,23 @@ def predict(
             )
         table.write_csv(out) if text else table.write_parquet(out)
         _say(Console(), f"wrote {out}: {len(table)} rows")
-        for note in opened.task.prediction_notes(opened) if model is None else ():
+        for note in opened.prediction_notes() if model is None else ():
             _say(Console(), note)
         warning = warning_of(table["mark"].to_list()) if "mark" in table.columns else None
         if warning is not None:
             _say(Console(stderr=True), f"nde: warning: {warning}")
+
+
+def export(folder: Path, out: Path, until: float | None, rows: int | None) -> None:
+    """`nde export`: into `out`, a file that does not exist yet."""
+    with _one_line_errors():
+        console = Console()
+        opened = Run.open(folder)
+        with _stage(console, "lowering the models and writing their card"):
+            digest = runs.export_run(opened, out, until=until, rows=rows)
+        size = out.stat().st_size / 2**20
+        _say(console, f"wrote {out}: {size:.1f} MiB, its card is in it: unzip -p {out} card.md")
+        _say(console, f"sha256: {digest}")
 
 
 def plot(folder: Path, out: Path | None) -> None:

@@ -59,6 +59,8 @@ from nde.objectives.likelihoods import (
     ChannelLikelihood as ChannelLikelihood,
     CombinedLikelihood as CombinedLikelihood,
     GaussianLikelihood as GaussianLikelihood,
+    likelihood_from_plain as likelihood_from_plain,
+    likelihood_to_plain as likelihood_to_plain,
     LogNormalLikelihood as LogNormalLikelihood,
     PoissonLikelihood as PoissonLikelihood,
     ScaledLikelihood as ScaledLikelihood,

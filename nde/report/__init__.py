@@ -43,9 +43,14 @@ from nde.report.figures import (
     Story as Story,
 )
 from nde.report.forecast import (
+    AbstractPaths as AbstractPaths,
     baseline_forecast as baseline_forecast,
     Forecast as Forecast,
+    path_block as path_block,
+    PATHS as PATHS,
     sample_forecast as sample_forecast,
+    SERIES as SERIES,
+    with_rows as with_rows,
 )
 from nde.report.generation import (
     bits_per_dimension as bits_per_dimension,
@@ -77,7 +82,11 @@ from nde.report.inference import (
     Profile as Profile,
     profile as profile,
 )
-from nde.report.logits import class_logits as class_logits
+from nde.report.logits import (
+    AbstractLogits as AbstractLogits,
+    class_logits as class_logits,
+    logits_block as logits_block,
+)
 from nde.report.marks import far_channels as far_channels, forecast_marks as forecast_marks, warning_of as warning_of
 from nde.report.points import mode_masses as mode_masses, Moments as Moments, moments as moments
 from nde.report.pool import pool_weights as pool_weights, PooledForecast as PooledForecast

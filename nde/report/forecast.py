@@ -1,6 +1,8 @@
 """Forecasts: of a latent path model, or of an ensemble of them, by samples; of a baseline."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import equinox as eqx
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from nde.objectives import check_ids, LatentPathModel, series_codes
+from nde.objectives import AbstractLikelihood, check_ids, LatentPathModel, series_codes
 from nde.report.baselines import Baseline
 from nde.report.scores import NormalForecast, SampleForecast
 from nde.train import blame
@@ -27,8 +29,46 @@ class Forecast(eqx.Module):
     kl_path: Float[np.ndarray, " series"]
 
 
+class AbstractPaths(ABC):
+    """Sampled paths of a model in blocks of one shape: what `nde.report.sample_forecast` needs of it.
+
+    A `nde.objectives.LatentPathModel` is wrapped into one; a model that is a compiled program alone is one.
+    """
+
+    likelihood: AbstractLikelihood
+
+    @abstractmethod
+    def rows(self, count: int) -> int:
+        """How many rows a block has for series of so many: as many or more."""
+
+    @abstractmethod
+    def sample(
+        self, data: Sequence[Array], ts: Array, codes: Array, start: Array, key: PRNGKeyArray
+    ) -> tuple[Array, Array]:
+        """Locations `(PATHS, SERIES, rows, channels)` and path KL `(PATHS, SERIES)`.
+
+        **Arguments:** `data`: times, values and mask of `SERIES` series; `ts`: `(SERIES, rows)`, where locations are
+        wanted; `codes`: of the series, `start`: the number of the first sample; both are folded into the key.
+        """
+
+
+@dataclass(frozen=True)
+class _ModelPaths(AbstractPaths):
+    model: LatentPathModel
+
+    @property
+    def likelihood(self) -> AbstractLikelihood:
+        return self.model.likelihood
+
+    def rows(self, count: int) -> int:
+        return count
+
+    def sample(self, data, ts, codes, start, key):
+        return _block(self.model, data, ts, codes, start, key)
+
+
 def sample_forecast(
-    models: Sequence[LatentPathModel],
+    models: Sequence[LatentPathModel | AbstractPaths],
     times: np.ndarray,
     values: np.ndarray,
     context: np.ndarray,
@@ -67,7 +107,8 @@ def sample_forecast(
     draws = np.empty((samples, *ts.shape, values.shape[-1]), jnp.result_type(float))
     for number, (model, share) in enumerate(zip(models, shares, strict=True)):
         path_key, value_key = jax.random.split(jax.random.fold_in(key, number))
-        locations, kl = _sample(model, (times, values, context), ts, series, share, path_key)
+        paths = model if isinstance(model, AbstractPaths) else _ModelPaths(model)
+        locations, kl = _sample(paths, (times, values, context), ts, series, share, path_key)
         members.append((model.likelihood, locations))
         draws[first : first + share] = model.likelihood.sample(locations, series=series, key=value_key)
         divergences.append(kl)
@@ -78,13 +119,16 @@ def sample_forecast(
 SERIES, PATHS = 32, 50
 
 
-def _sample(model, data, ts: np.ndarray, series: Sequence[object], samples: int, key) -> tuple[np.ndarray, np.ndarray]:
+def _sample(
+    paths: AbstractPaths, data, ts: np.ndarray, series: Sequence[object], samples: int, key
+) -> tuple[np.ndarray, np.ndarray]:
     """Locations `(samples, series, asked, channels)` and mean path KL `(series,)`, block by block.
 
     The samples of a series depend on its own key and on nothing else, so the blocks may cut as they like: the same
     path comes back for the next block of times.
     """
-    count, rows = data[0].shape
+    count, rows = len(data[0]), paths.rows(data[0].shape[1])
+    data = with_rows(data, rows)
     asked = ts.shape[1]
     times = np.pad(ts, ((0, 0), (0, -asked % rows)), mode="edge")
     codes, dtype = series_codes(series), jnp.result_type(float)
@@ -94,7 +138,7 @@ def _sample(model, data, ts: np.ndarray, series: Sequence[object], samples: int,
     def solve(chosen: np.ndarray, start: int, part: slice) -> tuple[np.ndarray, np.ndarray]:
         block = [jnp.asarray(x[chosen], None if x.dtype == bool else dtype) for x in data]
         asked_here = jnp.asarray(times[chosen, part], dtype)
-        found, cost = _block(model, block, asked_here, jnp.asarray(codes[chosen]), jnp.asarray(start), key)
+        found, cost = paths.sample(block, asked_here, jnp.asarray(codes[chosen]), jnp.asarray(start), key)
         return np.asarray(found), np.asarray(cost)
 
     for first in range(0, count, SERIES):
@@ -110,9 +154,17 @@ def _sample(model, data, ts: np.ndarray, series: Sequence[object], samples: int,
     return locations[:, :, :asked], kl.mean(0)
 
 
-@eqx.filter_jit
-def _block(model, data, ts: Array, codes: Array, start: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
-    """Locations `(PATHS, SERIES, rows, channels)` and path KL `(PATHS, SERIES)`."""
+def with_rows(data: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
+    """Times, values and mask of series with so many rows: more repeat the last time, and nothing is observed there."""
+    times, values, mask = data
+    more = ((0, 0), (0, rows - times.shape[1]))
+    return [np.pad(times, more, mode="edge"), *(np.pad(x, (*more, (0, 0))) for x in (values, mask))]
+
+
+def path_block(
+    model: LatentPathModel, data: Sequence[Array], ts: Array, codes: Array, start: Array, key: PRNGKeyArray
+) -> tuple[Array, Array]:
+    """What `nde.report.AbstractPaths.sample` returns, of a model."""
 
     def path(data, ts, code, sample):
         own_key = jax.random.fold_in(jax.random.fold_in(key, code), sample)
@@ -122,6 +174,9 @@ def _block(model, data, ts: Array, codes: Array, start: Array, key: PRNGKeyArray
     over_series = jax.vmap(path, in_axes=(0, 0, 0, None))
     over_samples = jax.vmap(over_series, in_axes=(None, None, None, 0))
     return over_samples(data, ts, codes, start + jnp.arange(PATHS))
+
+
+_block = eqx.filter_jit(path_block)
 
 
 BASELINE_SERIES = 500

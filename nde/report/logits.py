@@ -1,5 +1,6 @@
 """What a classifier makes of many series: logits, of one that draws noise those of its mean probabilities."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -12,8 +13,16 @@ from nde.objectives import check_ids, series_codes
 from nde.train import blame
 
 
+class AbstractLogits(ABC):
+    """The logits of many series by a compiled program alone: `nde.report.class_logits` takes one for a model."""
+
+    @abstractmethod
+    def logits(self, rows: np.ndarray, arrays: Sequence[np.ndarray], key: PRNGKeyArray) -> np.ndarray:
+        """Logits `(len(rows), classes)` of some series: `arrays` holds times, values, mask and codes of all."""
+
+
 def class_logits(
-    model: PyTree,
+    model: PyTree | AbstractLogits,
     times: Float[np.ndarray, "series rows"],
     values: Float[np.ndarray, "series rows channels"],
     mask: Bool[np.ndarray, "series rows channels"],
@@ -37,6 +46,10 @@ def class_logits(
     that can not be solved.
     """
     check_ids(series, len(times))
+    every = np.arange(len(times))
+    if isinstance(model, AbstractLogits):
+        arrays = (times, values, mask, series_codes(series))
+        return np.asarray(blame(lambda rows: model.logits(rows, arrays, key), every, series), np.float64)
     data = [jnp.asarray(x) for x in (times, values, mask)]
     if getattr(model, "draws_noise", False):
         data.append(jnp.asarray(series_codes(series)))
@@ -44,8 +57,16 @@ def class_logits(
         more = (jax.random.split(key, samples),)
     else:
         logits, more = _batch, ()
-    every = np.arange(len(times))
     return np.asarray(blame(lambda rows: logits(model, *(x[rows] for x in data), *more), every, series), np.float64)
+
+
+def logits_block(
+    model: PyTree, samples: int, times: Array, values: Array, mask: Array, codes: Array, key: PRNGKeyArray
+) -> Array:
+    """What `nde.report.class_logits` returns of series by their codes, within compiled code."""
+    if getattr(model, "draws_noise", False):
+        return _sampled(model, times, values, mask, codes, jax.random.split(key, samples))
+    return _batch(model, times, values, mask)
 
 
 @eqx.filter_jit

@@ -1,9 +1,8 @@
 """A run: what `nde.fit` and `nde fit` leave in a folder, and what can be asked of it."""
 
 import math
-import numbers
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -23,6 +22,7 @@ from nde.tasks import (
     new_model,
     predicting,
     Prediction,
+    refuse_ahead,
     RunError,
     TASKS,
 )
@@ -147,14 +147,14 @@ class Run:
         if not self.task.can_predict():
             able = ", ".join(name for name, task in TASKS.items() if task.can_predict())
             raise RunError(f"{self.folder}: task = '{self.config.task}' predicts no tables; these do: {able}.")
-        if not isinstance(ahead, Iterable) or not all(isinstance(step, numbers.Real) for step in ahead):
-            raise RunError(f"ahead must be a list of numbers, times after the last row, but is {ahead!r}.")
-        if any(not 0 < step < math.inf for step in ahead):
-            given = ", ".join(map(str, ahead))
-            raise RunError(f"ahead must hold times after the last row, above zero, but is {given}.")
+        refuse_ahead(ahead)
         table = self.task.predict(self, Prediction(data, ahead, samples, keep_samples, as_text, model))
         assert table is not None
         return table
+
+    def prediction_notes(self) -> Sequence[str]:
+        """What there is to say of the law that `predict` draws from, a line each."""
+        return self.task.prediction_notes(self)
 
     def log_density(self, model: str | None = None, *, member: int = 0) -> LogDensity:
         """The log density of what a trained model does not know: parameters, starts, scales of noise; for samplers.

@@ -15,6 +15,7 @@ from nde.tasks.base import (
     OpenedRun as OpenedRun,
     predicting as predicting,
     Prediction as Prediction,
+    refuse_ahead as refuse_ahead,
     RunError as RunError,
     RunFailed as RunFailed,
     TableEvaluation as TableEvaluation,
@@ -25,6 +26,14 @@ from nde.tasks.dynamics import DynamicsTask as DynamicsTask
 from nde.tasks.forecast import ForecastTask as ForecastTask
 from nde.tasks.generate import GenerateTask as GenerateTask
 from nde.tasks.population import PopulationTask as PopulationTask
+from nde.tasks.portable import (
+    ArrayFunction as ArrayFunction,
+    LoweredFunction as LoweredFunction,
+    Portable as Portable,
+    Ported as Ported,
+    Rung as Rung,
+    SHORTEST as SHORTEST,
+)
 
 TASKS: dict[str, AbstractTask] = {
     "forecast": ForecastTask(),

@@ -2,8 +2,9 @@
 
 import json
 import math
+import numbers
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -18,6 +19,7 @@ from rich.table import Table
 from nde.config import build_update, Member, RunConfig
 from nde.fields import draw_parameters
 from nde.report import fitted_table, LogDensity, Posterior
+from nde.tasks.portable import Portable, Ported
 from nde.train import LossFunction, Update
 
 
@@ -64,6 +66,18 @@ class Examples:
     names: Sequence[str]
     lengths: np.ndarray | None = None
     in_rows: tuple[bool, ...] = ()
+
+
+def refuse_ahead(ahead: Any) -> None:
+    """Refuse what is no list of times after the last row.
+
+    **Raises:** `RunError`.
+    """
+    if not isinstance(ahead, Iterable) or not all(isinstance(step, numbers.Real) for step in ahead):
+        raise RunError(f"ahead must be a list of numbers, times after the last row, but is {ahead!r}.")
+    if any(not 0 < step < math.inf for step in ahead):
+        given = ", ".join(map(str, ahead))
+        raise RunError(f"ahead must hold times after the last row, above zero, but is {given}.")
 
 
 @dataclass(frozen=True)
@@ -246,6 +260,27 @@ class AbstractTask(ABC):
         del run, asked
         return None
 
+    def portable(self, run: OpenedRun, *, until: float | None) -> Portable:
+        """What predicts a table as `predict` does, without the run: `nde.runs.export` makes a file of it.
+
+        **Arguments:** `until`: how far after its first row a series may be asked for, in the table's unit; if `None`,
+        half as far again as the longest series of the run.
+
+        **Raises:** `RunError`, which says why, for a task or a model whose predictions are no functions of arrays.
+        """
+        del until
+        raise RunError(
+            f"{run.folder}: task = '{run.config.task}' can not be exported: {self.not_portable}; forecast and classify "
+            "can be."
+        )
+
+    not_portable = "it predicts no tables"
+    """Why `portable` is not there."""
+
+    def predict_portable(self, portable: Ported, asked: Prediction) -> pl.DataFrame:
+        """The predictions for a table of what `portable` made."""
+        raise NotImplementedError
+
     def prediction_notes(self, run: OpenedRun) -> Sequence[str]:
         """What there is to say of the law that `predict` draws from, a line each."""
         del run
@@ -292,21 +327,37 @@ def predicting(run: OpenedRun, asked: str | None) -> str:
 
     **Raises:** `RunError` for one that the run does not have, or a name that two of them share.
     """
-    labels = [section.called() for section in run.config.model]
+    names = {section.called(): section.name for section in run.config.model}
     if asked is None:
         scores = run.validation_scores()
-        return min(labels, key=lambda label: scores.get(label, math.inf))
-    named = [section.called() for section in run.config.model if section.name == asked]
-    found = [asked] if asked in labels else named
+        return min(names, key=lambda label: scores.get(label, math.inf))
+    return chosen_label(names, asked, str(run.folder))
+
+
+def chosen_label(names: Mapping[str, str], asked: str, source: str) -> str:
+    """The label of the model that is asked for by its label or its name; `names`: the name of each label.
+
+    **Raises:** `RunError` for one that there is not, or a name that two of them share; `source`: what it calls the run.
+    """
+    found = [asked] if asked in names else [label for label, name in names.items() if name == asked]
     if len(found) != 1:
         what = "are several models" if found else "is no model"
-        raise RunError(f"{run.folder}: there {what} '{asked}'; those of this run are {', '.join(labels)}.")
+        raise RunError(f"{source}: there {what} '{asked}'; those of this run are {', '.join(names)}.")
     return found[0]
 
 
 PURPOSES = ("initial weights", "training", "validation", "forecasts", "figures", "data", "pool", "classes", "starts")
 
 
-def member_key(config: RunConfig, member: int, purpose: str) -> jax.Array:
+class Seeded(Protocol):
+    """A config, or whatever else keeps the seed of a run."""
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        ...
+
+
+def member_key(config: Seeded, member: int, purpose: str) -> jax.Array:
     """A key of its own for each member and purpose of `PURPOSES`, from the run's seed."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), PURPOSES.index(purpose)), member)

@@ -13,7 +13,15 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from matplotlib.figure import Figure
 
 from nde.config import build_loss, ClassifyConfig, Member, SeriesFacts
-from nde.data import LabelledPanel, Normaliser, Panel, read_labelled_panel, remove_at_random, Split, split_labelled
+from nde.data import (
+    LabelledPanel,
+    Normaliser,
+    Panel,
+    read_labelled_panel,
+    remove_at_random,
+    Split,
+    split_labelled,
+)
 from nde.models import series_path
 from nde.objectives import classification_loss
 from nde.report import (
@@ -38,12 +46,11 @@ from nde.tasks.base import (
     RunError,
     TableEvaluation,
 )
+from nde.tasks.class_prediction import member_logits, portable, predict_portable, predictor_of
+from nde.tasks.portable import Portable, Ported
 from nde.tasks.tables import (
     check_unchanged,
     describe_table,
-    read_asked,
-    read_normaliser,
-    refuse_taken,
     resolved_table,
     with_channels,
     write_normaliser,
@@ -207,7 +214,9 @@ class ClassifyTask(AbstractTask):
     def evaluate(self, run: OpenedRun, problem: ClassifyProblem) -> TableEvaluation:
         *series, labels = problem.arrays(problem.split.test)
         ids = problem.ids(problem.split.test)
-        logits = {label: _logits(run.config, models, series, ids) for label, models in run.models().items()}
+        config = run.config
+        samples, found = config.evaluate.samples, run.models()
+        logits = {label: member_logits(config, samples, models, series, ids) for label, models in found.items()}
         commonest = int(np.bincount(problem.data.labels[problem.split.fold]).argmax())
         return classified(logits, labels, problem.data.classes, commonest, run.config.data.removed)
 
@@ -226,23 +235,13 @@ class ClassifyTask(AbstractTask):
 
         **Raises:** `RunError` for times ahead, which a class does not have; `TableError` for a bad table.
         """
-        if asked.ahead or asked.keep_samples:
-            raise RunError("a classifier gives each series one class: leave out --ahead and --keep-samples.")
-        settings = run.config.data
-        classes = np.array(settings.classes)
-        refuse_taken(settings, asked, {"class", *(f"p_{name}" for name in classes)})
-        normaliser = read_normaliser(run.folder)
-        panel = read_asked(settings, asked, normaliser.channels)
-        values = normaliser.apply(panel)
-        label = predicting(run, asked.model)
-        models = run.models(until=float(panel.times.max()))[label]
-        ids = [str(one) for one in panel.ids]
-        logits = _logits(run.config, models, (panel.times, values, panel.mask), ids)
-        probabilities = np.exp(log_softmax(logits)).mean(0)
-        series = np.arange(len(panel))
-        names, _ = panel.keys(series, np.zeros_like(series), as_text=asked.as_text)
-        columns = {settings.id: names, "class": classes[probabilities.argmax(-1)]}
-        return pl.DataFrame(columns | {f"p_{name}": p for name, p in zip(classes, probabilities.T, strict=True)})
+        return predictor_of(run).predict(asked)
+
+    def portable(self, run: OpenedRun, *, until: float | None) -> Portable:
+        return portable(run, until, self.prediction_notes(run))
+
+    def predict_portable(self, portable: Ported, asked: Prediction) -> pl.DataFrame:
+        return predict_portable(portable, asked)
 
     def prediction_notes(self, run: OpenedRun) -> Sequence[str]:
         """Which model it is, where there are several."""
@@ -263,16 +262,6 @@ def _load(config: ClassifyConfig) -> LabelledPanel:
     if settings.classes not in (None, data.classes):
         raise RunError(f"{settings.source()}: the classes are {', '.join(data.classes)}, not those of the run.")
     return data
-
-
-def _logits(config: ClassifyConfig, models: Sequence[Any], arrays: Sequence[np.ndarray], ids: list[str]) -> np.ndarray:
-    """Of each seed's model, `(seeds, series, classes)`: what `nde evaluate` scores and `nde predict` reports."""
-    samples, keys = config.evaluate.samples, [member_key(config, seed, "classes") for seed in range(len(models))]
-    each = [
-        class_logits(model, *arrays, series=ids, samples=samples, key=key)
-        for model, key in zip(models, keys, strict=True)
-    ]
-    return np.stack(each)
 
 
 SHOWN_CLASSES = 8

@@ -3,8 +3,7 @@
 import numpy as np
 import polars as pl
 
-from nde.config import TableData
-from nde.data import Panel
+from nde.data import Panel, TableFormat
 from nde.report import quantiles_of_samples
 from nde.tasks.base import Prediction
 
@@ -12,7 +11,7 @@ LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def prediction_table(
-    data: TableData, panel: Panel, draws: np.ndarray, asked: Prediction, *, log: np.ndarray, marks: np.ndarray | None
+    data: TableFormat, panel: Panel, draws: np.ndarray, asked: Prediction, *, log: np.ndarray, marks: np.ndarray | None
 ) -> pl.DataFrame:
     """Mean, quantiles and what was observed, of `draws` `(samples, series, rows, channels)` in own units.
 

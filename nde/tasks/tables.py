@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nde.config import TableData
-from nde.data import LabelledPanel, Normaliser, Panel, read_panel, table_files
+from nde.data import LabelledPanel, Normaliser, Panel, read_panel, table_files, TableFormat
 from nde.tasks.base import Prediction, RunError
 
 SHOWN_CHANNELS = 30
@@ -74,18 +75,24 @@ def resolved_table(data: TableData, panel: Panel) -> dict[str, Any]:
     return update | names | {"sha256": fingerprint(data, panel)}
 
 
-def read_asked(data: TableData, asked: Prediction, channels: tuple[str, ...]) -> Panel:
-    """Read a table that asks for predictions as the run's own was read; `data` is that of a resolved config.
+def read_asked(data: TableFormat, asked: Prediction, channels: tuple[str, ...]) -> Panel:
+    """Read a table that asks for predictions as the run's own was read; `data` is the layout of a resolved config.
 
     **Raises:** `TableError` for a bad table; `RunError` where one has dates and the other numbers for times.
     """
-    layout = replace(data.table_format(), channels=channels, min_observations=0)
+    layout = replace(data, channels=channels, min_observations=0)
     panel = read_panel(asked.data, layout, require_values=False)
     refuse_other_times(data, asked, panel)
     return panel
 
 
-def refuse_other_times(data: TableData, asked: Prediction, panel: Panel) -> None:
+def table_format_from_plain(saved: Mapping[str, Any]) -> TableFormat:
+    """The layout whose fields JSON has kept."""
+    lists = {name: tuple(value) for name, value in saved.items() if isinstance(value, list)}
+    return TableFormat(**{**saved, **lists})
+
+
+def refuse_other_times(data: TableFormat, asked: Prediction, panel: Panel) -> None:
     """Refuse a table with dates for a run made from numbers, or with numbers for one made from dates."""
     assert panel.table is not None
     here, there = ("dates" if unit else "numbers" for unit in (panel.table.times.unit, data.date_unit))
@@ -95,7 +102,7 @@ def refuse_other_times(data: TableData, asked: Prediction, panel: Panel) -> None
         )
 
 
-def refuse_taken(data: TableData, asked: Prediction, columns: set[str]) -> None:
+def refuse_taken(data: TableFormat, asked: Prediction, columns: set[str]) -> None:
     """Refuse names of columns that are those of the predictions too."""
     taken = {data.id, data.time} & columns
     if taken:
@@ -125,14 +132,22 @@ def file_fingerprint(path: str | Path) -> str:
 
 def write_normaliser(folder: Path, normaliser: Normaliser) -> None:
     """Keep what a run's series were standardised with."""
-    fields = dataclasses.asdict(normaliser)
-    plain = {name: value.tolist() if isinstance(value, np.ndarray) else list(value) for name, value in fields.items()}
-    (folder / NORMALISER).write_text(json.dumps(plain, indent=1) + "\n")
+    (folder / NORMALISER).write_text(json.dumps(normaliser_to_plain(normaliser), indent=1) + "\n")
 
 
 def read_normaliser(folder: Path) -> Normaliser:
     """What `write_normaliser` kept."""
-    saved = json.loads((folder / NORMALISER).read_text())
+    return normaliser_from_plain(json.loads((folder / NORMALISER).read_text()))
+
+
+def normaliser_to_plain(normaliser: Normaliser) -> dict[str, list[Any]]:
+    """What JSON can hold of it, to the last bit."""
+    fields = dataclasses.asdict(normaliser)
+    return {name: value.tolist() if isinstance(value, np.ndarray) else list(value) for name, value in fields.items()}
+
+
+def normaliser_from_plain(saved: Mapping[str, Any]) -> Normaliser:
+    """What `normaliser_to_plain` wrote."""
     arrays = (np.array(saved[name]) for name in ("log", "mean", "std"))
     return Normaliser(tuple(saved["channels"]), *arrays)
 

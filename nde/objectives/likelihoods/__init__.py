@@ -31,6 +31,10 @@ from nde.objectives.likelihoods.relative import (
     CombinedLikelihood as CombinedLikelihood,
     LogNormalLikelihood as LogNormalLikelihood,
 )
+from nde.objectives.likelihoods.saved import (
+    likelihood_from_plain as likelihood_from_plain,
+    likelihood_to_plain as likelihood_to_plain,
+)
 from nde.objectives.likelihoods.wrapped import (
     CensoredLikelihood as CensoredLikelihood,
     ChannelLikelihood as ChannelLikelihood,

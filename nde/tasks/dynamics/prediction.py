@@ -27,7 +27,7 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     **Raises:** `RunError` or `TableError` for a table that can not be used, and for a series whose start is not known.
     """
     config: DynamicsConfig = run.config
-    refuse_taken(config.data, asked, prediction_columns())
+    refuse_taken(config.data.table_format(), asked, prediction_columns())
     problem = asked_problem(config, asked)
     panel = problem.panel
     models = run.models(until=float(panel.times.max()))[predicting(run, asked.model)]
@@ -41,7 +41,7 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     log = config.observe.log_noise
     draws = np.exp(draws) if log else draws
     which = np.full(len(panel.channels), log)
-    return prediction_table(config.data, panel, draws, asked, log=which, marks=None)
+    return prediction_table(config.data.table_format(), panel, draws, asked, log=which, marks=None)
 
 
 def asked_problem(config: DynamicsConfig, asked: Prediction) -> DynamicsProblem:
@@ -59,9 +59,9 @@ def asked_problem(config: DynamicsConfig, asked: Prediction) -> DynamicsProblem:
     if layout and data.table_path() is not None:
         form = replace(data.table_format(), channels=channels, min_observations=0)
         panel, inputs = read_panel_with_inputs(asked.data, form, layout, dose_states(config), require_values=False)
-        refuse_other_times(data, asked, panel)
+        refuse_other_times(data.table_format(), asked, panel)
     else:
-        panel = read_asked(data, asked, channels)
+        panel = read_asked(data.table_format(), asked, channels)
     try:
         panel = panel.asked_ahead(asked.ahead)
     except ValueError as error:

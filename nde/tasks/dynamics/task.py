@@ -27,6 +27,8 @@ class DynamicsTask(AbstractTask):
     Of a model it knows that it is a `nde.models.ObservedODE`, of whatever field.
     """
 
+    not_portable = "doses, covariates and learned starts are given to its solves, which are no arrays of a few shapes"
+
     def load(self, config: DynamicsConfig) -> DynamicsProblem:
         return load(config)
 

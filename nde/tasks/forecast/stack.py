@@ -22,7 +22,7 @@ from nde.report import (
     PooledForecast,
     sample_forecast,
 )
-from nde.tasks.base import member_key, OpenedRun, predicting, RunError
+from nde.tasks.base import member_key, OpenedRun, predicting, RunError, Seeded
 from nde.tasks.forecast.problem import build_cut, Problem, sample_series
 
 FILE = "stack.json"
@@ -65,7 +65,7 @@ class Stack:
         self,
         laws: Mapping[str, AbstractForecast],
         samples: int,
-        config: ForecastConfig,
+        config: Seeded,
         *,
         series: Sequence[str],
     ) -> AbstractForecast:
@@ -139,14 +139,28 @@ def learn_stack(run: OpenedRun, problem: Problem) -> Stack:
     return Stack(whole.baselines, whole.notes, named, len(np.unique(series)))
 
 
-def write_stack(folder: Path, stack: Stack) -> None:
-    """Keep a pool as `stack.json`."""
-    plain = {
+def stack_to_plain(stack: Stack) -> dict[str, Any]:
+    """What JSON can hold of a pool, to the last bit."""
+    return {
         "weights": stack.weights,
         "validation_series": stack.series,
         "notes": stack.notes,
         "baselines": {name: baseline_to_plain(one) for name, one in stack.baselines.items()},
     }
+
+
+def stack_from_plain(saved: Mapping[str, Any]) -> Stack:
+    """What `stack_to_plain` wrote.
+
+    **Raises:** `ValueError`, `KeyError`, `TypeError` or `AttributeError` for what it did not write.
+    """
+    baselines = {name: baseline_from_plain(one) for name, one in saved["baselines"].items()}
+    return Stack(baselines, tuple(saved["notes"]), saved["weights"], saved["validation_series"])
+
+
+def write_stack(folder: Path, stack: Stack) -> None:
+    """Keep a pool as `stack.json`."""
+    plain = stack_to_plain(stack)
     part = folder / f"{FILE}.part"
     part.write_text(json.dumps(plain, indent=1) + "\n")
     part.replace(folder / FILE)
@@ -161,9 +175,7 @@ def read_stack(run: OpenedRun) -> Stack | None:
     if not run.config.evaluate.stack or not path.is_file():
         return None
     try:
-        saved = json.loads(path.read_text())
-        baselines = {name: baseline_from_plain(one) for name, one in saved["baselines"].items()}
-        return Stack(baselines, tuple(saved["notes"]), saved["weights"], saved["validation_series"])
+        return stack_from_plain(json.loads(path.read_text()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path}: no pool is here ({error}); `nde fit --resume {run.folder}` makes it anew.") from None
 
@@ -175,29 +187,45 @@ def predictive_law(
     series: Sequence[str],
     *,
     samples: int,
-    model: str | None = None,
     redraws: int = 0,
 ) -> tuple[AbstractForecast, str]:
     """The law that a run forecasts by, and what it is called: its pool, if it keeps one, or one model.
 
-    **Arguments:** `models`: the members of each `[[model]]`; `given`, `series`: as `nde.report.sample_forecast` takes
-    them; `model`: the one that is asked for alone; `redraws`: values drawn for each sample, for quantiles that are
-    smooth to the eye.
+    **Arguments:** `models`: the members of each `[[model]]`; the others are those of `law_of`.
     """
-    config, stack = run.config, read_stack(run) if model is None else None
+    stack = read_stack(run)
     pooled = stack is not None and bool(stack.weights)
-    chosen = list(models) if pooled else [predicting(run, model)]
+    alone = predicting(run, None)
+    chosen = models if pooled else {alone: models[alone]}
+    law = law_of(chosen, stack, given, series, samples=samples, seeded=run.config, redraws=redraws)
+    return law, pool_name(run.config) if pooled else alone
+
+
+def law_of(
+    models: Mapping[str, Sequence[Any]],
+    stack: Stack | None,
+    given: tuple[np.ndarray, ...],
+    series: Sequence[str],
+    *,
+    samples: int,
+    seeded: Seeded,
+    redraws: int = 0,
+) -> AbstractForecast:
+    """The law of all of some models, pooled with the baselines, if the stack has weights; else of the first model.
+
+    **Arguments:** `models`: the members of each; `given`, `series`: as `nde.report.sample_forecast` takes them;
+    `seeded`: what keeps the run's seed; `redraws`: values drawn for each sample, for quantiles smooth to the eye.
+    """
     laws: dict[str, AbstractForecast] = {}
-    for label in chosen:
-        key = member_key(config, 0, "forecasts")
-        law = sample_forecast(models[label], *given, series=series, samples=samples, key=key).law
+    for label, members in models.items():
+        key = member_key(seeded, 0, "forecasts")
+        law = sample_forecast(members, *given, series=series, samples=samples, key=key).law
         if redraws:
-            law = law.redrawn(redraws, series=series, key=member_key(config, 0, "figures"))
+            law = law.redrawn(redraws, series=series, key=member_key(seeded, 0, "figures"))
         laws[label] = law
     if stack is None or not stack.weights:
-        return laws[chosen[0]], chosen[0]
-    drawn = max(redraws, 1) * samples
-    return stack.pool({**stack.forecasts(*given), **laws}, drawn, config, series=series), pool_name(config)
+        return next(iter(laws.values()))
+    return stack.pool({**stack.forecasts(*given), **laws}, max(redraws, 1) * samples, seeded, series=series)
 
 
 def model_name(config: ForecastConfig, label: str) -> str:

@@ -12,10 +12,11 @@ from nde.report import BASELINES, counted
 from nde.tasks.base import AbstractTask, Examples, OpenedRun, Prediction, RunError
 from nde.tasks.forecast.drawing import figures
 from nde.tasks.forecast.evaluation import evaluate, ForecastEvaluation
-from nde.tasks.forecast.prediction import forecast_notes, predict
+from nde.tasks.forecast.prediction import forecast_notes, portable, predict, predict_portable
 from nde.tasks.forecast.problem import load_problem, Problem, resolve
 from nde.tasks.forecast.stack import learn_stack, write_stack
 from nde.tasks.forecast.validation import validation_score
+from nde.tasks.portable import Portable, Ported
 from nde.tasks.tables import describe_table, write_normaliser
 from nde.train import LossFunction
 
@@ -74,6 +75,12 @@ class ForecastTask(AbstractTask):
 
     def prediction_notes(self, run: OpenedRun) -> Sequence[str]:
         return forecast_notes(run)
+
+    def portable(self, run: OpenedRun, *, until: float | None) -> Portable:
+        return portable(run, until)
+
+    def predict_portable(self, portable: Ported, asked: Prediction) -> pl.DataFrame:
+        return predict_portable(portable, asked)
 
     def predict(self, run: OpenedRun, asked: Prediction) -> pl.DataFrame:
         return predict(run, asked)

@@ -22,7 +22,7 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     **Raises:** `RunError` or `TableError` for a table that can not be used.
     """
     config: PopulationConfig = run.config
-    refuse_taken(config.data, asked, prediction_columns())
+    refuse_taken(config.data.table_format(), asked, prediction_columns())
     problem = asked_problem(config, asked)
     panel = problem.panel
     # The fixed steps of the fit, with which effects are searched for, need to come to the last value alone.
@@ -39,4 +39,4 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
     marks = None
     if any(found.marks()):
         marks = np.broadcast_to(np.array(found.marks(), object)[:, None, None], panel.values.shape)
-    return prediction_table(config.data, panel, draws, asked, log=none, marks=marks)
+    return prediction_table(config.data.table_format(), panel, draws, asked, log=none, marks=marks)

@@ -28,6 +28,8 @@ class PopulationTask(AbstractTask):
     loss_name = "negative log marginal likelihood (nats per value)"
     score_name = "validation marginal NLL per value"
 
+    not_portable = "effects are searched for with each individual's doses, which are no arrays of a few shapes"
+
     def load(self, config: PopulationConfig) -> DynamicsProblem:
         return load(config)
 

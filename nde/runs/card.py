@@ -1,0 +1,149 @@
+"""The model card of an exported run: for whoever is given the file and has nothing else of it."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nde.report import counted
+from nde.runs.folder import Run
+from nde.runs.notes import training_notes
+from nde.tasks import Portable
+
+USE = {
+    "forecast": "Forecasts, with their spread, of series like those that it was trained on, from what is observed of "
+    "each, at the times that a table names or that lie ahead of its last row.",
+    "classify": "The class of each of a table's series, with the probability of every class, for series like those "
+    "that it was trained on.",
+}
+LAYOUT = {
+    "id": "column of the series",
+    "time": "column of the times",
+    "channel": "column of the channels' names",
+    "value": "column of the values",
+    "date_unit": "dates are counted in",
+    "time_format": "dates are written as",
+    "time_scale": "units of the time column in one of the model's",
+    "missing": "stands for a missing value",
+}
+
+
+def model_card(
+    run: Run, portable: Portable, functions: Sequence[Mapping[str, Any]], limits: Sequence[str], format_: int
+) -> str:
+    """The card, as Markdown.
+
+    **Arguments:** `functions`: of the manifest; `limits`: what could not be exported, a sentence each.
+    """
+    config = run.config
+    names = ", ".join(section.called() for section in config.model)
+    parts = [
+        f"# Model card: {config.task} by {names}",
+        f"Exported by nde {version('nde')} with jax {version('jax')}, format {format_}. Licence: *to be filled in by "
+        "whoever passes it on*.",
+        "## What it is for",
+        USE[config.task],
+        "## Table",
+        *_table(run, portable),
+        "## Models",
+        *_models(run, functions),
+        "## Scores",
+        *_scores(run),
+        "## Limits",
+        _list(_limits(run, portable, functions, limits)),
+        "## To predict",
+        f"```bash\npip install nde\nnde predict FILE --data TABLE.csv --out predictions.csv{_ahead(config.task)}\n```",
+        "With `--sha256` and the digest that `nde export` printed, an exchanged file is refused. In Python: "
+        "`nde.load_exported(FILE).predict(table)`.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _ahead(task: str) -> str:
+    return " --ahead 1,2" if task == "forecast" else ""
+
+
+def _table(run: Run, portable: Portable) -> list[str]:
+    data, layout = run.config.data, portable.facts["layout"]
+    source = f"the data set `{data.dataset}` of nde" if data.dataset else f"`{Path(str(data.path)).name}`"
+    normaliser = portable.normaliser
+    logs = [name for name, log in zip(normaliser["channels"], normaliser["log"], strict=True) if log]
+    found = [f"trained on {source}{_size(run)}; SHA-256 of its data: `{data.sha256}`"]
+    found += [f"{what}: `{layout[key]}`" for key, what in LAYOUT.items() if layout[key]]
+    found += [f"channels: {', '.join(normaliser['channels'])}"]
+    found += [f"on a log scale: {', '.join(logs)}"] if logs else []
+    found += [f"classes: {', '.join(data.classes)}"] if run.config.task == "classify" else []
+    found += [f"held out: fold {data.fold} of {data.folds}"]
+    return [_list(found)]
+
+
+def _size(run: Run) -> str:
+    try:
+        panel = run.problem.panel
+    except (ValueError, OSError):  # its table is gone: the card says less
+        return ""
+    series = counted(len(panel), "series", "series")
+    return f": {series}, {counted(int(panel.mask.sum()), 'value')}, at most {panel.times.shape[1]} rows each"
+
+
+def _models(run: Run, functions: Sequence[Mapping[str, Any]]) -> list[str]:
+    config, scores = run.config, run.validation_scores()
+    found = []
+    for section, function in zip(config.model, functions, strict=True):
+        numbers = sum(math.prod(each["shape"]) for each in function["weights"])
+        given = section.model_dump(exclude_none=True, exclude={"solver"}, mode="json")
+        chosen = ", ".join(f"{name} = {json.dumps(value)}" for name, value in given.items())
+        solver = section.merged_solver(config.solver).model_dump(exclude_none=True)
+        solved = ", ".join(f"{name} = {value}" for name, value in solver.items())
+        found.append(
+            f"**{section.called()}**: {counted(function['members'], 'member')} of {numbers} numbers each, "
+            f"{function['precision']}; {chosen}" + (f"; solver: {solved}" if section.default_solver else "")
+        )
+        if section.called() in scores:
+            found.append(f"its {run.task.score_name}: {scores[section.called()]:.4g}, the mean over its members' best")
+    return [_list([*found, f"trained for at most {config.train.steps} steps, seed {config.seed}"])]
+
+
+def _scores(run: Run) -> list[str]:
+    path = run.folder / "results.json"
+    if not path.is_file():
+        return ["The run was not scored: there is no results.json in its folder."]
+    results = json.loads(path.read_text())
+    rows = results["methods"]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [columns, ["---"] * len(columns), *([_cell(row.get(name)) for name in columns] for row in rows)]
+    settings = run.config.evaluate.model_dump(exclude_none=True, mode="json")
+    asked = ", ".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())
+    asked = results["asked"] if isinstance(results.get("asked"), str) else asked
+    scored = f"{results['series_scored']} series" if "series_scored" in results else "the held-out part"
+    return [
+        f"On {scored} that were held out ({asked}); `nde evaluate` of the run measures them.",
+        "\n".join(f"| {' | '.join(line)} |" for line in lines),
+        _list(results.get("notes", [])),
+    ]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _limits(run: Run, portable: Portable, functions: Sequence[Mapping[str, Any]], limits: Sequence[str]) -> list[str]:
+    platforms = sorted({name for function in functions for name in function["platforms"]})
+    return [
+        f"times up to {portable.until:g} after a series' first row, in the table's unit; rows of a series, those to be "
+        f"forecast included: at most {functions[0]['rows'][-1]}. Beyond, `nde predict` refuses the table",
+        "a series that can not be solved is an error, by its name; nothing is told of why",
+        f"lowered for {', '.join(platforms)}; run on the CPU alone before it was passed on, unless somebody says so",
+        "of series unlike those of the table above nothing was measured",
+        *portable.facts["notes"],
+        *training_notes(run.config, run.metrics_path),
+        *limits,
+    ]
+
+
+def _list(parts: Sequence[str]) -> str:
+    return "\n".join(f"- {part}" for part in parts)

@@ -1,0 +1,182 @@
+"""What a task needs to predict without its run: plain facts, and functions of arrays of a few fixed shapes.
+
+Loops and saves of a solve are laid out for numbers of rows that are known when they are traced, so a function is
+lowered for a ladder of them, powers of two. Series are padded up to the next rung: a row without values past a series'
+end changes nothing of it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from nde.report import AbstractLogits, AbstractPaths, SERIES, with_rows
+
+SHORTEST = 16
+"""Rows of the lowest rung: fewer hardly cost less."""
+
+BEYOND = 1.5
+"""How much further than the longest series of a run is predicted by what is exported of it, if nothing is asked."""
+
+
+@dataclass(frozen=True)
+class ArrayFunction:
+    """A function of arrays, to be lowered.
+
+    - `call`: `(model, *arrays) -> array or tuple of arrays`.
+    - `members`: the models, which differ in their arrays alone.
+    - `arguments`: shapes and types of the arrays, for series of so many rows.
+    """
+
+    call: Callable[..., Any]
+    members: Sequence[Any]
+    arguments: Callable[[int], tuple[jax.ShapeDtypeStruct, ...]]
+
+
+@dataclass(frozen=True)
+class Portable:
+    """What predicts a table without its run.
+
+    - `facts`: whatever the task needs beside, as JSON holds it; `normaliser`: its channels and their units, likewise.
+    - `functions`: by the label of each `[[model]]`.
+    - `until`: how far after its first row a series may be asked for, in the table's unit.
+    """
+
+    facts: Mapping[str, Any]
+    normaliser: Mapping[str, Any]
+    functions: Mapping[str, ArrayFunction]
+    until: float
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A lowered function for one number of rows, read from its bytes when it is first called."""
+
+    code: bytes
+
+    @cached_property
+    def exported(self) -> jax.export.Exported:
+        """Read by flatbuffers: nothing is unpickled, and no code of Python's runs."""
+        return jax.export.deserialize(bytearray(self.code))
+
+    @cached_property
+    def call(self) -> Callable[..., Any]:
+        """The function, compiled when it is first called."""
+        return jax.jit(self.exported.call)
+
+
+@dataclass(frozen=True)
+class LoweredFunction:
+    """A function of one member's arrays, for a ladder of rows.
+
+    - `name`: what messages call it.
+    - `weights`: the member's arrays.
+    - `rungs`: by the number of their rows.
+    """
+
+    name: str
+    weights: Sequence[np.ndarray]
+    rungs: Mapping[int, Rung]
+
+    def rows(self, count: int) -> int:
+        """The rows of the lowest rung for series of so many.
+
+        **Raises:** `ValueError` for series longer than the highest.
+        """
+        fit = [rows for rows in self.rungs if rows >= count]
+        if not fit:
+            raise ValueError(
+                f"{self.name}: a series has {count} rows, those to be forecast included, and it was exported for at "
+                f"most {max(self.rungs)}; export the run again with --rows {count}."
+            )
+        return min(fit)
+
+    def __call__(self, rows: int, *arrays: Any) -> Any:
+        """The function at one of its rungs.
+
+        **Raises:** `equinox.EquinoxRuntimeError` where a check within failed, which it answers by NaN.
+        """
+        rung = self.rungs[rows]
+        kinds = rung.exported.in_avals[len(self.weights) :]
+        given = [jnp.asarray(x, kind.dtype) for x, kind in zip(arrays, kinds, strict=True)]
+        found = rung.call(list(self.weights), *given)
+        if any(bool(jnp.isnan(x).any()) for x in jax.tree.leaves(found)):
+            raise eqx.EquinoxRuntimeError("a check of the exported model failed, such as that of its solver's steps")
+        return found
+
+
+@dataclass(frozen=True)
+class Ported:
+    """A `Portable` that was read: `functions` holds each member's."""
+
+    source: str
+    facts: Mapping[str, Any]
+    normaliser: Mapping[str, Any]
+    functions: Mapping[str, Sequence[LoweredFunction]]
+    until: float
+
+    def check_until(self, until: float, scale: float) -> None:
+        """Refuse times, in the model's unit, beyond what was exported; `scale`: of it in the table's.
+
+        **Raises:** `ValueError`.
+        """
+        if until * scale > self.until * (1 + 1e-6):
+            raise ValueError(
+                f"{self.source} was exported for times up to {self.until:g} after a series' first row, but "
+                f"{until * scale:g} is asked for; export the run again with --until {until * scale:g}."
+            )
+
+
+@dataclass(frozen=True)
+class PortedPaths(AbstractPaths):
+    """The sampled paths of a lowered model."""
+
+    likelihood: Any
+    function: LoweredFunction
+
+    def rows(self, count: int) -> int:
+        return self.function.rows(count)
+
+    def sample(self, data, ts, codes, start, key):
+        return self.function(ts.shape[1], *data, ts, codes, start, jax.random.key_data(key))
+
+
+@dataclass(frozen=True)
+class PortedLogits(AbstractLogits):
+    """The logits of a lowered classifier, `SERIES` series at a time."""
+
+    function: LoweredFunction
+
+    def logits(self, rows: np.ndarray, arrays: Sequence[np.ndarray], key: PRNGKeyArray) -> np.ndarray:
+        *data, codes = arrays
+        length, words = self.function.rows(data[0].shape[1]), jax.random.key_data(key)
+        data, found = with_rows(data, length), []
+        for first in range(0, len(rows), SERIES):
+            here = rows[first : first + SERIES]
+            filled = np.resize(here, SERIES)
+            logits = self.function(length, *(x[filled] for x in data), codes[filled], words)
+            found.append(np.asarray(logits)[: len(here)])
+        return np.concatenate(found)
+
+
+def series_arguments(rows: int, channels: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Times, values and mask of `SERIES` series."""
+    shape, dtype = (SERIES, rows), jnp.result_type(float)
+    return (
+        jax.ShapeDtypeStruct(shape, dtype),
+        jax.ShapeDtypeStruct((*shape, channels), dtype),
+        jax.ShapeDtypeStruct((*shape, channels), bool),
+    )
+
+
+def key_arguments() -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Codes of `SERIES` series, and the words of a key."""
+    words = jax.random.key_data(jax.random.key(0))
+    return jax.ShapeDtypeStruct((SERIES,), jnp.uint32), jax.ShapeDtypeStruct(words.shape, words.dtype)
