@@ -100,4 +100,8 @@ def sde_pair(
 
 
 def _final(bounded: bool) -> Callable[[Array], Array]:
-    return jnp.tanh if bounded else lambda x: x
+    return jnp.tanh if bounded else _unchanged
+
+
+def _unchanged(x: Array) -> Array:  # one function for all: a new one each time would compile each member anew
+    return x

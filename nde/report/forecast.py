@@ -167,8 +167,9 @@ def path_block(
     """What `nde.report.AbstractPaths.sample` returns, of a model."""
 
     def path(data, ts, code, sample):
+        times, values, mask = data
         own_key = jax.random.fold_in(jax.random.fold_in(key, code), sample)
-        found = model.posterior(*data, ts, key=own_key)
+        found = model.posterior(times, values, mask, ts, key=own_key)
         return model.decode(found.zs), found.kl_path
 
     over_series = jax.vmap(path, in_axes=(0, 0, 0, None))

@@ -20,7 +20,8 @@ file, and give it to `nde predict FILE --sha256 …`.
 import hashlib
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -135,7 +136,7 @@ def _lower(
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves]
 
     def lowered(rows: int, platforms: Sequence[str]) -> bytes:
-        with checks_as_nan():  # a check that raises is a call back to Python, which no file can hold
+        with checks_as_nan(), _no_places():  # a check that raises is a call to Python, which no file can hold
             exported = jax.export.export(jax.jit(call), platforms=list(platforms))(shapes, *function.arguments(rows))
         return bytes(exported.serialize())
 
@@ -148,6 +149,17 @@ def _lower(
             raise RunError(f"{run.folder}: {label} can not be exported: {_line(together)}.") from None
         first = lowered(ladder[0], able)
     return {ladder[0]: first, **{rows: lowered(rows, able) for rows in ladder[1:]}}, tuple(able), why
+
+
+@contextmanager
+def _no_places() -> Iterator[None]:
+    """Lower without the files and lines of Python: they are paths of this machine, and differ from call to call."""
+    before = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
 
 
 def _alone(label: str, lowered: Any) -> tuple[tuple[str, ...], list[str]]:
@@ -231,6 +243,9 @@ class ExportedModel:
         model: str | None = None,
     ) -> pl.DataFrame:
         """The predictions of `nde.Run.predict`, which see, equal to them but for rounding.
+
+        A solver that chooses its steps meets the end of what was exported where that of the run meets the end of what
+        it is asked for: their forecasts agree to its tolerance.
 
         **Raises:** `ValueError` in one line for a bad table, for series of more rows than were exported, or times
         further on; `nde.train.FailedExamples`, by name, for series that can not be solved.
