@@ -154,12 +154,15 @@ def _lower(
 @contextmanager
 def _no_places() -> Iterator[None]:
     """Lower without the files and lines of Python: they are paths of this machine, and differ from call to call."""
-    before = jax.config.jax_traceback_in_locations_limit
-    jax.config.update("jax_traceback_in_locations_limit", 0)
+    before = getattr(jax.config, PLACES)
+    jax.config.update(PLACES, 0)
     try:
         yield
     finally:
-        jax.config.update("jax_traceback_in_locations_limit", before)
+        jax.config.update(PLACES, before)
+
+
+PLACES = "jax_traceback_in_locations_limit"
 
 
 def _alone(label: str, lowered: Any) -> tuple[tuple[str, ...], list[str]]:
