@@ -27,6 +27,7 @@ from report_headlines import HEAD, headlines
 from report_hybrids import ignition, white_dwarf
 from report_irregular import irregular
 from report_linear import linear
+from report_many import many_series
 from report_matching import matching
 from report_models import fits, forecasts, regularisers, shooting
 from report_peers import peers
@@ -38,7 +39,7 @@ SECTIONS: list[Callable[[], str]] = [engine, peers, sde, orders, adjoints, regul
 SECTIONS += [cde_step, irregular, forecasters, matching, linear, signatures]
 SECTIONS += [samplers, diffusion_adjoints, adaptive_sampler, likelihood, flow_matching, reflow, to_flow]
 SECTIONS += [digits, contexts, doses, theophylline, dose_studies, interval_coverage]
-SECTIONS += [white_dwarf, ignition]
+SECTIONS += [white_dwarf, ignition, many_series]
 SECTIONS += [closed_forms, pushed_at_random, fit_steps]
 
 INTRODUCTION = """# What was measured
