@@ -28,7 +28,8 @@ it.
 {_lazy(found["lazy"]["found"])}
 
 Training steps of a small encoder-decoder, a GRU that an ODE follows, on batches of 64 series of 2 to 64 rows, with
-every length compiled; rows are those that the series have, and memory is that of the whole process.
+every length compiled; rows are those that the series have, and memory is that of the whole process. More series than
+stand here were not measured.
 
 {_steps(found["steps"]["found"])}
 
