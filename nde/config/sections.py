@@ -100,14 +100,14 @@ class TrainConfig(Section):
         )
 
 
-def build_update(config: TrainConfig, loss: LossFunction) -> Update:
-    """What a step of a config does to lower a loss.
+def build_update(config: TrainConfig, loss: LossFunction, *, counted: bool = True) -> Update:
+    """What a step of a config does to lower a loss; `counted`: whether its solves are, see `nde.train.gradient_update`.
 
     **Raises:** `ValueError` for more devices than there are.
     """
     whole = config.accumulate == 1 and config.devices == 1 and jax.process_count() == 1
     sharing = None if whole else Sharing.among(config.devices, turns=config.accumulate)
-    update = gradient_update(loss, config.optimiser(), sharing=sharing)
+    update = gradient_update(loss, config.optimiser(), sharing=sharing, counted=counted)
     return update if config.ema is None else with_ema(update, config.ema)
 
 

@@ -18,6 +18,7 @@ from nde.adjoints import CheckpointAdjoint
 from nde.engine import diffeqsolve
 from nde.regularise import AbstractRegulariser, solve as solve_regularised
 from nde.terms import is_sub
+from nde.train import AbstractTallied, tallied, Tally
 
 
 class Solved(NamedTuple):
@@ -33,7 +34,7 @@ class Solved(NamedTuple):
     stats: dict[str, Any]
 
 
-class Numerics(eqx.Module):
+class Numerics(AbstractTallied):
     r"""How an equation $dy = f(t, y)\,dx$ is solved: what every model that solves one holds as `numerics`.
 
     **Arguments of the constructor:**
@@ -50,6 +51,7 @@ class Numerics(eqx.Module):
       and a batch of series on different times takes its steps together. Static.
     - `throw`: whether a solve that fails is an error. If not, its states are NaN from where it failed on, or infinite:
       what a line search needs, which must be able to try a bad point. Static.
+    - `tally`: where solves are counted; set by training, for the time of a step: see `nde.train.Tally`.
 
     Swap one of them by `dataclasses.replace(numerics, solver=diffrax.Dopri8())`, within a model by
     `eqx.tree_at(lambda m: m.solver, model, diffrax.Dopri8())`.
@@ -62,6 +64,7 @@ class Numerics(eqx.Module):
     max_steps: int = eqx.field(default=4096, static=True)
     throw: bool = eqx.field(default=True, static=True)
     steps_per_row: int | None = eqx.field(default=None, static=True)
+    tally: Tally | None = None
 
     def __check_init__(self) -> None:
         for name, kind, example in (
@@ -125,7 +128,7 @@ class Numerics(eqx.Module):
         else:
             solution, penalty = solve_regularised(regulariser, *where, key=key, **options)
         if self.throw:
-            return Solved(solution.ys, penalty, solution.stats)
+            return Solved(self.counted(solution.ys, solution.stats), penalty, solution.stats)
         went = solution.result
         good = (went == diffrax.RESULTS.successful) | (went == diffrax.RESULTS.event_occurred)
 
@@ -135,7 +138,17 @@ class Numerics(eqx.Module):
             return jax.tree.map(lambda y: jnp.where(good, y, jnp.inf), ys) if sub.t1 else ys
 
         ys = jax.tree.map(mark, saveat.subs, solution.ys, is_leaf=is_sub)
-        return Solved(ys, jnp.where(good, penalty, jnp.inf), solution.stats)
+        return Solved(self.counted(ys, solution.stats), jnp.where(good, penalty, jnp.inf), solution.stats)
+
+    def counted(self, ys: PyTree[Array], stats: dict[str, Any]) -> PyTree[Array]:
+        """The states, their solve counted if there is a tally, by the statistics that it came with."""
+        evaluations = stats.get("num_field_evaluations")
+        numbers = (
+            stats["num_accepted_steps"],
+            stats["num_rejected_steps"],
+            jnp.nan if evaluations is None else evaluations,
+        )
+        return tallied(ys, self.tally, (1, *numbers))
 
     def _first_step(self, backward: bool | Bool[Array, ""]) -> Any:
         if self.dt0 is None or backward is False:
@@ -198,7 +211,7 @@ def numerics_of(model: str, default: Numerics, numerics: Numerics | None, **keyw
     **Raises:** `TypeError`, naming `model`, for a keyword that is none, for `numerics` and keywords together, and for
     `numerics` that are none.
     """
-    known = [field.name for field in dataclasses.fields(Numerics)]
+    known = [field.name for field in dataclasses.fields(Numerics) if field.name != "tally"]
     for name in keywords:
         if name not in known:
             raise TypeError(f"{model} has no argument '{name}'; those of its numerics are {', '.join(known)}.")

@@ -139,9 +139,13 @@ def _solve_pieces(numerics: Numerics, field: Callable[..., Any], ts: Array, y0: 
         states = eqx.error_if(states, bad, diffrax.RESULTS[diffrax.RESULTS.nonfinite])
     else:
         states = jnp.where(jnp.isfinite(states), states, jnp.inf)
-    steps = each * len(starts)
-    stats = {"num_steps": steps, "num_accepted_steps": steps, "num_rejected_steps": 0, "num_field_evaluations": None}
-    return Solved(states[places[: len(ts)]], jnp.zeros((), y0.dtype), stats)
+    steps, explicit = each * len(starts), isinstance(numerics.solver, diffrax.AbstractERK)
+    evaluations = steps * numerics.solver.tableau.num_stages if explicit else None
+    stats = {"num_steps": steps, "num_accepted_steps": steps, "num_rejected_steps": 0}
+    stats |= {"num_field_evaluations": evaluations}
+    found = states[places[: len(ts)]]
+    # The steps of another method are solves of their own, which count themselves.
+    return Solved(numerics.counted(found, stats) if explicit else found, jnp.zeros((), y0.dtype), stats)
 
 
 def _known_times(numerics: Numerics, ts: Array, inputs: Inputs) -> tuple[Array, int]:

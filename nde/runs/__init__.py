@@ -2,6 +2,7 @@
 
 config.toml        the resolved config, defaults spelled out
 metrics.jsonl      loss, its parts and validation scores, a line each
+tensorboard/N/     the same for TensorBoard, of member N
 checkpoints/N/     the last and the best state of member N
 results.csv        the held-out scores of the models and of the baselines
 results.json       the same, with what else the task has to say

@@ -28,6 +28,7 @@ from nde.train import (
     ProgressPrinter,
     Schedule,
     StepReport,
+    TensorBoardFile,
     TrainingFailed,
     TrainState,
     Tried,
@@ -173,4 +174,5 @@ def _callbacks(
     progress = ProgressPrinter(
         train.all_steps, start=start, title=member.title, validate_every=train.validate_every, console=console
     )
-    return (log, checkpoints, _ConfigKeeper(run, start), progress, *watch)
+    board = TensorBoardFile(run.folder / "tensorboard" / str(member.index), every=train.log_every, start=start or None)
+    return (log, board, checkpoints, _ConfigKeeper(run, start), progress, *watch)

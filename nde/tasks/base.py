@@ -192,6 +192,8 @@ class AbstractTask(ABC):
     loss_name = "loss (nats per value)"
     """What the training figure calls the loss, and, next, the validation score."""
     score_name = "validation NLL per value"
+    counts_solves = True
+    """Whether the solves of its loss are counted: not where it is differentiated in forward mode within itself."""
 
     @abstractmethod
     def load(self, config: Any) -> Any:
@@ -229,7 +231,7 @@ class AbstractTask(ABC):
 
     def update(self, config: Any, problem: Any) -> Update:
         """What a step of the training does: to lower the loss by the config's optimiser, unless overridden."""
-        return build_update(config.train, self.loss(config, problem))
+        return build_update(config.train, self.loss(config, problem), counted=self.counts_solves)
 
     @abstractmethod
     def validation(self, config: Any, problem: Any) -> Callable[[Any], float]:

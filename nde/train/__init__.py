@@ -34,6 +34,7 @@ from nde.train.log import (
     ProgressPrinter as ProgressPrinter,
     read_metrics as read_metrics,
     starts_tried as starts_tried,
+    TensorBoardFile as TensorBoardFile,
     times_left_out as times_left_out,
 )
 from nde.train.loop import Callback as Callback, fit as fit, Outcome as Outcome, Schedule as Schedule
@@ -56,6 +57,7 @@ from nde.train.state import (
     TrainState as TrainState,
 )
 from nde.train.survival import Survival as Survival, with_setbacks as with_setbacks
+from nde.train.tally import AbstractTallied as AbstractTallied, tallied as tallied, Tally as Tally
 from nde.train.update import (
     adversarial_update as adversarial_update,
     gradient_update as gradient_update,

@@ -1,7 +1,8 @@
 """A step of training as one compiled program."""
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -37,20 +38,22 @@ def compiled_step(apply: Apply, sharing: Sharing | None = None, *, donate: bool)
 
     def call(state: TrainState, data: PyTree, indices: Any, key: PRNGKeyArray) -> tuple[TrainState, StepReport]:
         arrays, static = _apart(state)
+        started = time.perf_counter()
         if sharing is None:
+            batch, picked = _picked(data, indices), time.perf_counter()
             with checks_as_nan():
-                moved, report = step(*static.divided(arrays), *_picked(data, indices), key, static=static, impl=None)
-            return static.join(static.together(moved, arrays)), report
+                moved, report = step(*static.divided(arrays), *batch, key, static=static, impl=None)
+            return static.join(static.together(moved, arrays)), _timed(report, started, picked)
         # Numbers of NumPy are in every process; an array would be on one device of this one.
         numbers, impl = np.asarray(jax.random.key_data(key)), jax.random.key_impl(key)
+        part, picked = sharing.part(data, np.asarray(indices)), time.perf_counter()
         with checks_as_nan():
-            part = sharing.part(data, np.asarray(indices))
             divided = static.divided(sharing.everywhere(arrays))
             moved, report = step(*divided, part, None, numbers, static=static, impl=impl)
         moved, report = sharing.here(moved, report)
         if report.batch.per_example.shape[0] > len(indices):  # without the rows that filled it up
             report = eqx.tree_at(lambda r: r.batch.per_example, report, report.batch.per_example[: len(indices)])
-        return static.join(static.together(moved, arrays)), report
+        return static.join(static.together(moved, arrays)), _timed(report, started, picked)
 
     return call
 
@@ -79,6 +82,12 @@ def _picked(data: PyTree, indices: Any) -> tuple[PyTree, Any]:
         return data, indices if eqx.is_array(indices) else np.asarray(indices)
     places = np.asarray(indices)
     return jax.tree.map(lambda x: x[places], data), None
+
+
+def _timed(report: StepReport, started: float, picked: float) -> StepReport:
+    """The report, with the time that went by until its numbers were there."""
+    jax.block_until_ready(report.is_finite)
+    return replace(report, seconds={"data": picked - started, "step": time.perf_counter() - picked})
 
 
 def _step(

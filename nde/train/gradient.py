@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from nde.train.averages import Average
 from nde.train.state import BatchLoss, LossFunction
+from nde.train.tally import Tally, with_tally
 
 
 class Part(eqx.Module):
@@ -37,30 +38,59 @@ class Part(eqx.Module):
 
 
 class Slope(NamedTuple):
-    """A loss at some parameters: `batch`, what it says; `gradient`; and `value`, the loss as a function of them."""
+    """A loss at some parameters.
+
+    - `batch`: what it says; `gradient`: by the parameters; `value`: the loss as a function of them.
+    - `tally`: what was counted on the way to the gradient, if it was.
+    """
 
     batch: BatchLoss
     gradient: PyTree
     value: Callable[[PyTree], Array]
+    tally: Tally | None
 
 
-def slope(loss: LossFunction, parameters: PyTree, rest: PyTree, batch: Any, step: Array, key: PRNGKeyArray) -> Slope:
+def slope(
+    loss: LossFunction,
+    parameters: PyTree,
+    rest: PyTree,
+    batch: Any,
+    step: Array,
+    key: PRNGKeyArray,
+    *,
+    tally: Tally | None = None,
+) -> Slope:
     """The gradient of a loss by parameters, of which `rest` makes a model; `batch`: its arrays, or a `Part` of them.
+
+    `tally`: where the model counts, if it is to.
 
     **Raises:** `ValueError` for a part of a batch and a loss that can not be had of one.
     """
     if isinstance(batch, Part):
-        return _slope_of_part(loss, parameters, rest, batch, step, key)
+        return _slope_of_part(loss, parameters, rest, batch, step, key, tally)
 
-    def whole(parameters: PyTree) -> tuple[Array, BatchLoss]:
-        result = loss(eqx.combine(parameters, rest), batch, step, key)
+    def whole(parameters: PyTree, tally: Tally | None = None) -> tuple[Array, BatchLoss]:
+        result = loss(_model(parameters, rest, tally), batch, step, key)
         return result.loss, result
 
-    (_, result), gradient = jax.value_and_grad(whole, has_aux=True)(parameters)
-    return Slope(result, gradient, lambda parameters: whole(parameters)[0])
+    (_, result), (gradient, counted) = jax.value_and_grad(whole, (0, 1), has_aux=True)(parameters, tally)
+    return Slope(result, gradient, lambda parameters: whole(parameters)[0], counted)
 
 
-def _slope_of_part(loss: LossFunction, parameters: PyTree, rest: PyTree, part: Part, step: Array, key: PRNGKeyArray):
+def _model(parameters: PyTree, rest: PyTree, tally: Tally | None) -> PyTree:
+    model = eqx.combine(parameters, rest)
+    return model if tally is None else with_tally(model, tally)
+
+
+def _slope_of_part(  # noqa: PLR0913  (those of `slope`)
+    loss: LossFunction,
+    parameters: PyTree,
+    rest: PyTree,
+    part: Part,
+    step: Array,
+    key: PRNGKeyArray,
+    tally: Tally | None,
+) -> Slope:
     averages = getattr(loss, "averages", None)
     if averages is None:
         raise ValueError(
@@ -69,10 +99,10 @@ def _slope_of_part(loss: LossFunction, parameters: PyTree, rest: PyTree, part: P
         )
     rows = part.arrays, jax.random.split(key, part.padded)[part.places], part.counted
 
-    def objective(parameters: PyTree, rows: Any, divisors: list[Array] | None):
+    def objective(parameters: PyTree, tally: Tally | None, rows: Any, divisors: list[Array] | None):
         """The sums over some rows; the loss as if `divisors` were its weights: the whole batch's, if they are known."""
         arrays, keys, counted = rows
-        found = averages(eqx.combine(parameters, rest), arrays, step, keys)
+        found = averages(_model(parameters, rest, tally), arrays, step, keys)
         sums = [average.sums(counted) for average in found.losses]
         amounts, weights = [amount for amount, _ in sums], [weight for _, weight in sums]
         if divisors is None:
@@ -81,30 +111,31 @@ def _slope_of_part(loss: LossFunction, parameters: PyTree, rest: PyTree, part: P
         parts = {name: average.sums(counted) for name, average in found.parts.items()}
         return loss, (weights, parts, found.per_example)
 
-    def evaluate(parameters: PyTree) -> tuple[BatchLoss, PyTree]:
-        gradient_of = jax.value_and_grad(objective, has_aux=True)
+    def evaluate(parameters: PyTree, tally: Tally | None = None) -> tuple[BatchLoss, PyTree, Tally | None]:
+        gradient_of = jax.value_and_grad(objective, (0, 1), has_aux=True)
         if part.turns == 1:
-            (value, (weights, parts, each)), gradient = gradient_of(parameters, rows, None)
+            (value, (weights, parts, each)), gradient = gradient_of(parameters, tally, rows, None)
         else:
             divisors = _weights(averages, eqx.combine(parameters, rest), part, rows, step)
             turns = jax.tree.map(lambda x: x.reshape(part.turns, -1, *x.shape[1:]), rows)
 
             def turn(total: PyTree, rows: Any):
-                found, gradient = gradient_of(parameters, rows, divisors)
+                found, gradient = gradient_of(parameters, tally, rows, divisors)
                 return jax.tree.map(jnp.add, total, gradient), found
 
-            nothing = jax.tree.map(jnp.zeros_like, parameters)
+            nothing = jax.tree.map(jnp.zeros_like, (parameters, tally))
             gradient, (value, (weights, parts, each)) = jax.lax.scan(turn, nothing, turns)
             value, weights, parts = jax.tree.map(partial(jnp.sum, axis=0), (value, weights, parts))
         # One sum over the devices, of all that there is.
         each = jnp.zeros(part.padded, each.dtype).at[part.places].set(each.reshape(-1))
-        value, weights, parts, each, gradient = part.reduced((value, weights, parts, each, gradient))
+        value, weights, parts, each, (gradient, counted) = part.reduced((value, weights, parts, each, gradient))
         if len(weights) == 1:  # the loss is linear in what it was divided by: one, until now
             value, gradient = jax.tree.map(lambda x: x / weights[0].astype(x.dtype), (value, gradient))
         said = {name: amount / weight for name, (amount, weight) in parts.items()}
-        return BatchLoss(value, said, each), gradient
+        return BatchLoss(value, said, each), gradient, counted
 
-    return Slope(*evaluate(parameters), _with_own_gradient(evaluate))
+    batch, gradient, counted = evaluate(parameters, tally)
+    return Slope(batch, gradient, _with_own_gradient(evaluate), counted)
 
 
 def _weights(averages: Any, model: PyTree, part: Part, rows: Any, step: Array) -> list[Array]:
@@ -123,7 +154,9 @@ def _divisors(part: Part, weights: list[Array]) -> list[Array]:
     return part.reduced(weights) if len(weights) > 1 else [jnp.ones_like(weights[0])]
 
 
-def _with_own_gradient(evaluate: Callable[[PyTree], tuple[BatchLoss, PyTree]]) -> Callable[[PyTree], Float[Array, ""]]:
+def _with_own_gradient(
+    evaluate: Callable[[PyTree], tuple[BatchLoss, PyTree, Any]],
+) -> Callable[[PyTree], Float[Array, ""]]:
     """The loss as a function, for a line search: its derivative would not be the sum over the devices by itself."""
 
     @jax.custom_vjp
@@ -131,7 +164,7 @@ def _with_own_gradient(evaluate: Callable[[PyTree], tuple[BatchLoss, PyTree]]) -
         return evaluate(parameters)[0].loss
 
     def forward(parameters: PyTree):
-        batch, gradient = evaluate(parameters)
+        batch, gradient, _ = evaluate(parameters)
         return batch.loss, gradient
 
     value.defvjp(forward, lambda gradient, slope: (jax.tree.map(lambda g: slope.astype(g.dtype) * g, gradient),))

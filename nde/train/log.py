@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
+from tensorboardX import SummaryWriter
 
 from nde.train.starts import Tried
 from nde.train.state import StepReport, TrainState
@@ -32,13 +33,10 @@ class MetricsFile:
             self._cut(start)
 
     def on_step(self, step: int, report: StepReport) -> None:
-        """Write the loss, its parts and the gradient's norm; at every step that left examples out also which."""
+        """Write what `numbers_of` a step says; at every step that left examples out also which."""
         if step % self.every == 0 or report.left_out:
-            named = {"loss": report.batch.loss, "gradient_norm": report.gradient_norm, **report.batch.parts}
-            # A step that was skipped has no numbers, and JSON no NaN.
-            numbers: dict[str, Any] = {name: float(value) for name, value in named.items() if report.is_finite}
             out = {"left_out": list(report.left_out)} if report.left_out else {}
-            self._write(step, **numbers, **out)
+            self._write(step, **numbers_of(report), **out)
 
     def on_validation(self, state: TrainState, score: float) -> None:
         """Write the validation score, or that there is none."""
@@ -103,10 +101,58 @@ def _parsed(line: str) -> dict[str, Any] | None:
         return None
 
 
+def numbers_of(report: StepReport) -> dict[str, float | int]:
+    """What a step says, by name: loss, its parts, the gradient's norm; the solves, their steps and the evaluations of
+    their fields; the seconds spent on the data and on the step. Of one that was skipped only these."""
+    named = {"loss": report.batch.loss, "gradient_norm": report.gradient_norm, **report.batch.parts}
+    found: dict[str, float | int] = {name: float(value) for name, value in named.items() if report.is_finite}
+    counts = {name: float(value) for name, value in report.counts.items() if report.is_finite}
+    # Where a method does not say how often it evaluates a field that is NaN, which JSON has not; and so on.
+    found |= {name: round(value) for name, value in counts.items() if math.isfinite(value)}
+    return found | {f"seconds_{name}": round(value, 6) for name, value in report.seconds.items()}
+
+
+class TensorBoardFile:
+    """Write the same numbers for TensorBoard, into an events file of a folder. A callback of `nde.train.fit`.
+
+    Look at it by `tensorboard --logdir runs`.
+
+    **Arguments:** those of `nde.train.MetricsFile`, but for `folder`; of a member that goes on from `start` TensorBoard
+    leaves out later steps of before.
+    """
+
+    def __init__(self, folder: Path, *, every: int = 10, start: int | None = None):
+        self.every = every
+        purge = None if start is None else start + 1
+        self._writer = SummaryWriter(str(folder), purge_step=purge, write_to_disk=True)
+
+    def on_step(self, step: int, report: StepReport) -> None:
+        """Write the numbers of the step, and how many examples were left out."""
+        if step % self.every == 0 or report.left_out:
+            numbers = numbers_of(report) | {"left_out": len(report.left_out)}
+            for name, value in numbers.items():
+                self._writer.add_scalar(f"train/{name}", value, step)
+
+    def on_validation(self, state: TrainState, score: float) -> None:
+        """Write the score, and all that waits to be written."""
+        self._writer.add_scalar("validation/score", score, int(state.step))
+        self._writer.flush()
+
+    def on_end(self, state: TrainState) -> None:
+        """Close the file."""
+        self._writer.close()
+
+    def on_failure(self, state: TrainState) -> None:
+        """Close the file."""
+        self._writer.close()
+
+
 class ProgressPrinter:
     """Show step, loss, its parts, steps per second and time left. A callback of `nde.train.fit`.
 
-    On a terminal it is a bar that moves; elsewhere a plain line each `every` steps.
+    Of the solves it says how many evaluations of the field each takes in the mean, and the share of steps that were
+    rejected; further how many examples have failed, the norm of the gradient, and the share of the time that goes by
+    for data, above a tenth. On a terminal it is a bar that moves; elsewhere a plain line each `every` steps.
 
     **Arguments:** `steps`: how many there will be; `start`: how many there were already; `title`: stands in front;
     `every`: steps between two lines; `validate_every`: after how many steps a validation follows, which is said;
@@ -165,8 +211,22 @@ class ProgressPrinter:
 
     def _text(self, report: StepReport, rate: float) -> str:
         """What a line says; each number comes from the device, and is asked for where it is shown alone."""
-        parts = "  ".join(f"{name} {float(value):.3f}" for name, value in report.batch.parts.items())
-        return f"{self.title} loss {float(report.batch.loss):.4f}  {rate:.1f} steps/s  {parts}".strip()
+        said = [f"{self.title} loss {float(report.batch.loss):.4f}".strip(), f"{rate:.1f} steps/s"]
+        said += [f"{name} {float(value):.3f}" for name, value in report.batch.parts.items()]
+        said.append(f"gradient {float(report.gradient_norm):.3g}")
+        counts = {name: float(value) for name, value in report.counts.items()}
+        if counts.get("solves"):
+            tried = counts["accepted"] + counts["rejected"]
+            if math.isfinite(counts["evaluations"]):
+                said.append(f"{counts['evaluations'] / counts['solves']:.0f} evaluations a solve")
+            if counts["rejected"]:
+                said.append(f"{counts['rejected'] / tried:.0%} rejected")
+        if self._left_out:
+            said.append(f"{len(self._left_out)} left out")
+        spent = sum(report.seconds.values())
+        if spent and report.seconds["data"] / spent > 0.1:
+            said.append(f"{report.seconds['data'] / spent:.0%} of the time for data")
+        return "  ".join(said)
 
     def on_validation(self, state: TrainState, score: float) -> None:
         """Print the score."""

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from nde.train.gradient import slope
 from nde.train.state import BatchLoss, LossFunction
+from nde.train.tally import Tally
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +25,14 @@ class Player:
       as the first argument of `equinox.tree_at`; all of the model if `None`.
     - `project`: `model -> model`, made after each move, such as a clip of the weights that keeps a discriminator
       Lipschitz; nothing if `None`.
+    - `counted`: whether the solves of the loss are counted: see `nde.train.Tally`.
     """
 
     loss: LossFunction
     optimiser: optax.GradientTransformation
     parameters: Callable[[PyTree], Any] | None = None
     project: Callable[[PyTree], PyTree] | None = None
+    counted: bool = False
 
     def mask(self, model: PyTree) -> PyTree:
         """Whether each leaf of the model is a parameter of this player's."""
@@ -56,7 +59,8 @@ class Player:
     ) -> "Move":
         """One step of the optimiser along the gradient of the loss, times a rate; `batch`: its arrays, or a part."""
         parameters, rest = eqx.partition(model, self.mask(model))
-        result, gradient, value = slope(self.loss, parameters, rest, batch, step, key)
+        tally = Tally.zero() if self.counted else None
+        result, gradient, value, counted = slope(self.loss, parameters, rest, batch, step, key, tally=tally)
         # JAX's gradient of a real loss by a complex parameter is the conjugate of the direction of steepest ascent.
         gradient = jax.tree.map(jnp.conj, gradient)
         # optax multiplies its count of steps, an integer, and norms over arrays of all dtypes with the gradient, which
@@ -72,7 +76,8 @@ class Player:
             norm = optax.tree.norm(gradient)
         if self.project is not None:
             moved = self.project(moved)
-        return Move(moved, _like(new, opt_state), result, norm, finite_arrays(model, gradient))
+        counts = {} if counted is None else counted.named()
+        return Move(moved, _like(new, opt_state), result, norm, finite_arrays(model, gradient), counts)
 
 
 def parameter_mask(model: PyTree, parameters: Callable[[PyTree], Any] | None) -> PyTree:
@@ -96,13 +101,15 @@ def chosen_parameters(model: PyTree, parameters: Callable[[PyTree], Any] | None)
 
 
 class Move(eqx.Module):
-    """What a player's move made: model and optimiser's state after it, the loss and the gradient's flags before it."""
+    """What a player's move made: model and optimiser's state after it, the loss and the gradient's flags before it, and
+    what was counted on the way."""
 
     model: PyTree
     opt_state: PyTree
     batch: BatchLoss
     gradient_norm: Float[Array, ""]
     finite: Bool[Array, " arrays"]
+    counts: dict[str, Float[Array, ""]]
 
     def is_finite(self) -> Bool[Array, ""]:
         return jnp.isfinite(self.batch.loss) & jnp.all(self.finite)

@@ -116,6 +116,9 @@ class StepReport(eqx.Module):
     - `finite`: whether the gradient is finite, for each array of parameters in the order of the model's leaves.
     - `is_finite`: whether every loss and gradient that the update used is finite. If not, the update is not made.
     - `left_out`: the examples of the batch that were left out of the update, by name, and why: see `nde.train.fit`.
+    - `counts`: of all the solves of the batch together, how many there were, under `solves`, the steps `accepted` and
+      `rejected`, and the `evaluations` of their fields on the way forward; empty where they are not counted.
+    - `seconds`: what was spent on taking the batch from the `data`, and on the `step`.
     """
 
     batch: BatchLoss
@@ -123,6 +126,8 @@ class StepReport(eqx.Module):
     finite: Bool[Array, " arrays"]
     is_finite: Bool[Array, ""]
     left_out: dict[str, str] = eqx.field(default_factory=dict)
+    counts: dict[str, Float[Array, ""]] = eqx.field(default_factory=dict)
+    seconds: dict[str, float] = eqx.field(default_factory=dict)
 
 
 def tree_where(flag: Bool[Array, ""], new: Any, old: Any) -> Any:

@@ -75,6 +75,7 @@ def gradient_update(
     *,
     parameters: Callable[[PyTree], Any] | None = None,
     sharing: Sharing | None = None,
+    counted: bool = False,
 ) -> Update:
     r"""An update that lowers a loss: differentiate it, and let the optimiser move the parameters.
 
@@ -87,16 +88,17 @@ def gradient_update(
     **Arguments:** `loss`: `(model, batch, step, key) -> nde.train.BatchLoss`; `optimiser`: an optax transformation;
     `parameters`: `model -> part`, the part of the model (or a tuple of parts) whose inexact arrays are moved, as the
     first argument of `equinox.tree_at`; all of the model if `None`; `sharing`: how each batch is divided, of a loss
-    that `nde.train.batch_loss` made; `None` for whole batches on one device.
+    that `nde.train.batch_loss` made; `None` for whole batches on one device; `counted`: whether the report counts the
+    solves of the loss and their steps, for which the loss must not be differentiated in forward mode within itself.
     """
-    player = Player(loss, optimiser, parameters)
+    player = Player(loss, optimiser, parameters, counted=counted)
 
     def init(model: PyTree) -> TrainState:
         return TrainState.create(model, player.init(model))
 
     def apply(state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, StepReport]:
         move = player.move(state.model, state.opt_state, batch, state.step, key, rate=state.rate)
-        report = StepReport(move.batch, move.gradient_norm, move.finite, move.is_finite())
+        report = StepReport(move.batch, move.gradient_norm, move.finite, move.is_finite(), counts=move.counts)
         return state.advanced(move.model, move.opt_state), report
 
     return Update(init, apply, sharing)

@@ -27,6 +27,7 @@ class PopulationTask(AbstractTask):
 
     loss_name = "negative log marginal likelihood (nats per value)"
     score_name = "validation marginal NLL per value"
+    counts_solves = False  # the Laplace approximation takes second derivatives
 
     not_portable = "effects are searched for with each individual's doses, which are no arrays of a few shapes"
 
