@@ -1,4 +1,4 @@
-"""The command line: `nde fit`, `nde evaluate`, `nde predict`, `nde export`, `nde plot`.
+"""The command line: `nde fit`, `nde evaluate`, `nde predict`, `nde export`, `nde plot`, `nde profile`.
 
 Here stand the arguments and their help; what the commands do stands in `nde.commands`, which is imported when one
 of them runs. It is the one import that does not stand at the top of its module: JAX takes seconds to import, and
@@ -143,6 +143,18 @@ def export(
 ) -> None:
     """Write a trained run as one file that `nde predict` takes in place of it, and that needs nothing else of it."""
     _commands().export(run, out, until, rows)
+
+
+@app.command()
+def profile(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A run's TOML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values over those of the file.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder; runs/profile-CONFIG-DATE-TIME if not given.")] = None,
+) -> None:
+    """Say where the time of a training step goes, and its memory, and write a trace; nothing is trained."""
+    _commands().profile(config, overrides or [], out)
 
 
 @app.command()

@@ -196,6 +196,19 @@ def plot(folder: Path, out: Path | None) -> None:
         _draw(console, opened, _score(console, opened, {}), out)
 
 
+def profile(config: str, overrides: Sequence[str], out: Path | None) -> None:
+    """`nde profile`."""
+    console = Console()
+    with _one_line_errors():
+        settings = load_config(config, overrides)
+        folder = runs.free_folder(f"profile-{Path(config).stem}", out)
+        with _stage(console, "compiling and timing a step of each model"):
+            found = runs.profile(settings, folder)
+        console.print(found.table())
+        for line in found.lines():
+            _say(console, line)
+
+
 def _score(console: Console, run: Run, settings: Mapping[str, Any]) -> AbstractEvaluation:
     with _stage(console, "scoring the models and the baselines on what was held out"):
         return run.evaluate(**settings)
