@@ -61,11 +61,13 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, config: configs.RunConfig, problem: Any) -> "Run":
-        """Write what a run starts with, its resolved config, into an empty folder."""
-        configs.save_config(config, folder / "config.toml")
+        """Write what a run starts with into an empty folder, last its resolved config: with that there is a run."""
         for code in config.own_code():
             code.keep(folder)
         TASKS[config.task].save(folder, config, problem)
+        new = folder / "config.tmp"
+        configs.save_config(config, new)
+        new.replace(folder / "config.toml")
         run = cls(folder, config)
         run.__dict__["problem"] = problem  # it need not be read again
         return run
