@@ -73,7 +73,7 @@ def test_fit_leaves_a_whole_run_folder(fitted):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "config.toml", "normaliser.json", "metrics.jsonl", "checkpoints", "results.csv", "results.json", "figures",
-        "stack.json",
+        "stack.json", "tensorboard",
     }  # fmt: skip
     config = tomllib.loads((folder / "config.toml").read_text())
     assert config["train"]["clip"] == 1.0

@@ -31,7 +31,7 @@ from nde.runs.folder import (
     Run as Run,
 )
 from nde.runs.make import fit as fit, made_once as made_once
-from nde.runs.profile import profile as profile
+from nde.runs.profiling import profile as profile
 from nde.runs.reproduction import reproduce as reproduce
 from nde.runs.training import train as train
 from nde.tasks import RunError as RunError, RunFailed as RunFailed
