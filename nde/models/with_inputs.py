@@ -139,8 +139,10 @@ def _solve_pieces(numerics: Numerics, field: Callable[..., Any], ts: Array, y0: 
         states = eqx.error_if(states, bad, diffrax.RESULTS[diffrax.RESULTS.nonfinite])
     else:
         states = jnp.where(jnp.isfinite(states), states, jnp.inf)
-    steps, explicit = each * len(starts), isinstance(numerics.solver, diffrax.AbstractERK)
-    evaluations = steps * numerics.solver.tableau.num_stages if explicit else None
+    steps, solver = each * len(starts), numerics.solver
+    explicit = isinstance(solver, diffrax.AbstractERK)
+    tableau: Any = solver.tableau if explicit else None
+    evaluations = steps * tableau.num_stages if explicit else None
     stats = {"num_steps": steps, "num_accepted_steps": steps, "num_rejected_steps": 0}
     stats |= {"num_field_evaluations": evaluations}
     found = states[places[: len(ts)]]

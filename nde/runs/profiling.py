@@ -151,6 +151,7 @@ def _measure(config: Any, problem: Any, member: configs.Member, folder: Path, ro
     seconds["validation"] = (time.perf_counter() - started) / config.train.validate_every
 
     trace = folder / f"trace-{member.label}".replace(" ", "-")
+    report = update.compiled(state, data, batches[0], key)[1]
     with jax.profiler.trace(str(trace)):
         for step in range(TRACED):
             with jax.profiler.StepTraceAnnotation("train", step_num=step):

@@ -1,5 +1,6 @@
 """What a model counts while its loss is computed, such as the steps of its solves, brought out beside the gradient."""
 
+import operator
 from typing import Any
 
 import equinox as eqx
@@ -33,17 +34,16 @@ class Tally(eqx.Module):
 
 
 class AbstractTallied(eqx.Module):
-    """What counts, if it is given a tally: in a model as it is made there is none."""
-
-    tally: eqx.AbstractVar[Tally | None]
+    """What counts, if it is given a tally: its field `tally`, which is `None` in a model as it is made."""
 
 
 def with_tally(model: PyTree, tally: Tally | None) -> PyTree:
     """The model whose parts that can count do so on a tally."""
 
     def given(part: Any) -> Any:
-        is_one = isinstance(part, AbstractTallied)
-        return eqx.tree_at(lambda p: p.tally, part, tally, is_leaf=lambda x: x is None) if is_one else part
+        if not isinstance(part, AbstractTallied):
+            return part
+        return eqx.tree_at(operator.attrgetter("tally"), part, tally, is_leaf=lambda x: x is None)
 
     return jax.tree.map(given, model, is_leaf=lambda part: isinstance(part, AbstractTallied))
 
