@@ -3,8 +3,8 @@
 Data make paths; fields and paths make terms; the engine solves terms; a model wraps that; an objective scores it;
 training improves it. The daily names are here; each layer's own overview is the docstring of its folder: `nde.data`,
 `nde.fields`, `nde.paths`, `nde.terms`, `nde.solvers`, `nde.diffusion`, `nde.adjoints`, `nde.engine`,
-`nde.regularise`, `nde.models`, `nde.objectives`, `nde.train`, `nde.report`, `nde.config`, `nde.tasks` and `nde.runs`;
-`nde.fit` does what the command line does.
+`nde.regularise`, `nde.models`, `nde.objectives`, `nde.train`, `nde.report`, `nde.config`, `nde.tasks`, `nde.runs`
+and `nde.sweeps`; `nde.fit` does what the command line does.
 
 Terms, solvers, step-size controllers, adjoints, paths and what else a solve needs are diffrax's own, under the same
 names: what its documentation says of `diffrax.Tsit5` holds for `nde.Tsit5`.
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         open_run as open_run,
         Run as Run,
     )
+    from nde.sweeps import sweep as sweep
 
 __version__ = version("nde")
 
@@ -35,6 +36,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     if name in _layers():
         return importlib.import_module(f"nde.{name}")
+    if name == "sweep":
+        return importlib.import_module("nde.sweeps").sweep
     if name in _OF_RUNS:  # which need matplotlib, polars and more: the other names do not wait for these
         return getattr(importlib.import_module("nde.runs"), name)
     names = importlib.import_module("nde.names")
@@ -48,7 +51,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     names = importlib.import_module("nde.names")
-    return sorted({*globals(), *_layers(), *_OF_RUNS, *(name for name in vars(names) if not name.startswith("_"))})
+    return sorted(
+        {*globals(), *_layers(), *_OF_RUNS, "sweep", *(name for name in vars(names) if not name.startswith("_"))}
+    )
 
 
 _OF_RUNS = ("export_run", "fit", "load_exported", "open_run", "Run")

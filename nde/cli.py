@@ -1,4 +1,4 @@
-"""The command line: `nde fit`, `nde evaluate`, `nde predict`, `nde export`, `nde plot`, `nde profile`.
+"""The command line: `nde fit`, `nde evaluate`, `nde predict`, `nde export`, `nde plot`, `nde profile`, `nde sweep`.
 
 Here stand the arguments and their help; what the commands do stands in `nde.commands`, which is imported when one
 of them runs. It is the one import that does not stand at the top of its module: JAX takes seconds to import, and
@@ -164,6 +164,28 @@ def plot(
 ) -> None:
     """Draw a run's figures: training curves, forecast fans, calibration."""
     _commands().plot(run, out)
+
+
+@app.command()
+def sweep(  # noqa: PLR0913  (its options are those of the command)
+    config: Annotated[str | None, typer.Argument(metavar="CONFIG", help="A run's TOML file.")] = None,
+    grid: Annotated[
+        str | None, typer.Argument(metavar="GRID", help='What varies, in TOML: "model.width" = [16, 32].')
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values over those of the CONFIG.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The sweep's folder, gone on with if it is there; sweeps/CONFIG-DATE-TIME.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="How many settings in all, each trained by all seeds.")] = None,
+    processes: Annotated[int, typer.Option(help="How many settings are trained at once.")] = 1,
+    resume: Annotated[Path | None, typer.Option(metavar="SWEEP", help="Go on with a sweep, without CONFIG.")] = None,
+    cache: Annotated[bool, typer.Option(help="Keep compiled programs on disk.")] = True,
+) -> None:
+    """Train a config in many settings, prune the hopeless ones, and rank them by their validation scores."""
+    given = [each for each in (config, grid) if each is not None]
+    _commands().sweep([*given, *(overrides or [])], out, resume, trials, processes, cached=cache)
 
 
 def main() -> None:

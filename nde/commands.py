@@ -1,5 +1,6 @@
 """What each command of `nde` does."""
 
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -207,6 +208,46 @@ def profile(config: str, overrides: Sequence[str], out: Path | None) -> None:
         console.print(found.table())
         for line in found.lines():
             _say(console, line)
+
+
+def sweep(  # noqa: PLR0913  (its arguments are the command's)
+    given: Sequence[str],
+    out: Path | None,
+    resume: Path | None,
+    trials: int | None,
+    processes: int,
+    *,
+    cached: bool = True,
+) -> None:
+    """`nde sweep`: `given` holds the config, the grid and the overrides, and nothing with `resume`."""
+    if cached:
+        keep_compiled()
+    sweeps, console = importlib.import_module("nde.sweeps"), Console()  # with Optuna, which no other command waits for
+    with _one_line_errors():
+        if resume is not None and (given or out is not None):
+            raise ConfigError("--resume goes on with the sweep's own config and grid; give no others, and no --out.")
+        if resume is None and (len(given) < 2 or any("=" in each for each in given[:2])):
+            raise ConfigError("give a CONFIG and a GRID, such as configs/cnf_2d.toml configs/cnf_2d_grid.toml.")
+        folder = resume or out or sweeps.new_place(Path(given[0]).stem)
+        try:
+            if resume is not None:
+                found = sweeps.go_on(sweeps.Sweep.open(resume).kept, trials, processes, console, cached=cached)
+            else:
+                options = {"out": folder, "trials": trials, "processes": processes, "overrides": given[2:]}
+                found = sweeps.sweep(*given[:2], **options, cached=cached)
+        except KeyboardInterrupt:
+            if not (folder / "sweep.toml").is_file():
+                raise
+            _say(Console(stderr=True), f"nde: stopped; go on with: nde sweep --resume {folder}")
+            raise typer.Exit(130) from None
+        console.print(found.table())
+        for line in [*found.lines(), f"wrote {folder / 'results.csv'}, results.json, sweep.png"]:
+            _say(console, line)
+        best = found.best.folder
+        _say(console, f"best run: {best}")
+        _say(console, f"score and draw it on what was held out: nde fit --resume {best}")
+        if found.best.task.can_predict():
+            _say(console, f"predict from it: nde predict {best} --data TABLE.csv --out predictions.csv")
 
 
 def _score(console: Console, run: Run, settings: Mapping[str, Any]) -> AbstractEvaluation:

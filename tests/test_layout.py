@@ -14,8 +14,8 @@ from nde.models import NeuralODE
 ROOT = Path(nde.__file__).parent
 # From the top down; a module may import from its own layer and from those after it.
 LAYERS = [
-    "cli", "commands", "runs", "tasks", "config", "data", "report", "models", "objectives", "fields", "regularise",
-    "engine", "adjoints", "loop", "steppers", "diffusion", "solvers", "terms", "paths",
+    "cli", "commands", "sweeps", "runs", "tasks", "config", "data", "report", "models", "objectives", "fields",
+    "regularise", "engine", "adjoints", "loop", "steppers", "diffusion", "solvers", "terms", "paths",
     "diffrax_internals", "types", "dtypes", "train", "equinox_internals",
 ]  # fmt: skip
 
