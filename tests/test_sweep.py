@@ -86,20 +86,20 @@ def test_seeds_of_a_setting_are_judged_by_their_mean(tmp_path):
 
 
 def test_a_hopeless_trial_is_pruned_and_a_failing_one_recorded(tmp_path):
-    grid = {"train.learning_rate": [0.05, 1e-9, 1e30], "sweep": {"startup": 1}}
+    grid = {"train.learning_rate": [0.05, 1e-9, 1e300], "sweep": {"startup": 1}}
     config = {**CONFIG, "train": {**CONFIG["train"], "failed": "stop"}}
     found = nde.sweep(config, grid, out=tmp_path / "s", progress=False)
     by_rate = {row["train.learning_rate"]: row for row in found.rows()}
-    assert [by_rate[rate]["state"] for rate in ("0.05", "1e-09", "1e+30")] == ["finished", "pruned", "failed"]
+    assert [by_rate[rate]["state"] for rate in ("0.05", "1e-09", "1e+300")] == ["finished", "pruned", "failed"]
     pruned = Run.open(by_rate["1e-09"]["folders"][0])
     assert pruned.checkpoints(0).step == 2 and pruned.models()
-    assert "lower train.learning_rate" in by_rate["1e+30"]["failure"]
+    assert "lower train.learning_rate" in by_rate["1e+300"]["failure"]
     assert any(line.startswith("trial 2 failed: ") for line in found.lines())
 
 
 def test_without_a_finished_setting_there_is_no_best(tmp_path):
     config = {**CONFIG, "train": {**CONFIG["train"], "failed": "stop"}}
-    found = nde.sweep(config, {"train.learning_rate": [1e30]}, out=tmp_path / "s", progress=False)
+    found = nde.sweep(config, {"train.learning_rate": [1e300]}, out=tmp_path / "s", progress=False)
     with pytest.raises(RunFailed, match="none of 1 settings is finished; the first that failed: "):
         _ = found.best
 
@@ -157,8 +157,8 @@ def test_a_killed_trial_is_gone_on_with_to_the_same_bits(swept, tmp_path):
 
 def test_two_processes_share_the_trials(swept, tmp_path):
     found = nde.sweep(CONFIG, FOUR, out=tmp_path / "s", processes=2, progress=False)
-    assert [(row["trial"], row["score"]) for row in found.rows()] == pytest.approx(
-        [(row["trial"], row["score"]) for row in swept.rows()]
+    assert {row["trial"]: row["score"] for row in found.rows()} == pytest.approx(
+        {row["trial"]: row["score"] for row in swept.rows()}
     )
     for number in range(4):  # no step was made twice
         lines = (tmp_path / "s" / f"trial_{number:03d}" / "metrics.jsonl").read_text().splitlines()
@@ -170,7 +170,8 @@ def test_a_lock_is_let_go_by_a_process_that_is_killed(tmp_path):
 import sys, time
 from pathlib import Path
 from nde.sweeps.study import FileLock
-assert FileLock(Path({str(tmp_path)!r}) / "locks" / "7").acquire()
+lock = FileLock(Path({str(tmp_path)!r}) / "locks" / "7")
+assert lock.acquire()
 print("held", flush=True)
 time.sleep(60)
 """

@@ -116,6 +116,6 @@ def _curves(axes: Axes, rows: Sequence[Mapping[str, Any]], curves: Mapping[int, 
             if row["state"] == "pruned":
                 axes.plot(*curve[-1], ls="", **STYLES["pruned"])
     if every:
-        axes.set_ylim(*_limits(every, np.zeros(len(every))))
+        axes.set_ylim(*_limits(every, [0.0] * len(every)))
     axes.set_title("validation", fontsize=10)
     axes.set_xlabel("step", fontsize=9)

@@ -64,9 +64,11 @@ def open_study(folder: Path, grid: Grid, steps: int, every: int) -> Any:
     lock.path.parent.mkdir(exist_ok=True)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path), lock_obj=lock))
     sampler = optuna.samplers.RandomSampler(settings.seed)
-    return optuna.create_study(
-        storage=storage, study_name="sweep", direction="minimize", sampler=sampler, pruner=pruner, load_if_exists=True
-    )
+    options = {"storage": storage, "study_name": "sweep", "sampler": sampler, "pruner": pruner}
+    try:
+        return optuna.load_study(**options)
+    except KeyError:
+        return optuna.create_study(**options, direction="minimize", load_if_exists=True)
 
 
 @contextmanager

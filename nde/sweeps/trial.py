@@ -22,7 +22,7 @@ REFUSED = (RunFailed, ValueError, FailedExamples, eqx.EquinoxRuntimeError, jax.e
 
 
 class Pruned(Exception):
-    """The pruner ends a trial."""
+    """The pruner ends a trial: at which step of how many."""
 
 
 class Watch:
@@ -50,7 +50,7 @@ class Watch:
             scores = [*self.before, value]
             self.trial.report(sum(scores) / len(scores), step)
         if step < self.last and self.trial.should_prune():
-            raise Pruned
+            raise Pruned(f"pruned at step {step} of {self.last}")
 
     def on_end(self, state: TrainState) -> None:
         """Nothing."""
@@ -102,9 +102,9 @@ def run_trial(folder: Path, grid: Grid, overrides: list[str], trial: Any, consol
             steps += whole
             if not math.isfinite(scores[-1]):
                 raise RunFailed("no validation has a score")
-    except Pruned:
+    except Pruned as pruned:
         study.tell(trial, state=states.PRUNED)
-        _say(console, f"{title}: pruned at step {max(watch.told)} of {watch.last}")
+        _say(console, f"{title}: {pruned}")
         return True
     except REFUSED as error:
         trial.set_user_attr("failure", _why(error))
