@@ -3,12 +3,14 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import optuna
 import polars as pl
 import pytest
 from chex import assert_trees_all_equal
@@ -20,7 +22,7 @@ from nde.cli import app
 from nde.config import ConfigError
 from nde.runs import Run, RunError, RunFailed
 from nde.sweeps import read_grid, Sweep
-from nde.sweeps.study import FileLock
+from nde.sweeps.study import FileLock, proposed
 
 CONFIG = {
     "task": "density",
@@ -29,7 +31,8 @@ CONFIG = {
     "solver": {"dt0": 0.5},
     "train": {"steps": 4, "batch_size": 30, "validate_every": 2, "warmup": 1},
 }
-FOUR = {"model.width": [4, 6], "train.learning_rate": [0.01, 0.05], "sweep": {"pruner": "none"}}
+FOUR = {"grid": {"model.width": [4, 6], "train.learning_rate": [0.01, 0.05]}, "sweep": {"pruner": "none"}}
+TWO = {"grid": {"train.learning_rate": [0.01, 0.05]}, "sweep": {"pruner": "none"}}  # the first two of these
 
 
 @pytest.fixture(scope="module")
@@ -71,22 +74,22 @@ def test_the_same_call_goes_on_and_another_is_refused(swept):
     again = nde.sweep(CONFIG, FOUR, out=swept.folder, progress=False)
     assert (swept.folder / "journal.log").read_bytes() == before and len(again.rows()) == 4
     with pytest.raises(RunError, match="holds a sweep of another grid, over model.width, train.learning_rate"):
-        nde.sweep(CONFIG, {"model.width": [4, 8]}, out=swept.folder)
+        nde.sweep(CONFIG, {"grid": {"model.width": [4, 8]}}, out=swept.folder)
     with pytest.raises(RunError, match="a config with another train.steps"):
         nde.sweep({**CONFIG, "train": {**CONFIG["train"], "steps": 6}}, FOUR, out=swept.folder)
 
 
 def test_seeds_of_a_setting_are_judged_by_their_mean(tmp_path):
-    found = nde.sweep(CONFIG, {"seed": [3, 5]}, out=tmp_path / "s", progress=False)
+    found = nde.sweep(CONFIG, {"sweep": {"seeds": [3, 5]}}, out=tmp_path / "s", progress=False)
     (row,) = found.rows()
-    scores = [min(Run.open(tmp_path / "s" / "trial_000" / f"seed_{n}").validation_scores().values()) for n in (3, 5)]
+    scores = [min(Run.open(tmp_path / "s" / f"trial_000_seed_{n}").validation_scores().values()) for n in (3, 5)]
     assert row["scores"] == scores and row["score"] == pytest.approx(sum(scores) / 2)
     assert row["error"] == pytest.approx(abs(scores[0] - scores[1]) / 2)
     assert found.best.config.seed == (3 if scores[0] < scores[1] else 5)
 
 
 def test_a_hopeless_trial_is_pruned_and_keeps_its_checkpoint(tmp_path):
-    grid = {"train.learning_rate": [0.05, 1e-9], "sweep": {"startup": 1}}
+    grid = {"grid": {"train.learning_rate": [0.05, 1e-9]}, "sweep": {"startup": 1}}
     found = nde.sweep(CONFIG, grid, out=tmp_path / "s", progress=False)
     by_rate = {row["train.learning_rate"]: row for row in found.rows()}
     assert [by_rate[rate]["state"] for rate in ("0.05", "1e-09")] == ["finished", "pruned"]
@@ -95,7 +98,7 @@ def test_a_hopeless_trial_is_pruned_and_keeps_its_checkpoint(tmp_path):
 
 
 def test_a_trial_that_fails_is_recorded_and_without_another_there_is_no_best(tmp_path):
-    found = nde.sweep(CONFIG, {"train.devices": [4095, 4096]}, out=tmp_path / "s", progress=False)
+    found = nde.sweep(CONFIG, {"grid": {"train.devices": [4095, 4096]}}, out=tmp_path / "s", progress=False)
     assert [row["state"] for row in found.rows()] == ["failed", "failed"]
     assert "devices" in found.rows()[0]["failure"] and found.lines()[1].startswith("trial 0 failed: ")
     with pytest.raises(RunFailed, match="none of 2 settings is finished; the first that failed: .*devices"):
@@ -103,7 +106,7 @@ def test_a_trial_that_fails_is_recorded_and_without_another_there_is_no_best(tmp
 
 
 def test_proposals_depend_on_what_is_done_alone(tmp_path):
-    grid = {"train.learning_rate": {"low": 1e-3, "high": 0.1, "log": True}, "sweep": {"sampler": "random"}}
+    grid = {"grid": {"train.learning_rate": {"low": 1e-3, "high": 0.1, "log": True}}, "sweep": {"sampler": "random"}}
     config = {**CONFIG, "train": {**CONFIG["train"], "steps": 1}}
     whole = nde.sweep(config, grid, out=tmp_path / "a", trials=2, progress=False)
     nde.sweep(config, grid, out=tmp_path / "b", trials=1, progress=False)
@@ -137,30 +140,36 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess:
 
 def test_a_killed_trial_is_gone_on_with_to_the_same_bits(swept, tmp_path):
     out = tmp_path / "s"
-    done = python(KILLED, json.dumps(CONFIG), json.dumps(FOUR), str(out))
+    done = python(KILLED, json.dumps(CONFIG), json.dumps(TWO), str(out))
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [row["state"] for row in Sweep.open(out).rows()] == ["stopped"]
     checkpoint = next((out / "trial_000" / "checkpoints" / "0" / "last").iterdir())
     assert checkpoint.name == "2"
-    resumed = nde.sweep(CONFIG, FOUR, out=out, progress=False)
+    resumed = nde.sweep(CONFIG, TWO, out=out, trials=1, progress=False)
     metrics = (out / "trial_000" / "metrics.jsonl").read_text().splitlines()
     assert len([line for line in metrics if '"step": 2' in line]) == 1  # those two steps were not made again
-    assert [(row["trial"], row["score"]) for row in resumed.rows()] == [
-        (row["trial"], row["score"]) for row in swept.rows()
-    ]
-    for number in range(4):
-        runs = [Run.open(each.folder / f"trial_{number:03d}") for each in (swept, resumed)]
-        assert_trees_all_equal(*(jax.tree.leaves(run.models()) for run in runs))
+    (row,) = resumed.rows()
+    assert row["score"] == next(each["score"] for each in swept.rows() if each["trial"] == 0)
+    runs = [Run.open(each.folder / "trial_000") for each in (swept, resumed)]
+    assert_trees_all_equal(*(jax.tree.leaves(run.models()) for run in runs))
 
 
 def test_two_processes_share_the_trials(swept, tmp_path):
-    found = nde.sweep(CONFIG, FOUR, out=tmp_path / "s", processes=2, progress=False)
-    assert {row["trial"]: row["score"] for row in found.rows()} == pytest.approx(
-        {row["trial"]: row["score"] for row in swept.rows()}
-    )
-    for number in range(4):  # no step was made twice
+    found = nde.sweep(CONFIG, TWO, out=tmp_path / "s", processes=2, progress=False)
+    own, alone = ({row["trial"]: row["score"] for row in each.rows() if row["trial"] < 2} for each in (found, swept))
+    assert own == pytest.approx(alone) and len(own) == 2
+    for number in range(2):  # no step was made twice
         lines = (tmp_path / "s" / f"trial_{number:03d}" / "metrics.jsonl").read_text().splitlines()
         assert len(lines) == 2
+
+
+def test_a_line_of_the_journal_that_was_cut_off_is_dropped(swept, tmp_path):
+    out = tmp_path / "s"
+    shutil.copytree(swept.folder, out)
+    whole = (out / "journal.log").read_bytes()
+    (out / "journal.log").write_bytes(whole + b'{"op_code": 6, "wor')
+    assert [row["state"] for row in Sweep.open(out).rows()] == ["finished"] * 4
+    assert (out / "journal.log").read_bytes() == whole
 
 
 def test_a_lock_is_let_go_by_a_process_that_is_killed(tmp_path):
@@ -190,27 +199,56 @@ time.sleep(60)
         ({"model.widht": [4]}, "grid: with model.widht=4: config: model.widht: unknown key; the keys here are"),
         ({"model.width": [4, -1]}, "grid: with model.width=-1: config: model.width: "),
         ({"model.width": {"low": 4, "high": 8}}, "valid integer.*; of whole numbers write step = 1"),
+        ({"model.width": {"low": 4, "high": 20, "step": 32}}, "step = 32 must go a whole number of times into .* = 16"),
         ({"train.learning_rate": {"low": 1, "high": 0.1}}, "low = 1 must lie below high = 0.1"),
         ({"train.learning_rate": {"low": 0, "high": 0.1, "log": True}}, "log = true needs low above zero"),
         ({"train.learning_rate": {"low": 0, "hihg": 0.1}}, "train.learning_rate.h"),
         ({"train.learning_rate": 0.1}, "train.learning_rate: write a list of values"),
         ({"model.width": [4, 4]}, "a value stands there twice"),
-        ({"seed": 3}, r"seed: write seed = \[0, 1, 2\]"),
-        ({"sweep": {"pruner": "none"}}, "nothing varies"),
-        ({"model.width": [4], "sweep": {"prunner": "none"}}, "sweep.prunner: unknown key; the keys here are sampler"),
-        ({"train.learning_rate": {"low": 1, "high": 2}, "sweep": {"sampler": "grid"}}, "needs a list of values"),
+        ({"seed": [0, 1]}, "write seeds = 3 in .sweep."),
+        ({}, "nothing varies"),
     ],
 )
 def test_a_bad_grid_is_refused_before_a_folder_is_made(grid, says, tmp_path):
     with pytest.raises(ConfigError, match=says):
-        nde.sweep(CONFIG, grid, out=tmp_path / "s")
+        nde.sweep(CONFIG, {"grid": grid}, out=tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"prunner": "none"}, "sweep.prunner: unknown key; the keys here are sampler"),
+        ({"sampler": "grid"}, "needs a list of values"),
+        ({"seeds": 0}, r"sweep.seeds: write how many, as seeds = 3, or which, as seeds = \[0, 7\], but it is 0"),
+        ({"seeds": [2, 2]}, "sweep.seeds: a seed stands there twice"),
+    ],
+)
+def test_a_bad_sweep_section_is_refused(settings, says):
+    with pytest.raises(ConfigError, match=says):
+        read_grid({"grid": {"train.learning_rate": {"low": 1, "high": 2}}, "sweep": settings})
+
+
+def test_a_key_outside_the_sections_is_refused():
+    with pytest.raises(ConfigError, match=r"grid: model.width: a grid's sections are \[grid\], .*, and \[sweep\]"):
+        read_grid({"model.width": [4]})
+
+
 def test_whole_ranges_are_of_whole_numbers():
-    grid = read_grid({"model.width": {"low": 4, "high": 64, "log": True, "step": 1}, "train": {"warmup": [1, 2]}})
-    assert grid.ranges["model.width"].tried() == ["4", "64"]
+    width = {"low": 4, "high": 64, "log": True, "step": 1}
+    grid = read_grid({"grid": {"model.width": width, "train": {"warmup": [1, 2]}}})
+    assert grid.ranges["model.width"].tried() == ["4", "64"] and grid.size == 2 * 61
     assert grid.keys == ["train.warmup", "model.width"] and grid.sampler == "tpe" and grid.trials(None) == 20
+
+
+def test_whole_numbers_are_tried_once_each():
+    sweep = {"sampler": "random", "seeds": 3}
+    grid = read_grid({"grid": {"model.width": {"low": 4, "high": 8, "step": 2}}, "sweep": sweep})
+    study = optuna.create_study()
+    for number in range(grid.trials(None)):
+        study.add_trial(proposed(study, grid, number))
+    assert sorted(trial.params["model.width"] for trial in study.get_trials()) == [4, 6, 8]
+    assert grid.seeds == (0, 1, 2)
 
 
 def test_the_command_sweeps_and_says_how_to_go_on(tmp_path):

@@ -3,7 +3,7 @@
 sweep.toml             the grid, and the overrides over the config
 config.toml            the config, as it was given
 journal.log            Optuna's journal: settings, scores, what became of each
-trial_007/             a run's folder, as `nde fit` leaves it; with several seeds `trial_007/seed_0/`, …
+trial_007/             a run's folder, as `nde fit` leaves it; with several seeds `trial_007_seed_0/`, …
 results.csv            a row a setting, the best first
 results.json           the same, with the score of each seed
 sweep.png              scores against what was varied, and validation curves

@@ -1,6 +1,7 @@
 """What a sweep varies: a TOML file, validated against the config that it is of."""
 
 import itertools
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ class SweepConfig(Section):
       `hyperband` keeps a third at each of several rungs; `none`.
     - `startup`: so many settings are finished before the median ends one; `warmup`: and so many steps are let be.
     - `trials`: how many settings; all of a grid, else twenty, if left out. `--trials` goes over it.
+    - `seeds`: how many seeds, from zero on, train each setting, or a list of them; if left out the config's own.
     - `seed`: of the sampler.
     """
 
@@ -33,7 +35,19 @@ class SweepConfig(Section):
     startup: PositiveInt = 5
     warmup: NonNegativeInt = 0
     trials: PositiveInt | None = None
+    seeds: int | tuple[int, ...] | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @pydantic.field_validator("seeds", mode="before")
+    @classmethod
+    def _check_seeds(cls, value: Any) -> Any:
+        listed = value if isinstance(value, list | tuple) else [value]
+        least = 0 if listed is value else 1
+        if not listed or any(type(x) is not int or not least <= x < 2**31 for x in listed):
+            raise ValueError(f"write how many, as seeds = 3, or which, as seeds = [0, 7], but it is {value!r}")
+        if len(set(listed)) < len(listed):
+            raise ValueError(f"a seed stands there twice in {value!r}")
+        return value
 
 
 class Between(Section):
@@ -52,14 +66,22 @@ class Between(Section):
             raise ValueError(f"log = true needs low above zero, but it is {self.low:g}")
         if self.log and self.step not in (None, 1):
             raise ValueError("log = true goes with step = 1, for whole numbers, and no other")
-        if self.step is not None and float(self.step).is_integer() and not float(self.low).is_integer():
+        if self.is_whole and not float(self.low).is_integer():
             raise ValueError(f"with a whole step = {self.step:g} low must be whole too, but it is {self.low:g}")
+        count = 0.0 if self.step is None else (self.high - self.low) / self.step
+        if abs(count - round(count)) > 1e-6:
+            wide = f"{self.high - self.low:g}"
+            raise ValueError(f"step = {self.step:g} must go a whole number of times into high - low = {wide}")
         return self
 
     @property
     def is_whole(self) -> bool:
         """Whether its values are whole numbers."""
         return self.step is not None and float(self.step).is_integer()
+
+    def values(self) -> range:
+        """Those of one of whole numbers."""
+        return range(int(self.low), int(self.high) + 1, int(self.step or 1))
 
     def tried(self) -> list[str]:
         """Its two ends, and of one that is not whole something between, as TOML."""
@@ -68,17 +90,11 @@ class Between(Section):
         return [as_toml(x) for x in (self.low, 0.618 * self.low + 0.382 * self.high, self.high)]
 
 
-class Seeds(Section):
-    """`seed = {seeds = 3}`: so many seeds, from zero on."""
-
-    seeds: PositiveInt
-
-
 class Grid(pydantic.BaseModel):
     """What a sweep varies.
 
     - `choices`: the values of each key that has a list, as TOML; `ranges`: those that lie between two ends.
-    - `seeds`: each setting is trained once by each; a single `None`, the config's own, if the grid has none.
+    - `seeds`: each setting is trained once by each; a single `None`, the config's own, if `[sweep]` has none.
     - `settings`: `[sweep]`.
     - `source`: what messages call it.
     """
@@ -101,19 +117,22 @@ class Grid(pydantic.BaseModel):
 
     @property
     def size(self) -> int | None:
-        """How many settings there are; `None` where a key has a range."""
-        if self.ranges:
+        """How many settings there are; `None` where a key has a range that is not of whole numbers."""
+        if not all(each.is_whole for each in self.ranges.values()):
             return None
-        return len(list(self.combinations()))
+        return math.prod(map(len, self._values()))
 
-    def combinations(self) -> Iterator[dict[str, str]]:
-        """All combinations of the lists, the last key's values first."""
-        for values in itertools.product(*self.choices.values()):
-            yield dict(zip(self.choices, values, strict=True))
+    def combinations(self) -> Iterator[dict[str, Any]]:
+        """All combinations of the lists and of ranges of whole numbers, the last key's values first."""
+        for values in itertools.product(*self._values()):
+            yield dict(zip(self.keys, values, strict=True))
+
+    def _values(self) -> list[Sequence[Any]]:
+        return [*self.choices.values(), *(each.values() for each in self.ranges.values())]
 
     def trials(self, asked: int | None) -> int:
         """How many settings are tried, where so many are asked for."""
-        wanted = asked or self.settings.trials or self.size or 20
+        wanted = asked or self.settings.trials or (20 if self.ranges else self.size) or 20
         return min(wanted, self.size or wanted)
 
 
@@ -121,28 +140,34 @@ def read_grid(grid: "str | Path | Mapping[str, Any]") -> Grid:
     """Read a grid: a TOML file, or a dictionary of the same keys.
 
     ```toml
+    [grid]
     "train.learning_rate" = {low = 1e-4, high = 1e-2, log = true}
     "model.width" = [16, 32, 64]
-    seed = {seeds = 3}
     [sweep]
     pruner = "median"
+    seeds = 3
     ```
 
     **Raises:** `nde.config.ConfigError` in one line for what is no grid.
     """
     source = "grid" if isinstance(grid, Mapping) else str(grid)
     tree = dict(grid) if isinstance(grid, Mapping) else _read(Path(grid))
-    given = tree.pop("sweep", {})
+    if unknown := [name for name in tree if name not in ("grid", "sweep")]:
+        raise ConfigError(f"{source}: {unknown[0]}: a grid's sections are [grid], for what varies, and [sweep].")
+    varied, given = (_table(tree.get(name, {}), source, name) for name in ("grid", "sweep"))
     settings = _section(SweepConfig, given, source, "sweep")
-    seeds = _seeds(tree.pop(SEED, None), source)
+    seeds = settings.seeds
+    seeds = (None,) if seeds is None else tuple(range(seeds)) if isinstance(seeds, int) else seeds
+    if SEED in varied:
+        raise ConfigError(f"{source}: grid.seed: a setting is judged over seeds; write seeds = 3 in [sweep].")
     choices, ranges = {}, {}
-    for key, value in _flat(tree):
+    for key, value in _flat(varied):
         if isinstance(value, Mapping):
             ranges[key] = _section(Between, value, source, key)
         else:
             choices[key] = _texts(value, source, key)
     if not choices and not ranges and len(seeds) == 1:
-        raise ConfigError(f'{source}: nothing varies; write a key of the config, as "model.width" = [16, 32].')
+        raise ConfigError(f'{source}: nothing varies; write a key of the config in [grid], "model.width" = [16, 32].')
     if settings.sampler == "grid" and ranges:
         key = next(iter(ranges))
         raise ConfigError(f"{source}: {key}: sampler = 'grid' needs a list of values; or take 'random' or 'tpe'.")
@@ -216,15 +241,10 @@ def _texts(value: Any, source: str, key: str) -> list[str]:
     return found
 
 
-def _seeds(given: Any, source: str) -> tuple[int | None, ...]:
-    if given is None:
-        return (None,)
-    if isinstance(given, Mapping):
-        return tuple(range(_section(Seeds, given, source, SEED).seeds))
-    whole = isinstance(given, list | tuple) and all(isinstance(x, int) and not isinstance(x, bool) for x in given)
-    if not whole or not given or len(set(given)) < len(given):
-        raise ConfigError(f"{source}: seed: write seed = [0, 1, 2] or seed = {{seeds = 3}}, but it is {given!r}.")
-    return tuple(given)
+def _table(given: Any, source: str, name: str) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{source}: {name}: write it as a section, [{name}], with a key a line.")
+    return given
 
 
 def _section(section: Any, given: Any, source: str, place: str) -> Any:

@@ -14,14 +14,14 @@ from nde.config import changed_keys, ConfigError, load_config, RunConfig
 from nde.data import as_frame
 from nde.runs import prepare, RunError
 from nde.sweeps.grid import check_grid, Grid, read_grid
-from nde.sweeps.study import open_study
+from nde.sweeps.study import locked_folder, open_study
 
 TABLE = "data.parquet"
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A sweep's folder: `config.toml` and `sweep.toml`, which holds the grid and the overrides."""
+    """A sweep's folder: `config.toml` and `sweep.toml`, the grid with the overrides."""
 
     folder: Path
     grid: Grid
@@ -36,7 +36,8 @@ class Kept:
         if not (folder / "sweep.toml").is_file():
             raise RunError(f"{folder}: no sweep is here (no sweep.toml); give the folder that `nde sweep` made.")
         kept = tomllib.loads((folder / "sweep.toml").read_text(encoding="utf-8"))
-        return cls(folder, read_grid(kept["grid"]), kept["overrides"])
+        overrides = kept.pop("overrides")
+        return cls(folder, read_grid(kept), overrides)
 
     def study(self) -> Any:
         """Its journal, as an Optuna study."""
@@ -57,13 +58,23 @@ def make_or_reopen(folder: Path, config: Any, grid: Any, data: Any, overrides: S
     read = read_grid(grid)
     first = check_grid(read, config, overrides)
     raw = _raw(grid)
-    if folder.exists():
-        kept = Kept.open(folder)
-        _check_same(kept, config, read, overrides, frame)
-        return kept
-    if frame is None:
+    if not folder.exists() and frame is None:
         prepare(first)
-    folder.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked_folder(folder.parent):  # of several that begin at once one makes it
+        if not folder.exists():
+            return _make(folder, config, first, raw, frame, overrides)
+    if not (folder / "sweep.toml").is_file():
+        raise RunError(f"{folder}: exists already, and holds no sweep to go on with; give another --out.")
+    kept = Kept.open(folder)
+    _check_same(kept, config, read, overrides, frame)
+    return kept
+
+
+def _make(
+    folder: Path, config: Any, first: RunConfig, raw: dict[str, Any], frame: Any, overrides: Sequence[str]
+) -> Kept:
+    folder.mkdir()
     try:
         if frame is not None:
             frame.write_parquet(folder / TABLE)
@@ -75,7 +86,7 @@ def make_or_reopen(folder: Path, config: Any, grid: Any, data: Any, overrides: S
         else:
             (folder / "config.toml").write_text(_dumped(_tree(config), "config"), encoding="utf-8")
         load_config(folder / "config.toml", overrides)
-        (folder / "sweep.toml").write_text(_dumped({"overrides": overrides, "grid": raw}, "grid"), encoding="utf-8")
+        (folder / "sweep.toml").write_text(_dumped({"overrides": overrides, **raw}, "grid"), encoding="utf-8")
         kept = Kept.open(folder)
         kept.study()
     except BaseException:

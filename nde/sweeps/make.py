@@ -130,7 +130,7 @@ def sweep(  # noqa: PLR0913  (its keywords are the interface)
     """Train a config in many settings and compare their validation scores, as `nde sweep` does.
 
     ```python
-    found = nde.sweep("configs/cnf_2d.toml", {"model.width": [16, 64], "seed": {"seeds": 3}}, out="sweeps/flow")
+    found = nde.sweep("configs/cnf_2d.toml", {"grid": {"model.width": [16, 64]}}, out="sweeps/flow")
     found.rows()
     found.best.evaluate().rows()
     ```

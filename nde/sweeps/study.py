@@ -4,6 +4,7 @@ import fcntl
 import importlib
 import importlib.util
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,6 +42,18 @@ class FileLock:
             self._file = None
 
 
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """While a folder is locked; not where its file system knows no locks of folders, as of some networks."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def check_installed() -> None:
     """Refuse to go on without Optuna."""
     if optuna is None:
@@ -61,7 +74,7 @@ def open_study(folder: Path, grid: Grid, steps: int, every: int) -> Any:
     else:
         pruner = optuna.pruners.NopPruner()
     path, lock = folder / "journal.log", FileLock(folder / "locks" / "journal")
-    lock.path.parent.mkdir(exist_ok=True)
+    _mend(path, lock)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path), lock_obj=lock))
     sampler = optuna.samplers.RandomSampler(settings.seed)
     options = {"storage": storage, "study_name": "sweep", "sampler": sampler, "pruner": pruner}
@@ -69,6 +82,18 @@ def open_study(folder: Path, grid: Grid, steps: int, every: int) -> Any:
         return optuna.load_study(**options)
     except KeyError:
         return optuna.create_study(**options, direction="minimize", load_if_exists=True)
+
+
+def _mend(path: Path, lock: FileLock) -> None:
+    """Cut off a last line of the journal that was not written out, as on a full disk: Optuna would read no further."""
+    lock.acquire()
+    try:
+        written = path.read_bytes() if path.is_file() else b""
+        whole = written.rfind(b"\n") + 1
+        if whole < len(written):
+            os.truncate(path, whole)
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -91,7 +116,7 @@ def claimed(study: Any, grid: Grid, folder: Path, trials: int) -> Iterator[Any]:
         if trial is None and count < trials:
             lock = _lock(folder, count)
             lock.acquire()
-            study.add_trial(_proposed(study, grid, count))
+            study.add_trial(proposed(study, grid, count))
             trial = study.get_trials()[count]
     finally:
         gate.release()
@@ -128,7 +153,7 @@ def _short(value: Any, between: Between | None) -> Any:
     return min(max(float(f"{value:.4g}"), between.low), between.high)
 
 
-def _proposed(study: Any, grid: Grid, number: int) -> Any:
+def proposed(study: Any, grid: Grid, number: int) -> Any:
     """The next trial, which no other has the setting of while there are settings left.
 
     It is asked of a copy of the study, by a sampler seeded by its number: what is proposed depends on what is done
@@ -152,6 +177,6 @@ def _proposed(study: Any, grid: Grid, number: int) -> Any:
             params = {key: _short(x, grid.ranges.get(key)) for key, x in copy.ask(space).params.items()}
             if json.dumps(params, sort_keys=True) not in taken:
                 break
-    if not grid.ranges and (not params or json.dumps(params, sort_keys=True) in taken):
+    if grid.size is not None and (not params or json.dumps(params, sort_keys=True) in taken):
         params = next(each for each in grid.combinations() if json.dumps(each, sort_keys=True) not in taken)
     return optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, params=params, distributions=space)

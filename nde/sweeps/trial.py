@@ -74,9 +74,9 @@ def standing(run: Run) -> tuple[float, int]:
 
 
 def folders(folder: Path, number: int, grid: Grid) -> list[Path]:
-    """Where the runs of a trial lie: `trial_007`, or for each of several seeds `trial_007/seed_0`."""
-    own = folder / f"trial_{number:03d}"
-    return [own] if len(grid.seeds) == 1 else [own / f"seed_{seed}" for seed in grid.seeds]
+    """Where the runs of a trial lie: `trial_007`, or for each of several seeds `trial_007_seed_0`."""
+    own = f"trial_{number:03d}"
+    return [folder / (own if len(grid.seeds) == 1 else f"{own}_seed_{seed}") for seed in grid.seeds]
 
 
 def run_trial(folder: Path, grid: Grid, overrides: list[str], trial: Any, console: Console) -> bool:
