@@ -170,7 +170,10 @@ def plot(
 def sweep(  # noqa: PLR0913  (its options are those of the command)
     config: Annotated[str | None, typer.Argument(metavar="CONFIG", help="A run's TOML file.")] = None,
     grid: Annotated[
-        str | None, typer.Argument(metavar="GRID", help='What varies, in TOML: "model.width" = [16, 32].')
+        str | None,
+        typer.Argument(
+            metavar="GRID", help='A TOML file with [grid], what varies, as "model.width" = [16, 32], and [sweep], how.'
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values over those of the CONFIG.")

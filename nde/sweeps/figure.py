@@ -43,7 +43,7 @@ def plot_sweep(
     scored = [row for row in rows if row["state"] in STYLES and not math.isnan(row["score"])]
     best = next((row["trial"] for row in scored if row["state"] == "finished"), None)
     for axes, key in zip(grid, keys, strict=False):
-        _against(axes, scored, key, choices.get(key, ()), best)
+        _against(axes, scored, key, _in_order(choices.get(key, ())), best)
     _curves(grid[len(keys)], rows, curves, best)
     for axes in grid[:panels]:
         axes.spines[["top", "right"]].set_visible(False)
@@ -51,14 +51,22 @@ def plot_sweep(
         axes.tick_params(labelsize=9)
     for axes in [*grid[:panels:columns], grid[len(keys)]]:
         axes.set_ylabel(score_name, fontsize=9)
-    handles = [
-        Line2D([], [], ls="", label="best setting", marker="*", color=ORANGE, ms=11),
-        Line2D([], [], ls="", label="finished", **STYLES["finished"]),
-    ]
-    if any(row["state"] == "pruned" for row in scored):
-        handles.append(Line2D([], [], ls="", label="pruned, at its last score", **STYLES["pruned"]))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9)
+    others = {row["state"] for row in scored if row["trial"] != best}
+    said = {"finished": "finished", "pruned": "pruned, at its best score until then"}
+    handles = [Line2D([], [], ls="", label=said[state], **STYLES[state]) for state in said if state in others]
+    if best is not None:
+        handles.insert(0, Line2D([], [], ls="", label="best setting", marker="*", color=ORANGE, ms=11))
+    if handles:
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9)
     return figure
+
+
+def _in_order(listed: Sequence[str]) -> list[str]:
+    """Numbers by size, other values as they were listed."""
+    try:
+        return sorted(listed, key=float)
+    except ValueError:
+        return list(listed)
 
 
 def _limits(scores: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
