@@ -97,7 +97,7 @@ def _nafld(found) -> str:
 and {found["longest"]} at most. Reading all takes {read["cpu_s"]:.2f} s of CPU and {read["peak_mb"]:.0f} MB. The panel
 is {padding}, batches by length, of {found["shapes"]} lengths, {found["padding_of_batches"]:.2f} times.
 `nde fit` on four of the tests, {found["steps"]} steps of 64 subjects and the scores of {found["series_scored"]} held
-out: {fit["wall_s"]:.0f} s ({fit["cpu_s"]:.0f} s of CPU, most of it compilation), {fit["peak_mb"] / 1024:.1f} GB. `nde
+out: {fit["wall_s"]:.0f} s ({fit["cpu_s"]:.0f} s of CPU), {fit["peak_mb"] / 1024:.1f} GB. `nde
 predict` for all subjects, {found["forecasts"]} forecasts: {predict["wall_s"]:.0f} s ({predict["cpu_s"]:.0f} s),
 {predict["peak_mb"] / 1024:.1f} GB. {_sentence(found["notes"][0])}
 Scores are per value, of {found["values_scored"]} in the second half of each series, given the first.
