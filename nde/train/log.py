@@ -6,16 +6,19 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from tensorboardX import SummaryWriter
 
 from nde.train.starts import Tried
-from nde.train.state import StepReport, TrainState
+from nde.train.state import BatchLoss, StepReport, TrainState
 
 
 class MetricsFile:
@@ -104,12 +107,18 @@ def _parsed(line: str) -> dict[str, Any] | None:
 def numbers_of(report: StepReport) -> dict[str, float | int]:
     """What a step says, by name: loss, its parts, the gradient's norm; the solves, their steps and the evaluations of
     their fields; the seconds spent on the data and on the step. Of one that was skipped only these."""
-    named = {"loss": report.batch.loss, "gradient_norm": report.gradient_norm, **report.batch.parts}
-    found: dict[str, float | int] = {name: float(value) for name, value in named.items() if report.is_finite}
-    counts = {name: float(value) for name, value in report.counts.items() if report.is_finite}
+    batch, norm, counts = _fetched(report)
+    named = {"loss": batch.loss, "gradient_norm": norm, **batch.parts} if report.is_finite else {}
+    found: dict[str, float | int] = {name: float(value) for name, value in named.items()}
     # Where a method does not say how often it evaluates a field that is NaN, which JSON has not; and so on.
-    found |= {name: round(value) for name, value in counts.items() if math.isfinite(value)}
+    found |= {name: round(float(value)) for name, value in counts.items() if math.isfinite(value) and report.is_finite}
     return found | {f"seconds_{name}": round(value, 6) for name, value in report.seconds.items()}
+
+
+def _fetched(report: StepReport) -> tuple[BatchLoss, Any, dict[str, Any]]:
+    """What a step says, from the device in one go."""
+    batch = replace(report.batch, per_example=np.zeros(0))
+    return jax.device_get((batch, report.gradient_norm, report.counts))
 
 
 class TensorBoardFile:
@@ -210,11 +219,11 @@ class ProgressPrinter:
             self._bar.update(self._task, description=f"{self.title} validating".strip())
 
     def _text(self, report: StepReport, rate: float) -> str:
-        """What a line says; each number comes from the device, and is asked for where it is shown alone."""
-        said = [f"{self.title} loss {float(report.batch.loss):.4f}".strip(), f"{rate:.1f} steps/s"]
-        said += [f"{name} {float(value):.3f}" for name, value in report.batch.parts.items()]
-        said.append(f"gradient {float(report.gradient_norm):.3g}")
-        counts = {name: float(value) for name, value in report.counts.items()}
+        """What a line says; its numbers come from the device, and are asked for where it is shown alone."""
+        batch, norm, counts = _fetched(report)
+        said = [f"{self.title} loss {float(batch.loss):.4f}".strip(), f"{rate:.1f} steps/s"]
+        said += [f"{name} {float(value):.3f}" for name, value in batch.parts.items()]
+        said.append(f"gradient {float(norm):.3g}")
         if counts.get("solves"):
             tried = counts["accepted"] + counts["rejected"]
             if math.isfinite(counts["evaluations"]):
