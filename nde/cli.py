@@ -56,6 +56,9 @@ def fit(
             "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set.",
         ),
     ] = False,
+    processes: Annotated[
+        int, typer.Option(help="How many members and models to train at once, each in a process of its own.")
+    ] = 1,
     cache: Annotated[
         bool, typer.Option(help="Keep compiled programs on disk, so that the next run like it starts sooner.")
     ] = True,
@@ -63,8 +66,8 @@ def fit(
     """Train models, score them on held-out series and draw their figures, all in a new folder."""
     given = [*([] if config is None else [config]), *(overrides or [])]
     if distributed:
-        _join(folds)
-    _commands().fit(given, out, resume, folds, cached=cache)
+        _join(folds, processes)
+    _commands().fit(given, out, resume, folds, cached=cache, processes=processes)
 
 
 @app.command()
@@ -196,11 +199,13 @@ def main() -> None:
     app()
 
 
-def _join(folds: int | None) -> None:
+def _join(folds: int | None, processes: int) -> None:
     """Before `nde.commands` is imported, with which JAX's first computations come."""
     try:
         if folds is not None:
             raise ValueError("--folds does not go with --distributed; make a run for each data.fold.")
+        if processes != 1:
+            raise ValueError("--processes does not go with --distributed, whose processes share each batch.")
         importlib.import_module("nde.train").join_processes()
     except ValueError as error:
         typer.echo(f"nde: {error}", err=True)

@@ -35,6 +35,7 @@ def fit(
     folds: int | None = None,
     *,
     cached: bool = True,
+    processes: int = 1,
 ) -> None:
     """`nde fit`: `given` holds the config and the overrides, of a resumed run the overrides alone.
 
@@ -44,7 +45,7 @@ def fit(
     if cached:
         keep_compiled()
     if folds is None:
-        _fit_one(given, out, resume)
+        _fit_one(given, out, resume, cached=cached, processes=processes)
         return
     console = Console()
     with _one_line_errors():
@@ -55,7 +56,10 @@ def fit(
         divided = [[*given, f"data.folds={folds}", f"data.fold={fold}"] for fold in range(folds)]
         load_config(Path(given[0]), divided[0][1:])  # refused before a folder is made
         folder = runs.free_folder(Path(given[0]).stem, out)
-    evaluations = [_fit_one(each, folder / f"fold_{fold}", None) for fold, each in enumerate(divided)]
+    evaluations = [
+        _fit_one(each, folder / f"fold_{fold}", None, cached=cached, processes=processes)
+        for fold, each in enumerate(divided)
+    ]
     found = [evaluation for evaluation in evaluations if evaluation is not None]
     pooled = found[0].pooled(found[1:])
     if pooled is not None:
@@ -65,7 +69,9 @@ def fit(
         _say(console, f"wrote {folder / 'results.csv'}")
 
 
-def _fit_one(given: Sequence[str], out: Path | None, resume: Path | None) -> AbstractEvaluation | None:
+def _fit_one(
+    given: Sequence[str], out: Path | None, resume: Path | None, *, cached: bool = True, processes: int = 1
+) -> AbstractEvaluation | None:
     """Make or resume one run, train it, score it and draw it; of several processes, which give `None`, only train."""
     console = Console(quiet=not is_first_process())
     with _one_line_errors():
@@ -78,7 +84,7 @@ def _fit_one(given: Sequence[str], out: Path | None, resume: Path | None) -> Abs
         for line in run.task.describe(run.config, run.problem):
             _say(console, line)
         _say(console, f"run folder: {run.folder}")
-        if not runs.train(run, console):
+        if not _train(run, console, processes, given if resume is not None else [], cached=cached):
             _say(console, f"stopped by a signal; go on with: nde fit --resume {run.folder}")
             raise typer.Exit(130)
         if is_one_of_several():  # what reads checkpoints waits for all processes
@@ -90,6 +96,16 @@ def _fit_one(given: Sequence[str], out: Path | None, resume: Path | None) -> Abs
             _say(Console(stderr=True), f"nde: stopped, all models trained; go on with: nde fit --resume {run.folder}")
             raise typer.Exit(130) from None
     return evaluation
+
+
+def _train(run: Run, console: Console, processes: int, overrides: Sequence[str], *, cached: bool) -> bool:
+    if processes == 1:
+        return runs.train(run, console)
+    try:
+        runs.train_side_by_side(run, processes, overrides, cached=cached, quiet=False)
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def _make(console: Console, given: Sequence[str], out: Path | None) -> Run:

@@ -12,8 +12,11 @@ import jax
 import numpy as np
 import optax
 import pytest
+from typer.testing import CliRunner
 
-from nde.train import BatchLoss, gradient_update, Sharing
+import nde
+from nde.cli import app
+from nde.train import BatchLoss, gradient_update, read_metrics, Sharing
 
 SCRIPT = Path(__file__).parent / "sharing_runs.py"
 FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count="
@@ -88,3 +91,32 @@ def test_what_can_not_be_shared_is_refused():
         update.compiled(update.init(jax.numpy.zeros(())), np.zeros(4), np.arange(4), jax.random.key(0))
     with pytest.raises(ValueError, match=r"^devices = 99, but there are 1 … 1 of them \(XLA_FLAGS="):
         Sharing.among(99)
+
+
+def test_members_are_trained_side_by_side_to_the_same_bits(tmp_path):
+    rows = [f"s{i},{t},{np.sin(t + i)}" for i in range(12) for t in range(6)]
+    (tmp_path / "d.csv").write_text("\n".join(["id,t,x", *rows]))
+    (tmp_path / "c.toml").write_text(
+        f'task = "forecast"\n[data]\npath = "{tmp_path}/d.csv"\nid = "id"\ntime = "t"\n[[model]]\nname = "latent_ode"\n'
+        'width = 4\n[[model]]\nname = "encoder_decoder"\nwidth = 4\n[train]\nsteps = 4\nvalidate_every = 2\n'
+        "log_every = 1\n[evaluate]\nstack = false\nsamples = 8\n"
+    )
+    found = []
+    for name, more in (("one", []), ("two", ["--processes", "2"])):
+        result = CliRunner().invoke(app, ["fit", str(tmp_path / "c.toml"), "--out", str(tmp_path / name), *more])
+        assert result.exit_code == 0, result.output
+        models = nde.open_run(tmp_path / name).models()
+        assert not list((tmp_path / name).glob("metrics.*.jsonl"))
+        rows = [
+            {key: value for key, value in row.items() if not key.startswith("seconds")}
+            for row in read_metrics(tmp_path / name / "metrics.jsonl")
+        ]
+        found.append(([np.asarray(x) for x in jax.tree.leaves(models) if isinstance(x, jax.Array)], rows))
+    for one, other in zip(found[0][0], found[1][0], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert found[0][1] == found[1][1]
+    refused = CliRunner().invoke(
+        app, ["fit", str(tmp_path / "c.toml"), "--processes", "0", "--out", str(tmp_path / "0")]
+    )
+    assert refused.exit_code == 2
+    assert "processes must be at least 1, but is 0" in refused.stderr

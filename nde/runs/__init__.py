@@ -31,7 +31,9 @@ from nde.runs.folder import (
     Run as Run,
 )
 from nde.runs.make import fit as fit, made_once as made_once
+from nde.runs.processes import as_a_process as as_a_process, in_processes as in_processes
 from nde.runs.profiling import profile as profile
 from nde.runs.reproduction import reproduce as reproduce
+from nde.runs.side_by_side import train_side_by_side as train_side_by_side
 from nde.runs.training import train as train
 from nde.tasks import RunError as RunError, RunFailed as RunFailed

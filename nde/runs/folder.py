@@ -54,10 +54,12 @@ class Run:
 
     - `folder`: where it lies.
     - `config`: its resolved config, of its task's own class.
+    - `part`: of several processes that train it side by side, what its lines of metrics are called after.
     """
 
     folder: Path
     config: Any
+    part: str = ""
 
     @classmethod
     def create(cls, folder: Path, config: configs.RunConfig, problem: Any) -> "Run":
@@ -249,7 +251,7 @@ class Run:
     @property
     def metrics_path(self) -> Path:
         """The file of loss and validation lines."""
-        return self.folder / "metrics.jsonl"
+        return self.folder / f"metrics{self.part}.jsonl"
 
     def new_model(self, member: configs.Member, *, until: float = 0.0, start: int = 0) -> PyTree:
         """The untrained model of a member; `start`: of several starts, which."""

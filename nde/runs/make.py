@@ -11,6 +11,7 @@ from rich.console import Console
 from nde import config as configs
 from nde.data import as_frame, write_frame
 from nde.runs.folder import free_folder, prepare, Run, TABLE
+from nde.runs.side_by_side import train_side_by_side
 from nde.runs.training import train
 from nde.tasks import RunError, RunFailed
 from nde.train import first_says, is_first_process, is_one_of_several
@@ -22,6 +23,7 @@ def fit(
     data: Any = None,
     out: str | Path | None = None,
     progress: bool = True,
+    processes: int = 1,
 ) -> Run:
     """Train what a config says, as `nde fit` does, and give back the run.
 
@@ -40,6 +42,8 @@ def fit(
       may be longer than memory: only the panel that the config makes of it must fit.
     - `out`: the run's folder, which must not exist; `runs/TASK-DATE-TIME` (of a file, its name) if not given.
     - `progress`: whether to print how the training goes.
+    - `processes`: how many members are trained at once, each in a process of its own; of several GPUs each has its
+      share.
 
     **Returns:** a `nde.Run`: `evaluate()`, `predict(frame)`, `figures()`, `models()`.
 
@@ -51,7 +55,9 @@ def fit(
     run = made_once(lambda: _make(config, data, out))
     for code in run.config.own_code():
         console.print(code.said(), soft_wrap=True, highlight=False, markup=False)
-    if not train(run, console):
+    if processes > 1:
+        train_side_by_side(run, processes, cached=False, quiet=not progress)
+    elif not train(run, console):
         raise RunFailed(f"stopped by a signal; go on with: nde fit --resume {run.folder}")
     if not is_one_of_several():
         run.task.finish(run, run.problem)

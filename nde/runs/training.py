@@ -1,6 +1,6 @@
 """Train a run, of whatever task."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import takewhile
@@ -36,12 +36,13 @@ from nde.train import (
 )
 
 
-def train(run: Run, console: Console, *, watch: Sequence[Callback] = ()) -> bool:
+def train(run: Run, console: Console, *, watch: Sequence[Callback] = (), only: Collection[int] | None = None) -> bool:
     """Train what is not yet trained of a run, from its last checkpoints on; `False` if a signal ended it early.
 
-    **Arguments:** `watch`: more callbacks, of each member in turn, in the first of several processes. They come after
-    the run's own: when `on_validation` is called the score is written and its checkpoint is too, so that a callback may
-    end the training by an error of its own, which is raised here, and lose nothing.
+    **Arguments:** `only`: the members to train, by their index; all if `None`. `watch`: more callbacks, of each member
+    in turn, in the first of several processes. They come after the run's own: when `on_validation` is called the score
+    is written and its checkpoint is too, so that a callback may end the training by an error of its own, which is
+    raised here, and lose nothing.
 
     **Raises:** `RunFailed` if a step or a validation could not be computed.
     """
@@ -58,10 +59,12 @@ def train(run: Run, console: Console, *, watch: Sequence[Callback] = ()) -> bool
             return any_says(interrupt.asked)
 
         for member in config.members():
+            if only is not None and member.index not in only:
+                continue
             reason = _train_member(run, member, update, validate, console, stop, watch)
             if reason == "interrupted":
                 return False
-    if is_first_process():
+    if is_first_process() and only is None:
         run.keep_config()
     return True
 
@@ -175,4 +178,5 @@ def _callbacks(
         train.all_steps, start=start, title=member.title, validate_every=train.validate_every, console=console
     )
     board = TensorBoardFile(run.folder / "tensorboard" / str(member.index), every=train.log_every, start=start or None)
-    return (log, board, checkpoints, _ConfigKeeper(run, start), progress, *watch)
+    keepers = [_ConfigKeeper(run, start)] if run.part in ("", ".0") else []  # one process writes it
+    return (log, board, checkpoints, *keepers, progress, *watch)

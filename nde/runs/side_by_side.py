@@ -1,0 +1,73 @@
+"""Members of a run trained side by side, each in a process of its own."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from nde.runs.folder import Run
+from nde.runs.processes import as_a_process, in_processes
+from nde.runs.training import train
+from nde.tasks import RunError, RunFailed
+from nde.train import keep_compiled
+
+
+def train_side_by_side(run: Run, processes: int, overrides: Sequence[str] = (), *, cached: bool, quiet: bool) -> None:
+    """Train what is not yet trained of a run as `nde.runs.train`, its members at once in so many processes.
+
+    Members are trained to the same bits as one after another. Their lines of metrics come together at the end.
+
+    **Arguments:** `overrides`: of a run that is resumed, how it is changed; `cached`: see `nde.train.keep_compiled`;
+    `quiet`: whether nothing is printed.
+
+    **Raises:** `RunError` for fewer than one process, and for objects given in Python, which other processes do not
+    have; `RunFailed` if a member failed, after the others have ended; `KeyboardInterrupt` when all were stopped.
+    """
+    if processes < 1:
+        raise RunError(f"processes must be at least 1, but is {processes}.")
+    given = [code.title for code in run.config.own_code() if code.path is None]
+    if given:
+        raise RunError(f"{given[0]} was given in Python, which other processes do not have; put it in a file.")
+    members = [member.index for member in run.config.members()]
+    groups = [members[place::processes] for place in range(min(processes, len(members)))]
+    _gather(run)
+    options = [json.dumps(list(overrides)), str(int(cached)), str(int(quiet))]
+    try:
+        codes = in_processes(
+            "nde.runs.side_by_side",
+            [[str(run.folder), f".{place}", json.dumps(group), *options] for place, group in enumerate(groups)],
+        )
+    finally:
+        _gather(run)
+    if 130 in codes:
+        raise KeyboardInterrupt
+    if codes:
+        raise RunFailed(f"{len(codes)} of {len(groups)} processes failed; what they said stands above.")
+    run.keep_config()
+
+
+def main(folder: str, part: str, members: str, overrides: str, cached: str, quiet: str) -> None:
+    """A process of `train_side_by_side`."""
+    if cached == "1":
+        keep_compiled()
+    with as_a_process():
+        try:
+            run = Run.open(Path(folder))
+            run = run.resumed(json.loads(overrides)) if overrides != "[]" else run
+            # Plain lines: of several bars each would write over the others.
+            console = Console(quiet=quiet == "1", force_terminal=False)
+            if not train(replace(run, part=part), console, only=json.loads(members)):
+                raise KeyboardInterrupt
+        except (RunFailed, ValueError, OSError) as error:
+            sys.exit(f"nde: {error}")
+
+
+def _gather(run: Run) -> None:
+    """Put the lines of metrics of all processes into the run's file, those too of processes that were killed."""
+    for path in sorted(run.folder.glob("metrics.[0-9]*.jsonl")):
+        with run.metrics_path.open("a") as file:
+            file.write("".join(line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")))
+        path.unlink()
