@@ -75,6 +75,8 @@ def _fit_one(
     """Make or resume one run, train it, score it and draw it; of several processes, which give `None`, only train."""
     console = Console(quiet=not is_first_process())
     with _one_line_errors():
+        if processes < 1:
+            raise ConfigError(f"--processes must be at least 1, but is {processes}.")
         if resume is not None:
             run = _reopen(resume, given, out)
         elif not given:

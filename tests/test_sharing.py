@@ -119,4 +119,5 @@ def test_members_are_trained_side_by_side_to_the_same_bits(tmp_path):
         app, ["fit", str(tmp_path / "c.toml"), "--processes", "0", "--out", str(tmp_path / "0")]
     )
     assert refused.exit_code == 2
-    assert "processes must be at least 1, but is 0" in refused.stderr
+    assert "--processes must be at least 1, but is 0" in refused.stderr
+    assert not (tmp_path / "none").exists()

@@ -51,6 +51,8 @@ def fit(
     for data and models that do not go together or a folder that exists, `nde.runs.RunFailed` for a training that
     failed. The folder of what was refused is not left behind.
     """
+    if processes < 1:
+        raise RunError(f"processes must be at least 1, but is {processes}.")
     console = Console(quiet=not (progress and is_first_process()))
     run = made_once(lambda: _make(config, data, out))
     for code in run.config.own_code():

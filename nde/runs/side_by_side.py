@@ -23,11 +23,9 @@ def train_side_by_side(run: Run, processes: int, overrides: Sequence[str] = (), 
     **Arguments:** `overrides`: of a run that is resumed, how it is changed; `cached`: see `nde.train.keep_compiled`;
     `quiet`: whether nothing is printed.
 
-    **Raises:** `RunError` for fewer than one process, and for objects given in Python, which other processes do not
+    **Raises:** `RunError` for objects given in Python, which other processes do not
     have; `RunFailed` if a member failed, after the others have ended; `KeyboardInterrupt` when all were stopped.
     """
-    if processes < 1:
-        raise RunError(f"processes must be at least 1, but is {processes}.")
     given = [code.title for code in run.config.own_code() if code.path is None]
     if given:
         raise RunError(f"{given[0]} was given in Python, which other processes do not have; put it in a file.")
