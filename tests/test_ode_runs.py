@@ -64,7 +64,7 @@ def test_few_steps_lower_the_score_of_each_member(runs, name):
 def test_run_of_two_methods_scores_them_side_by_side(runs):
     folder = runs / "hybrid_lynx_hare"
     assert {path.name for path in folder.iterdir()} == {
-        "config.toml", "metrics.jsonl", "checkpoints", "results.csv", "results.json", "figures"
+        "config.toml", "metrics.jsonl", "checkpoints", "results.csv", "results.json", "figures", "tensorboard"
     }  # fmt: skip
     table = pl.read_csv(folder / "results.csv")
     assert table["method"].to_list() == ["mean", "last value", "known system", "known system + network"]
