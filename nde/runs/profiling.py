@@ -93,7 +93,7 @@ class Profile:
                 found.append(f"{model.model}: kernels {named}")
         return [
             *found,
-            f"traces: {self.folder} (for xprof, or TensorBoard's profile plugin; *.trace.json.gz for Perfetto)",
+            f"traces: {self.folder} (for TensorBoard's profile plugin; *.trace.json.gz for Perfetto)",
         ]
 
     def write(self) -> None:

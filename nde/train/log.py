@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 from nde.train.starts import Tried
 from nde.train.state import BatchLoss, StepReport, TrainState
@@ -127,33 +130,46 @@ class TensorBoardFile:
     Look at it by `tensorboard --logdir runs`.
 
     **Arguments:** those of `nde.train.MetricsFile`, but for `folder`; of a member that goes on from `start` TensorBoard
-    leaves out later steps of before.
+    leaves out later steps of before. What can not be written, as on a full disk, is lost, and ends nothing.
     """
 
     def __init__(self, folder: Path, *, every: int = 10, start: int | None = None):
         self.every = every
-        purge = None if start is None else start + 1
-        self._writer = SummaryWriter(str(folder), purge_step=purge, write_to_disk=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        # The package's own face writes from a thread, whose errors no one can catch.
+        self._events = EventsWriter(str(folder / "events"))
+        if start is not None:
+            self._write(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def on_step(self, step: int, report: StepReport) -> None:
         """Write the numbers of the step, and how many examples were left out."""
         if step % self.every == 0 or report.left_out:
             numbers = numbers_of(report) | {"left_out": len(report.left_out)}
-            for name, value in numbers.items():
-                self._writer.add_scalar(f"train/{name}", value, step)
+            self._write_scalars({f"train/{name}": value for name, value in numbers.items()}, step)
 
     def on_validation(self, state: TrainState, score: float) -> None:
         """Write the score, and all that waits to be written."""
-        self._writer.add_scalar("validation/score", score, int(state.step))
-        self._writer.flush()
+        self._write_scalars({"validation/score": score}, int(state.step))
+        with suppress(OSError):  # as at the end
+            self._events.flush()
 
     def on_end(self, state: TrainState) -> None:
         """Close the file."""
-        self._writer.close()
+        with suppress(OSError):  # of a full disk, which is told by who writes what is needed
+            self._events.close()
 
     def on_failure(self, state: TrainState) -> None:
         """Close the file."""
-        self._writer.close()
+        self.on_end(state)
+
+    def _write_scalars(self, scalars: Mapping[str, float], step: int) -> None:
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._write(Event(step=step, summary=Summary(value=values)))
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        with suppress(OSError):
+            self._events.write_event(event)
 
 
 class ProgressPrinter:

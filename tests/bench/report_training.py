@@ -26,7 +26,7 @@ def step_split() -> str:
 `nde profile configs/latent_sde_pbc.toml`: {counts["solves"]} solves a step, each of
 {counts["accepted"] / counts["solves"]:.0f} steps; {1e3 * whole:.1f} ms, of which the validation is its share of each
 step. Compilation took {found["compile_seconds"]:.1f} s, and the gradient takes {found["temporary_bytes"] / 2**20:.1f}
-MiB. Kernels: {kernels}.
+MiB. The machine did other things too. Kernels: {kernels}.
 
 {table(["part", "time", "share"], lines)}"""
 
@@ -63,21 +63,3 @@ def faults() -> str:
 those of the run left in peace, to the bit.
 
 {table(["fault", "injected", "survived", "to the same bits", "what is lost"], lines)}"""
-
-
-def learned_absorption() -> str:
-    """Theophylline with a network in the equations."""
-    found = stored("learned_absorption")
-    lines = []
-    for name, folds in found["folds"].items():
-        means = [sum(fold[way][key] for fold in folds) / len(folds) for way in ("0 given", "2 given") for key in KEYS]
-        lines.append([name, *(f"{mean:.3f}" for mean in means)])
-    return f"""## A learned absorption
-
-`python tests/bench/learned_absorption.py --steps {found["steps"]}`: theophylline, four folds of three subjects held
-out, means over the folds; scores per value of subjects given none of their values, and given two, of the others.
-
-{table(["model", "NLL, none given", "RMSE (mg/L)", "NLL, two given", "RMSE (mg/L)"], lines)}"""
-
-
-KEYS = ("NLL", "RMSE")
