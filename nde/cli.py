@@ -6,6 +6,7 @@ of them runs. It is the one import that does not stand at the top of its module:
 """
 
 import importlib
+import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,6 +66,8 @@ def fit(
 ) -> None:
     """Train models, score them on held-out series and draw their figures, all in a new folder."""
     given = [*([] if config is None else [config]), *(overrides or [])]
+    if processes > 1:  # or this process would take the accelerator's memory
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if distributed:
         _join(folds, processes)
     _commands().fit(given, out, resume, folds, cached=cache, processes=processes)

@@ -1,6 +1,7 @@
 """Training that goes on past what fails: the update of the others, what is told, and where it ends."""
 
 import json
+from dataclasses import replace
 
 import equinox as eqx
 import jax
@@ -151,6 +152,19 @@ def test_training_stopped_anywhere_among_failures_goes_the_same_way_when_it_is_r
             np.testing.assert_array_equal(np.asarray(getattr(state, name)), np.asarray(getattr(whole, name)))
         ways.append([list(out) for out in again.out])
     assert ways[2] == ways[0][2:]  # what is left out is so after the stop
+
+
+def test_training_that_begins_to_forgive_goes_back_to_where_it_was_resumed(tmp_path):
+    """A checkpoint of a training that stops at failures remembers no state to go back to: it is that one."""
+    state = gradient_update(failing_loss("loss"), optax.sgd(0.1)).init(jnp.zeros(3))
+    later = replace(state, step=jnp.asarray(10, jnp.int32), model=jnp.full(3, 2.0))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.keep(later)
+    found = checkpoints.restore(with_setbacks(state, 6))
+    checkpoints.close()
+    assert int(found.setbacks.good_step) == 10
+    np.testing.assert_array_equal(np.asarray(found.setbacks.good_model), np.asarray(later.model))
+    assert float(found.rate) == 1.0
 
 
 def test_no_training_goes_back_to_a_state_whose_validation_failed():

@@ -81,7 +81,7 @@ class Run:
         if not (folder / "config.toml").is_file():
             raise RunError(f"{folder}: no run is here (no config.toml); give the folder that `nde fit` made.")
         configs.give_again(given or {})
-        return cls(folder, _read_config(folder))
+        return cls(folder, read_config(folder))
 
     @property
     def task(self) -> AbstractTask:
@@ -216,7 +216,7 @@ class Run:
 
     def changed(self, overrides: Sequence[str]) -> "Run":
         """The run with `section.key=value` overrides over its config, as to be evaluated; nothing is written."""
-        return replace(self, config=_read_config(self.folder, overrides))
+        return replace(self, config=read_config(self.folder, overrides))
 
     def resumed(self, overrides: Sequence[str]) -> "Run":
         """The run with overrides of how it goes on with its training; nothing is written.
@@ -238,7 +238,7 @@ class Run:
         It is called once there is a checkpoint that was trained by it: one that fails at once leaves no trace.
         """
         path = self.folder / "config.toml"
-        if _read_config(self.folder) == self.config:
+        if read_config(self.folder) == self.config:
             return
         number = 1
         while (kept := self.folder / f"config.before-{number}.toml").exists():
@@ -278,11 +278,14 @@ TABLE = "data.parquet"
 """Where a run's folder keeps the frame that it was made from."""
 
 
-def _read_config(folder: Path, overrides: Sequence[str] = ()) -> configs.RunConfig:
-    """The config of a run's folder. A frame that the run was made from is found where the folder has been moved."""
-    config = configs.load_config(folder / "config.toml", overrides)
-    path, kept = getattr(config.data, "path", None), folder.absolute() / TABLE
-    if path is None or Path(path).name != TABLE or Path(path).is_file() or not kept.is_file():
+def read_config(folder: Path, overrides: Sequence[str] = (), *, path: Path | None = None) -> configs.RunConfig:
+    """The config of a run's folder, or of another file made from it.
+
+    A frame that the run was made from is found where the folder has been moved.
+    """
+    config = configs.load_config(folder / "config.toml" if path is None else path, overrides)
+    table, kept = getattr(config.data, "path", None), folder.absolute() / TABLE
+    if table is None or Path(table).name != TABLE or Path(table).is_file() or not kept.is_file():
         return config
     return config.model_copy(update={"data": config.data.model_copy(update={"path": str(kept)})})
 

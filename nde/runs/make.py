@@ -43,7 +43,7 @@ def fit(
     - `out`: the run's folder, which must not exist; `runs/TASK-DATE-TIME` (of a file, its name) if not given.
     - `progress`: whether to print how the training goes.
     - `processes`: how many members are trained at once, each in a process of its own; of several GPUs each has its
-      share.
+      share, and this process had better be kept from taking their memory, by `XLA_PYTHON_CLIENT_PREALLOCATE=false`.
 
     **Returns:** a `nde.Run`: `evaluate()`, `predict(frame)`, `figures()`, `models()`.
 
@@ -57,13 +57,20 @@ def fit(
     run = made_once(lambda: _make(config, data, out))
     for code in run.config.own_code():
         console.print(code.said(), soft_wrap=True, highlight=False, markup=False)
-    if processes > 1:
-        train_side_by_side(run, processes, cached=False, quiet=not progress)
-    elif not train(run, console):
+    done = _side_by_side(run, processes, quiet=not progress) if processes > 1 else train(run, console)
+    if not done:
         raise RunFailed(f"stopped by a signal; go on with: nde fit --resume {run.folder}")
     if not is_one_of_several():
         run.task.finish(run, run.problem)
     return run
+
+
+def _side_by_side(run: Run, processes: int, *, quiet: bool) -> bool:
+    try:
+        train_side_by_side(run, processes, cached=False, quiet=quiet)
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def made_once(make: Callable[[], Run]) -> Run:

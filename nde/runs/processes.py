@@ -11,6 +11,9 @@ from contextlib import contextmanager
 
 import jax
 
+from nde.tasks import RunFailed
+from nde.train import CheckpointNotWritten, FailedExamples
+
 
 def in_processes(module: str, arguments: Sequence[Sequence[str]]) -> list[int]:
     """Call `main` of a module with each of some arguments, in a process for each; the codes of those that failed.
@@ -71,11 +74,11 @@ def as_a_process() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         code = 130
-    except BaseException as error:
-        if isinstance(error, SystemExit):
-            print(error, file=sys.stderr)
-        else:
-            traceback.print_exc()
+    except (RunFailed, CheckpointNotWritten, FailedExamples, ValueError, OSError) as error:
+        print(f"nde: {error}", file=sys.stderr)
+        code = 1
+    except BaseException:
+        traceback.print_exc()
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,7 +1,9 @@
 """A step that ended a training, kept so that it can be made again."""
 
 import json
+from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import jax
@@ -9,7 +11,7 @@ import numpy as np
 
 from nde import config as configs
 from nde.runs.arrays import training_data
-from nde.runs.folder import Run
+from nde.runs.folder import read_config, Run
 from nde.tasks import Examples, member_key, RunError
 from nde.train import Checkpoints, StepReport, TrainingFailed, with_setbacks
 
@@ -30,10 +32,7 @@ def keep_failure(run: Run, member: configs.Member, error: TrainingFailed, exampl
     """
     if error.state is None:
         return None
-    number = 1
-    while (folder := run.folder / f"failure-{number}").exists():
-        number += 1
-    folder.mkdir()
+    folder = _new_folder(run.folder)
     rows = None if error.rows is None else np.asarray(error.rows).tolist()
     found = {
         "member": member.index,
@@ -52,6 +51,14 @@ def keep_failure(run: Run, member: configs.Member, error: TrainingFailed, exampl
     return folder
 
 
+def _new_folder(run: Path) -> Path:
+    for number in count(1):
+        with suppress(FileExistsError):  # of before, or of a process beside this one
+            (folder := run / f"failure-{number}").mkdir()
+            return folder
+    raise AssertionError
+
+
 def reproduce(folder: str | Path) -> StepReport | float:
     """Make the step of a folder `failure-N` of a run once more.
 
@@ -64,7 +71,9 @@ def reproduce(folder: str | Path) -> StepReport | float:
     if not (folder / "failure.json").is_file():
         raise RunError(f"{folder}: no failure is kept here (no failure.json); give a folder failure-N of a run.")
     known = json.loads((folder / "failure.json").read_text())
-    run = replace(Run.open(folder.parent), config=configs.load_config(folder / "config.toml"))
+    config = read_config(folder.parent, path=folder / "config.toml")
+    config = config.model_copy(update={"train": config.train.model_copy(update={"devices": 1})})  # wherever it was
+    run = replace(Run.open(folder.parent), config=config)
     member = run.config.members()[known["member"]]
     examples, update = run.task.examples(run.config, run.problem, member), run.task.update(run.config, run.problem)
     checkpoints = Checkpoints(folder / "state")

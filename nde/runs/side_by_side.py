@@ -1,7 +1,6 @@
 """Members of a run trained side by side, each in a process of its own."""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from nde.runs.folder import Run
 from nde.runs.processes import as_a_process, in_processes
 from nde.runs.training import train
 from nde.tasks import RunError, RunFailed
-from nde.train import keep_compiled
+from nde.train import keep_compiled, MetricsFile
 
 
 def train_side_by_side(run: Run, processes: int, overrides: Sequence[str] = (), *, cached: bool, quiet: bool) -> None:
@@ -32,6 +31,10 @@ def train_side_by_side(run: Run, processes: int, overrides: Sequence[str] = (), 
     members = [member.index for member in run.config.members()]
     groups = [members[place::processes] for place in range(min(processes, len(members)))]
     _gather(run)
+    for member in members:  # what comes after its checkpoint is gone through once more
+        checkpoints = run.checkpoints(member)
+        MetricsFile(run.metrics_path, member=member, start=checkpoints.step or 0)
+        checkpoints.close()
     options = [json.dumps(list(overrides)), str(int(cached)), str(int(quiet))]
     try:
         codes = in_processes(
@@ -52,19 +55,22 @@ def main(folder: str, part: str, members: str, overrides: str, cached: str, quie
     if cached == "1":
         keep_compiled()
     with as_a_process():
-        try:
-            run = Run.open(Path(folder))
-            run = run.resumed(json.loads(overrides)) if overrides != "[]" else run
-            # Plain lines: of several bars each would write over the others.
-            console = Console(quiet=quiet == "1", force_terminal=False)
-            if not train(replace(run, part=part), console, only=json.loads(members)):
-                raise KeyboardInterrupt
-        except (RunFailed, ValueError, OSError) as error:
-            sys.exit(f"nde: {error}")
+        run = Run.open(Path(folder))
+        run = run.resumed(json.loads(overrides)) if overrides != "[]" else run
+        # Plain lines: of several bars each would write over the others.
+        console = Console(quiet=quiet == "1", force_terminal=False)
+        if not train(replace(run, part=part), console, only=json.loads(members)):
+            raise KeyboardInterrupt
 
 
 def _gather(run: Run) -> None:
     """Put the lines of metrics of all processes into the run's file, those too of processes that were killed."""
+    if run.metrics_path.exists():
+        text = run.metrics_path.read_text()
+        if text and not text.endswith("\n"):  # the last line of a run that was killed while it wrote
+            new = run.metrics_path.with_suffix(".tmp")
+            new.write_text(text[: text.rfind("\n") + 1])
+            new.replace(run.metrics_path)
     for path in sorted(run.folder.glob("metrics.[0-9]*.jsonl")):
         with run.metrics_path.open("a") as file:
             file.write("".join(line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")))

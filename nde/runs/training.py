@@ -177,6 +177,6 @@ def _callbacks(
     progress = ProgressPrinter(
         train.all_steps, start=start, title=member.title, validate_every=train.validate_every, console=console
     )
-    board = TensorBoardFile(run.folder / "tensorboard" / str(member.index), every=train.log_every, start=start or None)
+    board = TensorBoardFile(run.folder / "tensorboard" / str(member.index), every=train.log_every, start=start)
     keepers = [_ConfigKeeper(run, start)] if run.part in ("", ".0") else []  # one process writes it
     return (log, board, checkpoints, *keepers, progress, *watch)

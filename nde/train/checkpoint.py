@@ -20,7 +20,7 @@ from jaxtyping import PyTree
 from nde.train.state import StepReport, TrainState
 
 CHECKSUM = "checksum"
-REMEMBERED = (".rate", ".setbacks")
+REMEMBERED, GOOD = (".rate", ".setbacks"), ".setbacks.good_"
 SPARE_BYTES = 2**20  # for what orbax writes beside the leaves
 
 
@@ -167,7 +167,10 @@ class Checkpoints:
         wanted = _named(like)
         # What a training remembers of failures it has or has not by `train.failed`, which may change.
         saved = {name: leaf for name, leaf in saved.items() if name in wanted or not name.startswith(REMEMBERED)}
-        saved = {name: leaf for name, leaf in wanted.items() if name.startswith(REMEMBERED)} | saved
+        # Where nothing is remembered yet the state to go back to is this one.
+        known = {GOOD + name.removeprefix("."): leaf for name, leaf in saved.items()}
+        absent = {name: known.get(name, leaf) for name, leaf in wanted.items() if name.startswith(REMEMBERED)}
+        saved = {name: np.asarray(leaf) for name, leaf in absent.items()} | saved
         differ = _differences(saved, wanted)
         if differ:
             what = "is of another model, or was trained in another way"

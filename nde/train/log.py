@@ -136,9 +136,10 @@ class TensorBoardFile:
     def __init__(self, folder: Path, *, every: int = 10, start: int | None = None):
         self.every = every
         folder.mkdir(parents=True, exist_ok=True)
+        before = any(folder.iterdir())
         # The package's own face writes from a thread, whose errors no one can catch.
         self._events = EventsWriter(str(folder / "events"))
-        if start is not None:
+        if before and start is not None:
             self._write(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def on_step(self, step: int, report: StepReport) -> None:

@@ -117,7 +117,8 @@ class StepReport(eqx.Module):
     - `is_finite`: whether every loss and gradient that the update used is finite. If not, the update is not made.
     - `left_out`: the examples of the batch that were left out of the update, by name, and why: see `nde.train.fit`.
     - `counts`: of all the solves of the batch together, how many there were, under `solves`, the steps `accepted` and
-      `rejected`, and the `evaluations` of their fields on the way forward; empty where they are not counted.
+      `rejected`, and the `evaluations` of their fields on the way forward; empty where they are not counted. Rows that
+      fill a batch up, to divide it among devices or turns, are solved and counted too.
     - `seconds`: what was spent on taking the batch from the `data`, and on the `step`.
     """
 

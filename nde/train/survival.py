@@ -39,7 +39,8 @@ class Survival:
     the same way as one that was not stopped, wherever it was.
 
     **Limits:** the search for the culprits halves the batch, and costs up to two steps for each of its examples; a
-    batch of another size is compiled once; and the update must take a batch of any size.
+    batch of another size is compiled once; and the update must take a batch of any size. The moves of
+    `nde.train.gauss_newton_update` are not made shorter.
     """
 
     update: Update
@@ -134,7 +135,7 @@ class Survival:
         if error is not None and (whole or self.skipped > SKIPS_BEFORE_RETURN):
             unmoved = int(self.good.step) == int(state.step) - self.skipped + 1
             if unmoved or self.returns == MOST_RETURNS:
-                raise self._named(error, rows).at(state, rows)
+                raise self._named(error, rows).at(state, rows[~np.isin(rows, list(self.out))])
             self.returns, self.skipped, self.fresh = self.returns + 1, 0, None
             assert state.rate is not None
             back = {name: getattr(self.good, name) for name in CHANGED if name != "step"}
