@@ -115,9 +115,19 @@ def test_members_are_trained_side_by_side_to_the_same_bits(tmp_path):
     for one, other in zip(found[0][0], found[1][0], strict=True):
         np.testing.assert_array_equal(one, other)
     assert found[0][1] == found[1][1]
+    # Lines past a checkpoint, of a run that was killed, are no scores of it.
+    path = tmp_path / "two" / "metrics.jsonl"
+    with path.open("a") as file:
+        file.write('{"member": 0, "step": 6, "seconds": 1, "validation": -99.0, "best_step": 6}\n')
+        file.write('{"member": 0, "step": 7, "s')
+    more = ["fit", "--resume", str(tmp_path / "two"), "--processes", "2", "train.steps=6"]
+    assert CliRunner().invoke(app, more).exit_code == 0
+    assert min(nde.open_run(tmp_path / "two").validation_scores().values()) > -99
+    steps = [(row["member"], row["step"]) for row in read_metrics(path) if "loss" in row]
+    assert steps == [(member, step) for member in (0, 1) for step in range(1, 7)]
     refused = CliRunner().invoke(
         app, ["fit", str(tmp_path / "c.toml"), "--processes", "0", "--out", str(tmp_path / "0")]
     )
     assert refused.exit_code == 2
     assert "--processes must be at least 1, but is 0" in refused.stderr
-    assert not (tmp_path / "none").exists()
+    assert not (tmp_path / "0").exists()
