@@ -106,7 +106,7 @@ def evaluate(  # noqa: PLR0913  (its options are those of the command)
 
 
 @app.command()
-def predict(  # noqa: PLR0913  (its options are those of the command)
+def predict(
     run: Annotated[
         Path, typer.Argument(metavar="RUN|FILE", help="The folder that `nde fit` made, or a file of `nde export`.")
     ],
@@ -173,7 +173,7 @@ def plot(
 
 
 @app.command()
-def sweep(  # noqa: PLR0913  (its options are those of the command)
+def sweep(
     config: Annotated[str | None, typer.Argument(metavar="CONFIG", help="A run's TOML file.")] = None,
     grid: Annotated[
         str | None,

@@ -103,11 +103,7 @@ def _fit_one(
 def _train(run: Run, console: Console, processes: int, overrides: Sequence[str], *, cached: bool) -> bool:
     if processes == 1:
         return runs.train(run, console)
-    try:
-        runs.train_side_by_side(run, processes, overrides, cached=cached, quiet=False)
-    except KeyboardInterrupt:
-        return False
-    return True
+    return runs.train_side_by_side(run, processes, overrides, cached=cached, quiet=False)
 
 
 def _make(console: Console, given: Sequence[str], out: Path | None) -> Run:
@@ -228,7 +224,7 @@ def profile(config: str, overrides: Sequence[str], out: Path | None) -> None:
             _say(console, line)
 
 
-def sweep(  # noqa: PLR0913  (its arguments are the command's)
+def sweep(
     given: Sequence[str],
     out: Path | None,
     resume: Path | None,

@@ -14,8 +14,8 @@ from nde.train import batch_loss, fit, gradient_update, join_processes, Schedule
 if "JAX_NUM_PROCESSES" in os.environ:
     join_processes()  # before what follows, with which JAX's first computations come
 
-import nde  # noqa: E402  (after the processes have joined)
-from nde.regularise import KineticEnergy  # noqa: E402  (the same)
+import nde  # after the processes have joined
+from nde.regularise import KineticEnergy  # the same
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

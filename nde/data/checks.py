@@ -7,7 +7,7 @@ import numpy as np
 from nde.data.layout import TableError
 
 
-def check_series(  # noqa: PLR0913  (the arrays of a panel)
+def check_series(
     times: np.ndarray,
     values: np.ndarray,
     mask: np.ndarray,

@@ -59,7 +59,7 @@ class LinearCDEField(eqx.Module):
     right: Float[Array, "path state rank"] | None
     bias: Float[Array, "state path"]
 
-    def __init__(  # noqa: PLR0913  (sizes, structure and scales of one matrix)
+    def __init__(
         self,
         state_size: int,
         path_size: int,

@@ -60,7 +60,7 @@ class GRUD(eqx.Module):
     mean: tuple[float, ...] = eqx.field(static=True)
     gap_scale: float = eqx.field(static=True)
 
-    def __init__(  # noqa: PLR0913  (sizes and scales of one network)
+    def __init__(
         self,
         channels: int,
         hidden_size: int,

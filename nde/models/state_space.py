@@ -148,7 +148,7 @@ class StateSpaceStack(eqx.Module):
     mixes: tuple[eqx.nn.Linear, ...]
     last: eqx.nn.Linear
 
-    def __init__(  # noqa: PLR0913  (sizes and scales of one network)
+    def __init__(
         self,
         in_size: int,
         out_size: int,

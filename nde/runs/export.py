@@ -143,7 +143,7 @@ def _lower(
     able, why = PLATFORMS, []
     try:
         first = lowered(ladder[0], able)
-    except Exception as together:  # noqa: BLE001  (JAX raises a type of its own for each thing that it can not lower)
+    except Exception as together:  # JAX raises a type of its own for each thing that it can not lower
         able, why = _alone(label, partial(lowered, ladder[0]))
         if not able:
             raise RunError(f"{run.folder}: {label} can not be exported: {_line(together)}.") from None
@@ -171,7 +171,7 @@ def _alone(label: str, lowered: Any) -> tuple[tuple[str, ...], list[str]]:
         try:
             lowered((platform,))
             able.append(platform)
-        except Exception as error:  # noqa: BLE001  (as above)
+        except Exception as error:  # as above
             why.append(f"{label} is not lowered for {platform}: {_line(error)}")
     return tuple(able), why
 

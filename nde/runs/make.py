@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +58,12 @@ def fit(
     run = made_once(lambda: _make(config, data, out))
     for code in run.config.own_code():
         console.print(code.said(), soft_wrap=True, highlight=False, markup=False)
-    done = _side_by_side(run, processes, quiet=not progress) if processes > 1 else train(run, console)
-    if not done:
+    several = partial(train_side_by_side, run, processes, cached=False, quiet=not progress)
+    if not (several() if processes > 1 else train(run, console)):
         raise RunFailed(f"stopped by a signal; go on with: nde fit --resume {run.folder}")
     if not is_one_of_several():
         run.task.finish(run, run.problem)
     return run
-
-
-def _side_by_side(run: Run, processes: int, *, quiet: bool) -> bool:
-    try:
-        train_side_by_side(run, processes, cached=False, quiet=quiet)
-    except KeyboardInterrupt:
-        return False
-    return True
 
 
 def made_once(make: Callable[[], Run]) -> Run:

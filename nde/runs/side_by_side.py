@@ -14,8 +14,8 @@ from nde.tasks import RunError, RunFailed
 from nde.train import keep_compiled, MetricsFile
 
 
-def train_side_by_side(run: Run, processes: int, overrides: Sequence[str] = (), *, cached: bool, quiet: bool) -> None:
-    """Train what is not yet trained of a run as `nde.runs.train`, its members at once in so many processes.
+def train_side_by_side(run: Run, processes: int, overrides: Sequence[str] = (), *, cached: bool, quiet: bool) -> bool:
+    """Train what is not yet trained of a run, its members at once in so many processes; `False` if a signal ended it.
 
     Members are trained to the same bits as one after another. Their lines of metrics come together at the end.
 
@@ -23,7 +23,7 @@ def train_side_by_side(run: Run, processes: int, overrides: Sequence[str] = (), 
     `quiet`: whether nothing is printed.
 
     **Raises:** `RunError` for objects given in Python, which other processes do not
-    have; `RunFailed` if a member failed, after the others have ended; `KeyboardInterrupt` when all were stopped.
+    have; `RunFailed` if a member failed, after the others have ended.
     """
     given = [code.title for code in run.config.own_code() if code.path is None]
     if given:
@@ -41,13 +41,16 @@ def train_side_by_side(run: Run, processes: int, overrides: Sequence[str] = (), 
             "nde.runs.side_by_side",
             [[str(run.folder), f".{place}", json.dumps(group), *options] for place, group in enumerate(groups)],
         )
+    except KeyboardInterrupt:
+        return False
     finally:
         _gather(run)
     if 130 in codes:
-        raise KeyboardInterrupt
+        return False
     if codes:
         raise RunFailed(f"{len(codes)} of {len(groups)} processes failed; what they said stands above.")
     run.keep_config()
+    return True
 
 
 def main(folder: str, part: str, members: str, overrides: str, cached: str, quiet: str) -> None:

@@ -115,7 +115,7 @@ class Sweep:
         return paths
 
 
-def sweep(  # noqa: PLR0913  (its keywords are the interface)
+def sweep(
     config: "str | Path | Mapping[str, Any] | RunConfig",
     grid: "str | Path | Mapping[str, Any]",
     *,

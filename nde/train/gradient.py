@@ -82,7 +82,7 @@ def _model(parameters: PyTree, rest: PyTree, tally: Tally | None) -> PyTree:
     return model if tally is None else with_tally(model, tally)
 
 
-def _slope_of_part(  # noqa: PLR0913  (those of `slope`)
+def _slope_of_part(
     loss: LossFunction,
     parameters: PyTree,
     rest: PyTree,

@@ -94,7 +94,7 @@ WAYS: dict[str, dict[str, Any]] = {
 """By the arguments of `train`."""
 
 
-def train(  # noqa: PLR0913  (its keywords are what is compared)
+def train(
     system: System,
     data: np.ndarray,
     seed: int,

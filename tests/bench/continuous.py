@@ -122,7 +122,7 @@ def stochastic() -> dict[str, list[float]]:
 def plot(found: dict[str, dict[str, list[float]]], path: Path) -> None:
     """Three panels, logarithmic."""
     matplotlib.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415  (after the backend is chosen)
+    from matplotlib import pyplot  # after the backend is chosen
 
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     for axis, (name, rows) in zip(axes, found.items(), strict=True):
@@ -162,8 +162,8 @@ def jax_gradient(row: Row, diffeqsolve: Callable, adjoint: Any) -> Callable:
 
 def torch_gradient(row: Row) -> Callable:
     """The gradient of problem A by torchdiffeq's `odeint_adjoint`, with dopri5, the whole batch one state."""
-    import torch  # noqa: PLC0415  (of the `bench` extra)
-    from torchdiffeq import odeint_adjoint  # noqa: PLC0415  (of the `bench` extra)
+    import torch  # of the `bench` extra
+    from torchdiffeq import odeint_adjoint  # of the `bench` extra
 
     leaves = [torch.tensor(np.asarray(x)) for x in jax.tree.leaves(row.parameters)]
     parameters = [torch.nn.Parameter(x) for x in leaves]

@@ -25,7 +25,7 @@ import jax.random as jr
 import nde
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from problems import PROBLEMS, slope, strong_errors  # noqa: E402  (after its folder is on the path)
+from problems import PROBLEMS, slope, strong_errors  # after its folder is on the path
 
 COMMUTATIVE = [
     (diffrax.EulerHeun(), 1.0), (diffrax.Heun(), 1.0), (diffrax.Midpoint(), 1.0), (diffrax.Ralston(), 1.0),

@@ -219,7 +219,7 @@ def measure_times(name: str, rounds: int = 15) -> None:
 def table() -> None:
     """Medians and ranges over seeds; the fronts."""
     matplotlib.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415  (after the backend is chosen)
+    from matplotlib import pyplot  # after the backend is chosen
 
     studies = [name for name in (*PROBLEMS, "digits, double") if Store(name).read()["rows"]]
     figure, axes = pyplot.subplots(1, len(PROBLEMS), figsize=(5 * len(PROBLEMS), 4), layout="constrained")

@@ -70,7 +70,7 @@ class Digits:
     rows = ("none", "ERNODE", "SRNODE", "ER+SR", "local, unbiased", "local, biased", "RNODE", "TayNODE", "STEER")
 
     def __init__(self, tolerance: float = 1e-6):
-        from sklearn.datasets import load_digits  # noqa: PLC0415  (of the `bench` extra)
+        from sklearn.datasets import load_digits  # of the `bench` extra
 
         pixels, labels = load_digits(return_X_y=True)
         order = np.random.default_rng(0).permutation(len(pixels))

@@ -58,8 +58,8 @@ def faults() -> str:
         lines.append([what, str(one["injected"]), str(one["survived"]), same, lost])
     return f"""## Faults
 
-`python tests/bench/faults.py`: real runs of `nde fit` that are harmed and resumed until they end, a latent SDE of
-{found["run_seconds"]:g} s left in peace; the fourth column counts runs whose last and best checkpoint and metrics are
+`python tests/bench/faults.py`: real runs of `nde fit` that are harmed and resumed until they end, a latent SDE
+of some tens of seconds; the fourth column counts runs whose last and best checkpoint and metrics are
 those of the run left in peace, to the bit.
 
 {table(["fault", "injected", "survived", "to the same bits", "what is lost"], lines)}"""

@@ -14,7 +14,7 @@ from nde.report.sparse.regression import held_out_error, information, least_squa
 Criterion = Literal["aicc", "bic", "held_out"]
 
 
-def closed_form(  # noqa: PLR0913  (its keywords are the interface)
+def closed_form(
     library: Library,
     states: Float[ArrayLike, "*trajectories rows inputs"],
     rates: Float[ArrayLike, "*trajectories rows outputs"],
@@ -85,7 +85,7 @@ def closed_form(  # noqa: PLR0913  (its keywords are the interface)
     return sparse_fit(library, root * matrix, root * r, outputs, criterion, thresholds, independent, groups, most_terms)
 
 
-def sparse_fit(  # noqa: PLR0913  (what the two kinds of regression share)
+def sparse_fit(
     library: Library,
     matrix: np.ndarray,
     rates: np.ndarray,

@@ -16,7 +16,7 @@ POWER = 4
 """Of the test functions; their first three derivatives vanish at the ends, so that sums come near integrals."""
 
 
-def weak_closed_form(  # noqa: PLR0913  (its keywords are the interface)
+def weak_closed_form(
     library: Library,
     times: Float[ArrayLike, "*trajectories rows"],
     values: Float[ArrayLike, "*trajectories rows states"],
