@@ -4,30 +4,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from nde.report import counted
 from nde.runs.folder import Run
 from nde.runs.notes import training_notes
 from nde.tasks import Portable
-
-USE = {
-    "forecast": "Forecasts, with their spread, of series like those that it was trained on, from what is observed of "
-    "each, at the times that a table names or that lie ahead of its last row.",
-    "classify": "The class of each of a table's series, with the probability of every class, for series like those "
-    "that it was trained on.",
-}
-LAYOUT = {
-    "id": "column of the series",
-    "time": "column of the times",
-    "channel": "column of the channels' names",
-    "value": "column of the values",
-    "date_unit": "dates are counted in",
-    "time_format": "dates are written as",
-    "time_scale": "units of the time column in one of the model's",
-    "missing": "stands for a missing value",
-}
 
 
 def model_card(
@@ -44,9 +26,9 @@ def model_card(
         f"Exported by nde {version('nde')} with jax {version('jax')}, format {format_}. Licence: *to be filled in by "
         "whoever passes it on*.",
         "## What it is for",
-        USE[config.task],
-        "## Table",
-        *_table(run, portable),
+        portable.words.use,
+        "## Data",
+        _list(portable.words.data),
         "## Models",
         *_models(run, functions),
         "## Scores",
@@ -54,38 +36,11 @@ def model_card(
         "## Limits",
         _list(_limits(run, portable, functions, limits)),
         "## To predict",
-        f"```bash\npip install nde\nnde predict FILE --data TABLE.csv --out predictions.csv{_ahead(config.task)}\n```",
+        f"```bash\npip install nde\nnde predict FILE {portable.words.command}\n```",
         "With `--sha256` and the digest that `nde export` printed, an exchanged file is refused. In Python: "
         "`nde.load_exported(FILE).predict(table)`.",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _ahead(task: str) -> str:
-    return " --ahead 1,2" if task == "forecast" else ""
-
-
-def _table(run: Run, portable: Portable) -> list[str]:
-    data, layout = run.config.data, portable.facts["layout"]
-    source = f"the data set `{data.dataset}` of nde" if data.dataset else f"`{Path(str(data.path)).name}`"
-    normaliser = portable.normaliser
-    logs = [name for name, log in zip(normaliser["channels"], normaliser["log"], strict=True) if log]
-    found = [f"trained on {source}{_size(run)}; SHA-256 of its data: `{data.sha256}`"]
-    found += [f"{what}: `{layout[key]}`" for key, what in LAYOUT.items() if layout[key]]
-    found += [f"channels: {', '.join(normaliser['channels'])}"]
-    found += [f"on a log scale: {', '.join(logs)}"] if logs else []
-    found += [f"classes: {', '.join(data.classes)}"] if run.config.task == "classify" else []
-    found += [f"held out: fold {data.fold} of {data.folds}"]
-    return [_list(found)]
-
-
-def _size(run: Run) -> str:
-    try:
-        panel = run.problem.panel
-    except (ValueError, OSError):  # its table is gone: the card says less
-        return ""
-    series = counted(len(panel), "series", "series")
-    return f": {series}, {counted(int(panel.mask.sum()), 'value')}, at most {panel.times.shape[1]} rows each"
 
 
 def _models(run: Run, functions: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -133,16 +88,14 @@ def _cell(value: Any) -> str:
 
 def _limits(run: Run, portable: Portable, functions: Sequence[Mapping[str, Any]], limits: Sequence[str]) -> list[str]:
     platforms = sorted({name for function in functions for name in function["platforms"]})
-    return [
-        f"times up to {portable.until:g} after a series' first row, in the table's unit; rows of a series, those to be "
-        f"forecast included: at most {functions[0]['rows'][-1]}. Beyond, `nde predict` refuses the table",
-        "a series that can not be solved is an error, by its name; nothing is told of why",
+    said = [
+        *portable.words.limits,
         f"lowered for {', '.join(platforms)}; run on the CPU alone before it was passed on, unless somebody says so",
-        "of series unlike those of the table above nothing was measured",
         *portable.facts["notes"],
         *training_notes(run.config, run.metrics_path),
         *limits,
     ]
+    return list(dict.fromkeys(said))
 
 
 def _list(parts: Sequence[str]) -> str:

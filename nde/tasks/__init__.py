@@ -32,7 +32,7 @@ from nde.tasks.portable import (
     Portable as Portable,
     Ported as Ported,
     Rung as Rung,
-    SHORTEST as SHORTEST,
+    Words as Words,
 )
 
 TASKS: dict[str, AbstractTask] = {

@@ -44,6 +44,11 @@ class OpenedRun(Protocol):
         """Its resolved config, of the task's own class."""
         ...
 
+    @property
+    def problem(self) -> Any:
+        """Its data, as the task's `load` returns them; read when first asked for."""
+        ...
+
     def models(self, *, until: float = 0.0) -> dict[str, list[Any]]:
         """The best model of each member, by what its `[[model]]` is called; solved at least up to `until`."""
         ...
@@ -262,15 +267,15 @@ class AbstractTask(ABC):
         del run, asked
         return None
 
-    def portable(self, run: OpenedRun, *, until: float | None) -> Portable:
+    def portable(self, run: OpenedRun, *, until: float | None, rows: int | None) -> Portable:
         """What predicts a table as `predict` does, without the run: `nde.runs.export` makes a file of it.
 
-        **Arguments:** `until`: how far after its first row a series may be asked for, in the table's unit; if `None`,
-        half as far again as the longest series of the run.
+        **Arguments:** of a task of series, `until`: how far after its first row a series may be asked for, in the
+        table's unit; if `None`, half as far again as the longest series of the run; `rows`: how many it may have.
 
         **Raises:** `RunError`, which says why, for a task or a model whose predictions are no functions of arrays.
         """
-        del until
+        del until, rows
         raise RunError(
             f"{run.folder}: task = '{run.config.task}' can not be exported: {self.not_portable}; forecast and classify "
             "can be."

@@ -21,6 +21,7 @@ from nde.tasks.portable import (
     PortedLogits,
     series_arguments,
 )
+from nde.tasks.series_export import described_channels, series_rungs, series_words
 from nde.tasks.tables import (
     normaliser_from_plain,
     normaliser_to_plain,
@@ -98,11 +99,11 @@ def member_logits(
     return np.stack(each)
 
 
-def portable(run: OpenedRun, until: float | None, notes: Sequence[str]) -> Portable:
+def portable(run: OpenedRun, until: float | None, rows: int | None, notes: Sequence[str]) -> Portable:
     """What classifies a table without the run: the logits of its models by lowered functions."""
     this, data = predictor_of(run), run.config.data
     scale, channels = data.time_scale or 1.0, len(this.normaliser.channels)
-    far = BEYOND * data.horizon if until is None else until / scale
+    far, rungs = BEYOND * data.horizon if until is None else until / scale, series_rungs(run, rows)
 
     def logits(model, times, values, mask, codes, words):
         return logits_block(model, this.samples, times, values, mask, codes, jax.random.wrap_key_data(words))
@@ -112,7 +113,16 @@ def portable(run: OpenedRun, until: float | None, notes: Sequence[str]) -> Porta
 
     facts = {name: getattr(this, name) for name in KEPT} | {"layout": asdict(this.layout), "notes": list(notes)}
     functions = {label: ArrayFunction(logits, models, arguments) for label, models in this.models(far).items()}
-    return Portable(facts, normaliser_to_plain(this.normaliser), functions, far * scale)
+    normaliser = normaliser_to_plain(this.normaliser)
+    more = [*described_channels(normaliser), f"classes: {', '.join(this.classes)}"]
+    words = series_words(run, USE, facts["layout"], more, rungs, far * scale)
+    return Portable(facts, normaliser, functions, rungs, far * scale, words)
+
+
+USE = (
+    "The class of each of a table's series, with the probability of every class, for series like those that it was "
+    "trained on."
+)
 
 
 def predict_portable(ported: Ported, asked: Prediction) -> pl.DataFrame:

@@ -237,8 +237,8 @@ class ClassifyTask(AbstractTask):
         """
         return predictor_of(run).predict(asked)
 
-    def portable(self, run: OpenedRun, *, until: float | None) -> Portable:
-        return portable(run, until, self.prediction_notes(run))
+    def portable(self, run: OpenedRun, *, until: float | None, rows: int | None) -> Portable:
+        return portable(run, until, rows, self.prediction_notes(run))
 
     def predict_portable(self, portable: Ported, asked: Prediction) -> pl.DataFrame:
         return predict_portable(portable, asked)

@@ -41,18 +41,48 @@ class ArrayFunction:
 
 
 @dataclass(frozen=True)
+class Words:
+    """What a model card says of a task's export, beside its models and their scores.
+
+    - `use`: what it is for, in a sentence or two.
+    - `data`: what it was trained on, and how a table is laid out, a line each.
+    - `limits`: what it can not do, a line each.
+    - `command`: what `nde predict FILE` is given, as an example.
+    """
+
+    use: str
+    data: Sequence[str]
+    limits: Sequence[str]
+    command: str
+
+
+@dataclass(frozen=True)
 class Portable:
     """What predicts a table without its run.
 
-    - `facts`: whatever the task needs beside, as JSON holds it; `normaliser`: its channels and their units, likewise.
+    - `facts`: whatever the task needs beside, as JSON holds it, and `notes`, which `nde predict` says;
+      `normaliser`: its channels and their units, likewise.
     - `functions`: by the label of each `[[model]]`.
-    - `until`: how far after its first row a series may be asked for, in the table's unit.
+    - `rungs`: the numbers of rows that they are lowered for, see `ladder`.
+    - `until`: how far after its first row a series may be asked for, in the table's unit; `None` where nothing has a
+      time.
+    - `words`: for the model card.
     """
 
     facts: Mapping[str, Any]
     normaliser: Mapping[str, Any]
     functions: Mapping[str, ArrayFunction]
-    until: float
+    rungs: Sequence[int]
+    until: float | None
+    words: Words
+
+
+def ladder(rows: int) -> tuple[int, ...]:
+    """Powers of two, from `SHORTEST` up to the first that is not below `rows`."""
+    found = [SHORTEST]
+    while found[-1] < rows:
+        found.append(2 * found[-1])
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -120,13 +150,14 @@ class Ported:
     facts: Mapping[str, Any]
     normaliser: Mapping[str, Any]
     functions: Mapping[str, Sequence[LoweredFunction]]
-    until: float
+    until: float | None
 
     def check_until(self, until: float, scale: float) -> None:
         """Refuse times, in the model's unit, beyond what was exported; `scale`: of it in the table's.
 
         **Raises:** `ValueError`.
         """
+        assert self.until is not None
         if until * scale > self.until * (1 + 1e-6):
             raise ValueError(
                 f"{self.source} was exported for times up to {self.until:g} after a series' first row, but "

@@ -19,6 +19,7 @@ from nde.tasks.forecast.problem import blocks_of, padded_rows
 from nde.tasks.forecast.stack import law_of, no_stack, read_stack, Stack, stack_from_plain, stack_to_plain
 from nde.tasks.portable import ArrayFunction, BEYOND, key_arguments, Portable, Ported, PortedPaths, series_arguments
 from nde.tasks.predictions import prediction_columns, prediction_table
+from nde.tasks.series_export import described_channels, series_rungs, series_words
 from nde.tasks.tables import (
     normaliser_from_plain,
     normaliser_to_plain,
@@ -129,7 +130,7 @@ def _forecaster(run: OpenedRun) -> Forecaster:
     )
 
 
-def portable(run: OpenedRun, until: float | None) -> Portable:
+def portable(run: OpenedRun, until: float | None, rows: int | None) -> Portable:
     """What forecasts a table without the run: paths of its models by lowered functions, laws of values by numbers.
 
     **Raises:** `RunError` for a law that is no row of numbers.
@@ -142,7 +143,7 @@ def portable(run: OpenedRun, until: float | None) -> Portable:
         laws = {label: [likelihood_to_plain(one.likelihood) for one in members] for label, members in models.items()}
     except ValueError as error:
         raise RunError(f"{run.folder}: can not be exported: {error}.") from None
-    channels = len(this.normaliser.channels)
+    channels, rungs = len(this.normaliser.channels), series_rungs(run, rows)
 
     def paths(model, times, values, mask, ts, codes, start, words):
         return path_block(model, (times, values, mask), ts, codes, start, jax.random.wrap_key_data(words))
@@ -162,7 +163,15 @@ def portable(run: OpenedRun, until: float | None) -> Portable:
         "notes": forecast_notes(run),
     }
     functions = {label: ArrayFunction(paths, members, arguments) for label, members in models.items()}
-    return Portable(facts, normaliser_to_plain(this.normaliser), functions, far * scale)
+    normaliser = normaliser_to_plain(this.normaliser)
+    words = series_words(run, USE, facts["layout"], described_channels(normaliser), rungs, far * scale)
+    return Portable(facts, normaliser, functions, rungs, far * scale, words)
+
+
+USE = (
+    "Forecasts, with their spread, of series like those that it was trained on, from what is observed of each, at the "
+    "times that a table names or that lie ahead of its last row (`--ahead`, in the table's unit of time)."
+)
 
 
 def predict_portable(ported: Ported, asked: Prediction) -> pl.DataFrame:

@@ -76,8 +76,8 @@ class ForecastTask(AbstractTask):
     def prediction_notes(self, run: OpenedRun) -> Sequence[str]:
         return forecast_notes(run)
 
-    def portable(self, run: OpenedRun, *, until: float | None) -> Portable:
-        return portable(run, until)
+    def portable(self, run: OpenedRun, *, until: float | None, rows: int | None) -> Portable:
+        return portable(run, until, rows)
 
     def predict_portable(self, portable: Ported, asked: Prediction) -> pl.DataFrame:
         return predict_portable(portable, asked)
