@@ -20,6 +20,9 @@ def join_processes() -> None:
     as `JAX_COORDINATOR_ADDRESS`, such as `node0:1234` on the first of them, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`,
     from zero. See `jax.distributed.initialize`.
 
+    If one of them dies, JAX ends the others when its heartbeats are missed, a minute or two later and with a trace of
+    its own; start all of them anew with `--resume`, and the run goes on from its last checkpoint to the same bits.
+
     **Raises:** `ValueError` if neither says it.
     """
     said = [os.environ.get(name) for name in (NUMBER, PLACE)]

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -105,6 +106,19 @@ class Case:
         """Whether the run has ended as the one that was left in peace."""
         return self.found(out) == self.expected
 
+    def pair(self, out: Path, seconds: float | None = None, which: tuple[int, ...] = ()) -> list[int]:
+        """Begin or go on in two processes that share each batch, of which some are killed after a while."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+        command = [*self.command(out), "train.devices=all", "--distributed"]
+        env = {**self.env, "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+        both = [subprocess.Popen(command, env=env | {"JAX_PROCESS_ID": str(i)}, stdout=-3, stderr=-3) for i in range(2)]
+        if seconds is not None:
+            time.sleep(seconds)
+            for i in which:
+                both[i].kill()
+        return [process.wait() for process in both]
+
 
 def interrupted(case: Case, times: int, what: signal.Signals) -> dict:
     """Signals at random moments, of one run after another, until there were enough."""
@@ -116,6 +130,23 @@ def interrupted(case: Case, times: int, what: signal.Signals) -> dict:
             injected += case.until(out, rng.uniform(0.5, case.seconds), what)
         assert case.begin(out).returncode == 0
         whole += case.is_whole(out)
+    return {"injected": injected, "runs": runs, "survived": injected if whole == runs else 0, "identical": whole}
+
+
+def killed_together(case: Case, times: int) -> dict:
+    """Two processes that share each batch, of which one or both are killed, and begun anew together."""
+    rng, injected, runs, whole, peace = random.Random(5), 0, 0, 0, case.folder / "pair-peace"
+    started = time.perf_counter()
+    assert case.pair(peace) == [0, 0]
+    seconds, expected = time.perf_counter() - started, case.found(peace)
+    while injected < times:
+        out = case.folder / f"pair-{runs}"
+        runs += 1
+        for which in ((0, 1), (rng.randrange(2),)):
+            # One that is left ends by itself, when JAX has missed the other's heartbeats.
+            injected += case.pair(out, rng.uniform(0.3, 0.9) * seconds, which) != [0, 0]
+        assert case.pair(out) == [0, 0]
+        whole += case.found(out) == expected
     return {"injected": injected, "runs": runs, "survived": injected if whole == runs else 0, "identical": whole}
 
 
@@ -245,6 +276,7 @@ def main() -> None:
     """Inject the faults that are asked for, and store what became of them."""
     faults = {
         "kill": lambda case, n: interrupted(case, n, signal.SIGKILL),
+        "kill_together": killed_together,
         "terminate": lambda case, n: interrupted(case, n, signal.SIGTERM),
         "half_written": lambda case, n: harmed(case, n, half_written),
         "flipped": lambda case, n: harmed(case, n, flipped),

@@ -14,8 +14,9 @@ def many_series() -> str:
     )
     return f"""## Many series
 
-`python tests/bench/many_series.py`: each measurement in a process of its own. Where the machine did other things too, CPU
-time says more than the clock's; its load on two cores was {busy}. The best of three readings of one Parquet file of 40 rows of 5 channels a series, 30 % missing, sorted; memory is the peak beyond
+`python tests/bench/many_series.py`: each measurement in a process of its own. Where the machine did other things too,
+CPU time says more than the clock's; its load on two cores was {busy}. The best of
+three readings of one Parquet file of 40 rows of 5 channels a series, 30 % missing, sorted; memory is the peak beyond
 that of the imports. Beside it the floor: polars reads and sorts the file, and its columns are scattered into one padded
 array, without a check. Of 50 000 series reading takes {ratio} its memory.
 

@@ -4,6 +4,7 @@ from report_format import stored, table
 
 FAULTS = {
     "kill": ("`kill -9` at a random moment", "nothing"),
+    "kill_together": ("`kill -9` of one or both of two processes that share each batch", "nothing"),
     "terminate": ("SIGTERM at a random moment", "nothing"),
     "half_written": ("a file of the last checkpoint cut in half", "the steps since the best, made again"),
     "flipped": ("a bit of the last checkpoint flipped", "the same"),
