@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from typing import TypeVar
 
 import jax
@@ -29,6 +30,9 @@ def join_processes() -> None:
     if any(value is not None and not value.isdigit() for value in said):
         raise ValueError(f"{NUMBER} and {PLACE} must be whole numbers, but are {' and '.join(map(str, said))}.")
     number, place = (None if value is None else int(value) for value in said)
+    if number is not None and number > 1:  # JAX waits for minutes, and then ends the process without a word of Python's
+        where = os.environ.get("JAX_COORDINATOR_ADDRESS", "the coordinator")
+        print(f"process {place} of {number}: waiting for the others at {where} …", file=sys.stderr, flush=True)
     try:
         jax.distributed.initialize(num_processes=number, process_id=place)
     except ValueError as error:
