@@ -120,7 +120,7 @@ def test_a_series_of_the_run_is_predicted_from_its_learned_start_and_no_other(ru
     np.testing.assert_allclose(found["q50"][-2:] / middle, 1, atol=0.2)
     late = asked.with_columns(time=pl.Series([1903.0, 1920.0]))
     for table, said in (
-        (late, "series Hudson's Bay begins at 1903.0, but the run learned where it starts at 1900.0"),
+        (late, "series Hudson's Bay begins at 1903, but the run learned where it starts at 1900"),
         (asked.with_columns(id=pl.lit("Ontario")), "the start of series Ontario was not learned; those of the run are"),
     ):
         table.write_csv(tmp_path / "asked.csv")

@@ -76,6 +76,24 @@ class SeriesInputs:
             found[name] = mean, spread if spread > 0 else 1.0
         return found
 
+    def padded(self, doses: int, rows: int) -> "SeriesInputs":
+        """The same with so many doses and rows of covariates, as many or more: what is added gives and changes nothing.
+
+        Covariates stay out where there are none.
+        """
+        more = ((0, 0), (0, doses - self.times.shape[1]))
+        arrays = {name: np.pad(getattr(self, name), more) for name in ("amounts", "durations", "given")}
+        times = self.covariate_times
+        after = ((0, 0), (0, 0 if times is None else rows - times.shape[1]))
+        return replace(
+            self,
+            **arrays,
+            times=np.pad(self.times, more, constant_values=np.inf),
+            resets=None if self.resets is None else np.pad(self.resets, more),
+            covariate_times=None if times is None else np.pad(times, after, mode="edge"),
+            covariates={name: np.pad(x, after, constant_values=np.nan) for name, x in self.covariates.items()},
+        )
+
     def batched(
         self, location: Float[np.ndarray, " state"] | None = None, scale: Float[np.ndarray, " state"] | None = None
     ) -> Inputs:

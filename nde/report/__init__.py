@@ -59,8 +59,11 @@ from nde.report.generation import (
     sample_distances as sample_distances,
 )
 from nde.report.individuals import (
+    AbstractIndividuals as AbstractIndividuals,
+    effects_block as effects_block,
     individual_forecast as individual_forecast,
     IndividualForecast as IndividualForecast,
+    locations_block as locations_block,
 )
 from nde.report.inference import (
     covariance as covariance,

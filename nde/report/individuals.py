@@ -1,6 +1,9 @@
 """What is expected of individuals of a population, given some of their values or none."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -10,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from nde.models import Population
-from nde.objectives import effects_posterior, series_codes
+from nde.objectives import AbstractLikelihood, effects_posterior, series_codes
 from nde.report.population import Individuals, replaced, simulating
 from nde.report.scores import SampleForecast
 from nde.train import blame
@@ -38,8 +41,43 @@ class IndividualForecast(NamedTuple):
         return found
 
 
+class AbstractIndividuals(ABC):
+    """Many individuals of a population as what `nde.report.individual_forecast` needs of it.
+
+    A `nde.models.Population` is wrapped into one; a population that is a compiled program alone is one.
+    """
+
+    likelihood: AbstractLikelihood
+
+    @abstractmethod
+    def effects(self, individuals: Individuals) -> tuple[Array, Array, Array]:
+        """What `nde.objectives.effects_posterior` returns, of each individual."""
+
+    @abstractmethod
+    def locations(self, ts: Float[Array, "individuals rows"], inputs: Any, effects: Float[Array, "*shape"]) -> Array:
+        """Where values lie for drawn effects, `(individuals, draws, effects)`: `(individuals, draws, rows, channels)`.
+
+        The first of the times `ts` of each is where it starts; what can not be solved is not finite.
+        """
+
+
+@dataclass(frozen=True)
+class _ModelIndividuals(AbstractIndividuals):
+    model: Population
+
+    @property
+    def likelihood(self) -> AbstractLikelihood:
+        return self.model.likelihood
+
+    def effects(self, individuals):
+        return _effects(self.model, *individuals)
+
+    def locations(self, ts, inputs, effects):
+        return _locations(self.model, ts, inputs, effects)
+
+
 def individual_forecast(
-    models: Sequence[Population],
+    models: Sequence[Population | AbstractIndividuals],
     data: Individuals,
     ts: Float[np.ndarray, "individuals asked"],
     *,
@@ -55,7 +93,7 @@ def individual_forecast(
 
     **Arguments:**
 
-    - `models`: one, or an ensemble, whose laws are averaged.
+    - `models`: one, or an ensemble, whose laws are averaged; or a `nde.report.AbstractIndividuals` for each.
     - `data`: times, values, mask and inputs of the individuals; the first of their times is where they start.
     - `ts`: `(individuals, asked)`, not before that.
     - `series`: the id of each, by which its random numbers are keyed: a forecast does not depend on who else is asked
@@ -71,10 +109,13 @@ def individual_forecast(
     members, draws, failed, far = [], [], np.zeros(len(times)), np.zeros(len(times))
     for number, (model, share) in enumerate(zip(models, shares, strict=True)):
         effects_key, values_key = jax.random.split(jax.random.fold_in(key, number))
+        every = model if isinstance(model, AbstractIndividuals) else _ModelIndividuals(model)
 
-        def solve(rows: np.ndarray, model=model, share=share, effects_key=effects_key) -> tuple[Array, Array]:
-            one = jax.tree.map(lambda x: x[rows], (times, values, mask, inputs, asked, codes))
-            found, decrement = _drawn(model, one, share, effects_key)
+        def solve(rows: np.ndarray, every=every, share=share, effects_key=effects_key) -> tuple[Array, Array]:
+            some = jax.tree.map(lambda x: x[rows], (times, values, mask, inputs))
+            mode, factor, decrement = every.effects(some)
+            effects = _drawn(jnp.asarray(mode), jnp.asarray(factor), codes[rows], share, effects_key)
+            found = every.locations(asked[rows], some[3], effects)[:, :, 1:]
             good = jnp.any(jnp.all(jnp.isfinite(found[:, :, -1]), axis=2), axis=1)
             return eqx.error_if(found, ~jnp.all(good), "every solve of an individual failed"), decrement
 
@@ -83,8 +124,8 @@ def individual_forecast(
         # What fails stays infinite to its end; a value alone, such as a logarithm at the start, may be so too.
         solved = np.asarray(np.isfinite(located[:, :, -1]).all(2))
         failed += (~solved).sum(0) / samples
-        members.append((model.likelihood, replaced(located, solved)))
-        draws.append(model.likelihood.sample(members[-1][1], series=series, key=values_key))
+        members.append((every.likelihood, replaced(located, solved)))
+        draws.append(every.likelihood.sample(members[-1][1], series=series, key=values_key))
     return IndividualForecast(SampleForecast(tuple(members), np.concatenate(draws)), failed, far)
 
 
@@ -92,19 +133,30 @@ FAR = 0.1
 """A decrement, in standard deviations, from which on a search is said not to have ended at a maximum."""
 
 
-@eqx.filter_jit
-def _drawn(
-    model: Population, individuals: tuple[Any, ...], count: int, key: PRNGKeyArray
-) -> tuple[Float[Array, "individuals count asked channels"], Float[Array, " individuals"]]:
-    """Locations `(individuals, count, asked, channels)`."""
+@partial(jax.jit, static_argnames="count")
+def _drawn(mode: Array, factor: Array, codes: Array, count: int, key: PRNGKeyArray) -> Array:
+    """Effects `(individuals, count, effects)`, those of each by its own key."""
 
-    def one(ts, values, mask, inputs, asked, code):
-        mode, factor, decrement = effects_posterior(model, (ts, values, mask, inputs))
+    def one(mode, factor, code):
         standard = jax.random.normal(jax.random.fold_in(key, code), (count, len(mode)), mode.dtype)
+        return jax.vmap(lambda standard: mode + factor @ standard)(standard)
 
-        def draw(standard: Array) -> Array:
-            return simulating(model, inputs).locations(asked, inputs, mode + factor @ standard)[1:]
+    return jax.vmap(one)(mode, factor, codes)
 
-        return jax.lax.map(draw, standard), decrement
 
-    return jax.vmap(one)(*individuals)
+def effects_block(model: Population, ts: Array, values: Array, mask: Array, inputs: Any) -> tuple[Array, Array, Array]:
+    """What `nde.report.AbstractIndividuals.effects` returns, of a model, within compiled code."""
+    return jax.vmap(lambda *one: effects_posterior(model, one))(ts, values, mask, inputs)
+
+
+def locations_block(model: Population, ts: Array, inputs: Any, effects: Array) -> Array:
+    """What `nde.report.AbstractIndividuals.locations` returns, likewise."""
+
+    def one(ts, inputs, effects):
+        solving = simulating(model, inputs)
+        return jax.lax.map(lambda eta: solving.locations(ts, inputs, eta), effects)  # one draw of all after another
+
+    return jax.vmap(one)(ts, inputs, effects)
+
+
+_effects, _locations = eqx.filter_jit(effects_block), eqx.filter_jit(locations_block)

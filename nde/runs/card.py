@@ -45,10 +45,15 @@ def model_card(
 
 def _models(run: Run, functions: Sequence[Mapping[str, Any]]) -> list[str]:
     config, scores = run.config, run.validation_scores()
+    by_model = {function["model"]: function for function in functions}
     found = []
-    for section, function in zip(config.model, functions, strict=True):
+    for section in config.model:
+        function = by_model[section.called()]
         numbers = sum(math.prod(each["shape"]) for each in function["weights"])
         given = section.model_dump(exclude_none=True, exclude={"solver"}, mode="json")
+        code = section.own_code()
+        if code is not None:  # whose reference holds a path of this machine
+            given = {name: code.title if value == code.reference else value for name, value in given.items()}
         chosen = ", ".join(f"{name} = {json.dumps(value)}" for name, value in given.items())
         solver = section.merged_solver(config.solver).model_dump(exclude_none=True)
         solved = ", ".join(f"{name} = {value}" for name, value in solver.items())

@@ -273,13 +273,9 @@ class AbstractTask(ABC):
         **Arguments:** of a task of series, `until`: how far after its first row a series may be asked for, in the
         table's unit; if `None`, half as far again as the longest series of the run; `rows`: how many it may have.
 
-        **Raises:** `RunError`, which says why, for a task or a model whose predictions are no functions of arrays.
+        **Raises:** `RunError`, which says why, for a model whose predictions are no functions of arrays.
         """
-        del until, rows
-        raise RunError(
-            f"{run.folder}: task = '{run.config.task}' can not be exported: {self.not_portable}; forecast and classify "
-            "can be."
-        )
+        raise NotImplementedError
 
     not_portable = "it predicts no tables"
     """Why `portable` is not there."""
@@ -306,6 +302,10 @@ class AbstractTask(ABC):
     def has_posterior(self) -> bool:
         """Whether `log_density` and `posterior` are there."""
         return type(self).posterior is not AbstractTask.posterior
+
+    def can_export(self) -> bool:
+        """Whether `portable` is there."""
+        return type(self).portable is not AbstractTask.portable
 
     def can_predict(self) -> bool:
         """Whether `predict` is there."""

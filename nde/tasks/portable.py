@@ -33,11 +33,13 @@ class ArrayFunction:
     - `call`: `(model, *arrays) -> array or tuple of arrays`.
     - `members`: the models, which differ in their arrays alone.
     - `arguments`: shapes and types of the arrays, for series of so many rows.
+    - `model`: the label of their `[[model]]`; `None` where it is called as the function is.
     """
 
     call: Callable[..., Any]
     members: Sequence[Any]
     arguments: Callable[[int], tuple[jax.ShapeDtypeStruct, ...]]
+    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Portable:
 
     - `facts`: whatever the task needs beside, as JSON holds it, and `notes`, which `nde predict` says;
       `normaliser`: its channels and their units, likewise.
-    - `functions`: by the label of each `[[model]]`.
+    - `functions`: by the label of each `[[model]]`, or by names of their own where a model needs several.
     - `rungs`: the numbers of rows that they are lowered for, see `ladder`.
     - `until`: how far after its first row a series may be asked for, in the table's unit; `None` where nothing has a
       time.
@@ -115,16 +117,16 @@ class LoweredFunction:
     weights: Sequence[np.ndarray]
     rungs: Mapping[int, Rung]
 
-    def rows(self, count: int) -> int:
-        """The rows of the lowest rung for series of so many.
+    def rows(self, count: int, what: str = "rows, those to be forecast included,") -> int:
+        """The rows of the lowest rung for series of so many; `what`: has so many.
 
         **Raises:** `ValueError` for series longer than the highest.
         """
         fit = [rows for rows in self.rungs if rows >= count]
         if not fit:
             raise ValueError(
-                f"{self.name}: a series has {count} rows, those to be forecast included, and it was exported for at "
-                f"most {max(self.rungs)}; export the run again with --rows {count}."
+                f"{self.name}: a series has {count} {what} and it was exported for at most {max(self.rungs)}; export "
+                f"the run again with --rows {count}."
             )
         return min(fit)
 
@@ -133,13 +135,38 @@ class LoweredFunction:
 
         **Raises:** `equinox.EquinoxRuntimeError` where a check within failed, which it answers by NaN.
         """
+        found = self.unchecked(rows, *arrays)
+        refuse_nan(found)
+        return found
+
+    def unchecked(self, rows: int, *arrays: Any) -> Any:
+        """The same, with NaN where a check within failed."""
         rung = self.rungs[rows]
         kinds = rung.exported.in_avals[len(self.weights) :]
         given = [jnp.asarray(x, kind.dtype) for x, kind in zip(arrays, kinds, strict=True)]
-        found = rung.call(list(self.weights), *given)
-        if any(bool(jnp.isnan(x).any()) for x in jax.tree.leaves(found)):
-            raise eqx.EquinoxRuntimeError("a check of the exported model failed, such as that of its solver's steps")
-        return found
+        return rung.call(list(self.weights), *given)
+
+
+def refuse_nan(found: Any) -> None:
+    """An error for what a function answers whose check failed, arrays of which one holds NaN.
+
+    **Raises:** `equinox.EquinoxRuntimeError`.
+    """
+    if any(bool(jnp.isnan(x).any()) for x in jax.tree.leaves(found)):
+        raise eqx.EquinoxRuntimeError("a check of the exported model failed, such as that of its solver's steps")
+
+
+def in_blocks(function: Callable[..., Any], arrays: Sequence[Any]) -> Any:
+    """What a function of `SERIES` series makes of more or fewer: arrays, or tuples of them, along the first axis.
+
+    **Arguments:** `arrays`: of the series, each along its first axis; the last block repeats some of its series.
+    """
+    count, parts = len(arrays[0]), []
+    for first in range(0, count, SERIES):
+        here = np.arange(first, min(first + SERIES, count))
+        found = function(*(x[np.resize(here, SERIES)] for x in arrays))
+        parts.append(jax.tree.map(lambda x, some=here: np.asarray(x)[: some.size], found))
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
 @dataclass(frozen=True)
@@ -152,15 +179,17 @@ class Ported:
     functions: Mapping[str, Sequence[LoweredFunction]]
     until: float | None
 
-    def check_until(self, until: float, scale: float) -> None:
+    def check_until(self, until: float, scale: float, since: str = "first row") -> None:
         """Refuse times, in the model's unit, beyond what was exported; `scale`: of it in the table's.
+
+        **Arguments:** `since`: of a series, what it begins with.
 
         **Raises:** `ValueError`.
         """
         assert self.until is not None
         if until * scale > self.until * (1 + 1e-6):
             raise ValueError(
-                f"{self.source} was exported for times up to {self.until:g} after a series' first row, but "
+                f"{self.source} was exported for times up to {self.until:g} after a series' {since}, but "
                 f"{until * scale:g} is asked for; export the run again with --until {until * scale:g}."
             )
 
@@ -188,13 +217,8 @@ class PortedLogits(AbstractLogits):
     def logits(self, rows: np.ndarray, arrays: Sequence[np.ndarray], key: PRNGKeyArray) -> np.ndarray:
         *data, codes = arrays
         length, words = self.function.rows(data[0].shape[1]), jax.random.key_data(key)
-        data, found = with_rows(data, length), []
-        for first in range(0, len(rows), SERIES):
-            here = rows[first : first + SERIES]
-            filled = np.resize(here, SERIES)
-            logits = self.function(length, *(x[filled] for x in data), codes[filled], words)
-            found.append(np.asarray(logits)[: len(here)])
-        return np.concatenate(found)
+        chosen = [x[rows] for x in (*with_rows(data, length), codes)]
+        return in_blocks(lambda *some: self.function(length, *some, words), chosen)
 
 
 def series_arguments(rows: int, channels: int) -> tuple[jax.ShapeDtypeStruct, ...]:

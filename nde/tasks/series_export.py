@@ -1,12 +1,12 @@
 """What tasks of series share when they are exported: rows, the layout of the table, and the words of the card."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nde.report import counted
 from nde.tasks.base import OpenedRun, RunError
-from nde.tasks.portable import ladder, Words
+from nde.tasks.portable import BEYOND, ladder, Words
 
 SPARE = 8
 """Rows beyond those of the run's longest series, for times ahead."""
@@ -23,27 +23,56 @@ LAYOUT = {
 }
 
 
-def series_rungs(run: OpenedRun, rows: int | None) -> tuple[int, ...]:
+def rows_of(problem: Any) -> int:
+    """How many rows the longest series of a run has."""
+    return problem.panel.times.shape[1]
+
+
+def series_rungs(run: OpenedRun, rows: int | None, longest: Callable[[Any], int] = rows_of) -> tuple[int, ...]:
     """The numbers of rows that are lowered: up to `rows`, or those of the run's longest series and a few more.
+
+    **Arguments:** `longest`: of the run's problem, how many rows or other things of that many places a series has.
 
     **Raises:** `RunError` without `rows`, where the run's table is gone.
     """
     if rows is not None:
         return ladder(rows)
     try:
-        return ladder(run.problem.panel.times.shape[1] + SPARE)
+        return ladder(longest(run.problem) + SPARE)
     except (ValueError, OSError) as error:
         text = str(error).rstrip(".")
         raise RunError(f"{text}; without the run's table give --rows, how many a series may have.") from None
 
 
+def series_until(run: OpenedRun, until: float | None, scale: float) -> float:
+    """How far series may be asked for, in the model's time: `until`, or half as far again as the run's longest.
+
+    **Arguments:** `scale`: units of the table's time in one of the model's, in which `until` is.
+
+    **Raises:** `RunError` without `until`, where the run's table is gone.
+    """
+    if until is not None:
+        return until / scale
+    try:
+        return BEYOND * float(run.problem.panel.times.max())
+    except (ValueError, OSError) as error:
+        text = str(error).rstrip(".")
+        raise RunError(f"{text}; without the run's table give --until, how far series may be asked for.") from None
+
+
 def series_words(
-    run: OpenedRun, use: str, layout: Mapping[str, Any], more: Sequence[str], rungs: Sequence[int], until: float
+    run: OpenedRun,
+    use: str,
+    layout: Mapping[str, Any],
+    more: Sequence[str],
+    rungs: Sequence[int],
+    until: float,
+    since: str = "first row",
 ) -> Words:
     """The words of the card.
 
     **Arguments:** `layout`: of the table, by the names of `LAYOUT`; `more`: what else to say of the table, a line each;
-    `rungs`, `until`: as of `nde.tasks.Portable`.
+    `rungs`, `until`: as of `nde.tasks.Portable`, and `since`: of a series, what it begins with.
     """
     data = run.config.data
     source = f"the data set `{data.dataset}` of nde" if data.dataset else f"`{Path(str(data.path)).name}`"
@@ -57,7 +86,7 @@ def series_words(
             f"held out: {held or f'fold {data.fold} of {data.folds}'}",
         ],
         limits=[
-            f"times up to {until:g} after a series' first row, in the table's unit; rows of a series, those to be "
+            f"times up to {until:g} after a series' {since}, in the table's unit; rows of a series, those to be "
             f"predicted included: at most {rungs[-1]}. Beyond, `nde predict` refuses the table",
             "a series that can not be solved is an error, by its name; nothing is told of why",
             "of series unlike those of the table above nothing was measured",

@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike, PRNGKeyArray
 
 from nde.config import DynamicsConfig
 from nde.fields import parameter_units, parameter_values
 from nde.models import ObservedODE, Population
+from nde.objectives import AbstractLikelihood
 from nde.report import AbstractForecast, coverage, NormalForecast, SampleForecast, score
 from nde.tasks.base import member_key, OpenedRun, TableEvaluation
 from nde.tasks.dynamics.closed import asked_closed_forms
@@ -99,10 +101,24 @@ def forecast(
     inputs = batched_inputs(config, problem)
     out = config.train.failed == "leave_out"
     solved = [trajectories(model, asked, first, problem.panel.ids, inputs, leave_out=out)[1] for model in models]
-    members = tuple((model.likelihood, np.asarray(x)[None]) for model, x in zip(models, solved, strict=True))
-    law = SampleForecast(members, np.zeros((0, *members[0][1].shape[1:])))
-    key = member_key(config, 0, "forecasts")
-    return law.redrawn(-(-config.evaluate.samples // len(models)), series=problem.panel.ids, key=key)
+    laws = [model.likelihood for model in models]
+    return mixture(laws, solved, config.evaluate.samples, problem.panel.ids, member_key(config, 0, "forecasts"))
+
+
+def mixture(
+    laws: Sequence[AbstractLikelihood],
+    locations: Sequence[ArrayLike],
+    samples: int,
+    series: Sequence[object],
+    key: PRNGKeyArray,
+) -> SampleForecast:
+    """The law of values of which each member has one location, `(series, rows, channels)`, and its own law around it.
+
+    **Arguments:** `samples`: in all, as many of each member, and more where they do not divide; `series`: the ids.
+    """
+    members = tuple((law, np.asarray(x)[None]) for law, x in zip(laws, locations, strict=True))
+    found = SampleForecast(members, np.zeros((0, *members[0][1].shape[1:])))
+    return found.redrawn(-(-samples // len(members)), series=series, key=key)
 
 
 def baselines(problem: DynamicsProblem) -> dict[str, AbstractForecast]:

@@ -4,34 +4,33 @@ from dataclasses import replace
 
 import numpy as np
 
-from nde.config import DynamicsConfig
+from nde.config import ObserveConfig
 from nde.data import Panel
 from nde.tasks.base import RunError
 
 
-def within_limits(config: DynamicsConfig, panel: Panel) -> Panel:
+def within_limits(observe: ObserveConfig, panel: Panel, source: str) -> Panel:
     """The panel with values beyond a limit of quantification on it, however the table writes them.
 
-    **Raises:** `RunError` for values that the law of their channel can not have.
+    **Raises:** `RunError` for values that the law of their channel can not have; it calls the table `source`.
     """
-    observe = config.observe
     if observe.below or observe.above:
         low, high = (
             np.array([limits.get(channel, far) for channel in panel.channels])
             for limits, far in ((observe.below, -np.inf), (observe.above, np.inf))
         )
         panel = replace(panel, values=np.where(panel.mask, np.clip(panel.values, low, high), panel.values))
-    check_values(config, panel)
+    check_values(observe, panel, source)
     return panel
 
 
-def check_values(config: DynamicsConfig, panel: Panel) -> None:
+def check_values(observe: ObserveConfig, panel: Panel, source: str) -> None:
     """Refuse values that the law of their channel can not have.
 
     **Raises:** `RunError`, and for a law or a limit of a channel that there is not.
     """
     try:
-        noise = config.observe.noise_of(panel.channels)
+        noise = observe.noise_of(panel.channels)
     except ValueError as error:
         raise RunError(f"observe.{error}.") from None
     for c, (channel, law) in enumerate(noise.items()):
@@ -44,6 +43,5 @@ def check_values(config: DynamicsConfig, panel: Panel) -> None:
         if wrong.any():
             needs = {"poisson": "counts, 0, 1, 2, …", "bernoulli": "0 or 1"}.get(law, "positive values")
             raise RunError(
-                f"{config.data.source()}: '{channel}' has noise '{law}', which is of {needs}, but one is "
-                f"{seen[wrong][0]:g}."
+                f"{source}: '{channel}' has noise '{law}', which is of {needs}, but one is {seen[wrong][0]:g}."
             )

@@ -1,20 +1,40 @@
 """Solve the models of a run on for the series of a table."""
 
-from dataclasses import replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
+from jaxtyping import Array, Float
 
 from nde.config import DynamicsConfig
-from nde.data import Panel, read_panel_with_inputs
 from nde.models import ObservedODE
-from nde.tasks.base import OpenedRun, predicting, Prediction, RunError
-from nde.tasks.dynamics.evaluation import forecast
-from nde.tasks.dynamics.limits import within_limits
-from nde.tasks.dynamics.problem import dose_states, DynamicsProblem, load
-from nde.tasks.predictions import prediction_columns, prediction_table
-from nde.tasks.tables import read_asked, refuse_other_times, refuse_taken
+from nde.objectives import AbstractLikelihood, likelihood_from_plain
+from nde.report import SERIES
+from nde.tasks.base import member_key, OpenedRun, Prediction
+from nde.tasks.dynamics.asked import Asking, asking_from_plain, asking_of
+from nde.tasks.dynamics.evaluation import mixture
+from nde.tasks.dynamics.ported import (
+    GivenArrays,
+    laws_of,
+    padded_inputs,
+    places_of,
+    portable_series,
+    refuse_late,
+    span_of,
+)
+from nde.tasks.dynamics.problem import DynamicsProblem, load
+from nde.tasks.dynamics.starts import learned_series, LearnedSeries
+from nde.tasks.dynamics.training import batched_inputs, first_states, solve_series, trajectories
+from nde.tasks.portable import ArrayFunction, in_blocks, LoweredFunction, Portable, Ported, refuse_nan
+from nde.tasks.predictions import prediction_table
+from nde.train import blame
 
 
 def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
@@ -26,88 +46,189 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
 
     **Raises:** `RunError` or `TableError` for a table that can not be used, and for a series whose start is not known.
     """
-    config: DynamicsConfig = run.config
-    refuse_taken(config.data.table_format(), asked, prediction_columns())
-    problem = asked_problem(config, asked)
-    panel = problem.panel
-    models = run.models(until=float(panel.times.max()))[predicting(run, asked.model)]
-    if config.observe.start == "learned":
-        models = [_starting_as(config, model, panel, asked) for model in models]
-    settings = config.evaluate.model_copy(update={"samples": max(20, asked.samples)})
-    # A series that can not be solved is an error here, named, and no row of NaN.
-    config = config.model_copy(update={"train": config.train.model_copy(update={"failed": "stop"})})
-    law = forecast(config.model_copy(update={"evaluate": settings}), problem, models)
-    draws = law.draws[np.arange(asked.samples) * len(law.draws) // asked.samples]
-    log = config.observe.log_noise
-    draws = np.exp(draws) if log else draws
-    which = np.full(len(panel.channels), log)
-    return prediction_table(config.data.table_format(), panel, draws, asked, log=which, marks=None)
+    return _solver(run).predict(asked)
 
 
-def asked_problem(config: DynamicsConfig, asked: Prediction) -> DynamicsProblem:
-    """The series of a table that asks for predictions, and what is given to them, as those of the run were read.
+class AbstractTrajectories(ABC):
+    """One member of a model as what solves series of a table: that of a run, or what was exported of it.
 
-    **Raises:** `RunError` or `TableError` for a table that can not be used.
+    - `likelihood`: of values around where they lie; `starts`: where the series of the run start, `(series, state)`, if
+      that was learned.
     """
-    data, layout, channels = config.data, config.data.inputs_format(), config.observe.channels or ()
-    if data.doses is not None and data.doses.path is not None:
-        raise RunError(
-            f"{asked.source}: the run read its doses from {data.doses.path}; to predict, make a run whose doses stand "
-            "in the table itself."
-        )
-    inputs = None
-    if layout and data.table_path() is not None:
-        form = replace(data.table_format(), channels=channels, min_observations=0)
-        panel, inputs = read_panel_with_inputs(asked.data, form, layout, dose_states(config), require_values=False)
-        refuse_other_times(data.table_format(), asked, panel)
-    else:
-        panel = read_asked(data.table_format(), asked, channels)
-    try:
-        panel = panel.asked_ahead(asked.ahead)
-    except ValueError as error:
-        raise RunError(f"{asked.source}: --ahead: {error}.") from None
-    panel = within_limits(config, panel)
-    log = config.observe.log_noise
-    if log and (panel.values[panel.mask] <= 0).any():
-        raise RunError(f"{asked.source}: the noise of the run is log-normal, but some values are not positive.")
-    values = np.log(np.where(panel.mask, panel.values, 1.0)) if log else panel.values
-    if config.observe.positive and not log and (panel.values[panel.mask] <= 0).any():
-        raise RunError(f"{asked.source}: observe.positive needs positive values, but some are not.")
-    if config.observe.start == "first_row" and inputs is not None and (panel.times[:, 0] > 0).any():
-        name = panel.ids[int((panel.times[:, 0] > 0).argmax())]
-        raise RunError(f"{asked.source}: a dose of series {name} lies before its first row, in which it starts.")
-    if config.observe.start == "first_row" and not panel.mask[:, 0].all():
-        name = panel.ids[int((~panel.mask[:, 0].all(-1)).argmax())]
-        raise RunError(
-            f"{asked.source}: series {name} starts in its first row, which must have a value of each channel."
-        )
-    none = np.zeros_like(panel.mask)
-    return DynamicsProblem(panel, values, panel.mask, none, none, np.arange(len(panel)), inputs)
+
+    likelihood: AbstractLikelihood
+    starts: Float[Array, "series state"] | None
+
+    @abstractmethod
+    def locations(self, problem: DynamicsProblem, first: Float[Array, "series state"]) -> Array:
+        """Where the values of all series lie, `(series, rows, channels)`, from their `first` states.
+
+        **Raises:** `nde.train.FailedExamples`, by the ids, for series that can not be solved.
+        """
 
 
-def _starting_as(config: DynamicsConfig, model: ObservedODE, panel: Panel, asked: Prediction) -> ObservedODE:
-    """The model with the learned starts of the series of a table, in their order."""
-    own = load(config).panel
-    numbers = {name: i for i, name in enumerate(own.ids)}
-    unknown = [str(name) for name in panel.ids if name not in numbers]
-    if unknown:
-        raise RunError(
-            f"{asked.source}: the start of series {unknown[0]} was not learned; those of the run are "
-            f"{', '.join(map(str, own.ids[:SHOWN]))}{' and more' if len(own.ids) > SHOWN else ''}."
-        )
-    order = np.array([numbers[name] for name in panel.ids])
-    count = np.arange(len(order))
-    here, there = (p.keys(rows, 0 * rows, as_text=False)[1] for p, rows in ((panel, count), (own, order)))
-    moved = ~np.isclose(panel.times[:, 0], own.times[order, 0])  # since the first of rows and doses
-    late = np.flatnonzero((np.asarray(here) != np.asarray(there)) | moved)
-    if len(late):
-        at = int(late[0])
-        raise RunError(
-            f"{asked.source}: series {panel.ids[at]} begins at {here[at]}, but the run learned where it starts at "
-            f"{there[at]}; give its rows from there on."
-        )
+@dataclass(frozen=True)
+class _ModelTrajectories(AbstractTrajectories):
+    model: ObservedODE
+    asking: Asking
+
+    @property
+    def likelihood(self) -> AbstractLikelihood:
+        return self.model.likelihood
+
+    @property
+    def starts(self) -> Array | None:
+        return None if self.model.starts is None else self.model.starts[:, 0]
+
+    def locations(self, problem, first):
+        times = jnp.asarray(problem.panel.times, jnp.result_type(float))
+        given = batched_inputs(self.asking, problem)
+        return trajectories(_from_given(self.model), times, first, problem.panel.ids, given)[1]
+
+
+@dataclass(frozen=True)
+class _PortedTrajectories(AbstractTrajectories):
+    likelihood: AbstractLikelihood
+    starts: Array | None
+    function: LoweredFunction
+    asking: Asking
+
+    def locations(self, problem, first):
+        times, given = problem.panel.times, batched_inputs(self.asking, problem)
+        count = times.shape[1]
+        rows = self.function.rows(places_of(count, given))
+        longer = np.pad(times, ((0, 0), (0, rows - count)), mode="edge")
+        arrays = [longer, np.asarray(first), *map(np.asarray, jax.tree.leaves(given))]
+
+        def solve(series: np.ndarray) -> Array:
+            states, found = in_blocks(partial(self.function.unchecked, rows), [x[series] for x in arrays])
+            refuse_nan(states)
+            return found[:, :count]
+
+        return blame(solve, np.arange(len(times)), problem.panel.ids)
+
+
+@dataclass(frozen=True)
+class Solver:
+    """All that predictions of a table are made of, whether it is that of a run or was exported from one.
+
+    - `asking`: how the table is read.
+    - `learned`: the series of the run, if where they start was learned.
+    - `models`: the members of each model, by its label, for a problem that they can serve.
+    - `fitting`: a problem as they take it.
+    """
+
+    asking: Asking
+    learned: LearnedSeries | None
+    models: Callable[[DynamicsProblem], Mapping[str, Sequence[AbstractTrajectories]]]
+    fitting: Callable[[DynamicsProblem], DynamicsProblem]
+
+    def predict(self, asked: Prediction) -> pl.DataFrame:
+        """The predictions that are asked for, as of `predict`."""
+        asking = self.asking
+        problem, label = asking.read(asked), asking.label(asked)
+        panel, models = problem.panel, self.models(problem)[label]
+        problem = self.fitting(problem)
+        order = None if self.learned is None else self.learned.places(panel, asked)
+        known = jnp.asarray(first_states(asking, problem), jnp.result_type(float))
+        located = [
+            one.locations(problem, known if one.starts is None or order is None else one.starts[order])
+            for one in models
+        ]
+        laws, key = [one.likelihood for one in models], member_key(asking, 0, "forecasts")
+        law = mixture(laws, located, max(FEWEST, asked.samples), panel.ids, key)
+        draws = law.draws[np.arange(asked.samples) * len(law.draws) // asked.samples]
+        log = asking.observe.log_noise
+        draws = np.exp(draws) if log else draws
+        which = np.full(len(panel.channels), log)
+        return prediction_table(asking.layout, panel, draws, asked, log=which, marks=None)
+
+
+FEWEST = 20
+"""Draws that are made at least, of which fewer may be asked for."""
+
+
+def _solver(run: OpenedRun) -> Solver:
+    config: DynamicsConfig = run.config
+    asking = asking_of(run)
+
+    def models(problem: DynamicsProblem) -> Mapping[str, Sequence[AbstractTrajectories]]:
+        every = run.models(until=float(problem.panel.times.max()))
+        return {label: [_ModelTrajectories(one, asking) for one in members] for label, members in every.items()}
+
+    learned = learned_series(load(config).panel) if config.observe.start == "learned" else None
+    return Solver(asking, learned, models, fitting=lambda problem: problem)
+
+
+def portable(run: OpenedRun, until: float | None, rows: int | None, notes: Sequence[str]) -> Portable:
+    """What predicts a table without the run: its solutions by lowered functions, laws of values by numbers.
+
+    **Raises:** `RunError` for a law that is no row of numbers, or where the run's table is needed and gone.
+    """
+    this = _solver(run)
+    asking, span = this.asking, span_of(run, this.asking, until, rows)
+    models, given = run.models(until=span.until), GivenArrays(asking)
+    dtype, states = jnp.result_type(float), len(asking.observe.states or ())
+
+    def solve(model, times, first, *arrays):
+        return solve_series(model, times, first, given.inputs(arrays))
+
+    def arguments(rows: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+        shapes = (SERIES, rows), (SERIES, states)
+        return *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes), *given.shapes(rows)
+
+    starts = {
+        label: [one.starts[:, 0].tolist() for one in each if one.starts is not None] for label, each in models.items()
+    }
+    learned = None if this.learned is None else {**asdict(this.learned), "states": starts}
+    functions = {
+        label: ArrayFunction(solve, [_from_given(one) for one in members], arguments)
+        for label, members in models.items()
+    }
+    facts = {"laws": laws_of(run, models), "notes": list(notes), "learned": learned}
+    return portable_series(run, asking, span, functions, facts, USE)
+
+
+def _learned(model: ObservedODE) -> list[list[float]]:
     assert model.starts is not None
-    return eqx.tree_at(lambda m: m.starts, model, model.starts[order])
+    return model.starts[:, 0].tolist()
 
 
-SHOWN = 5
+def _from_given(model: ObservedODE) -> ObservedODE:
+    """The model without the starts that it has learned: it starts from what it is given."""
+    return eqx.tree_at(lambda m: m.starts, model, None, is_leaf=lambda x: x is None)
+
+
+USE = (
+    "The course of series that follow the equation which was fitted, from where each starts and from what is given to "
+    "it, with the spread of what is observed, at the times that a table names or that lie ahead of its last row "
+    "(`--ahead`, in the table's unit of time)."
+)
+
+
+def predict_portable(ported: Ported, asked: Prediction) -> pl.DataFrame:
+    """The predictions of what `portable` made, equal to those of `predict` but for rounding."""
+    facts: Mapping[str, Any] = ported.facts
+    asking, learned = asking_from_plain(ported.source, facts), facts["learned"]
+
+    def models(problem: DynamicsProblem) -> Mapping[str, Sequence[AbstractTrajectories]]:
+        refuse_late(ported, asking, problem)
+        return {
+            label: [
+                _PortedTrajectories(likelihood_from_plain(law), _starts(learned, label, place), function, asking)
+                for place, (law, function) in enumerate(zip(laws, ported.functions[label], strict=True))
+            ]
+            for label, laws in facts["laws"].items()
+        }
+
+    def fitting(problem: DynamicsProblem) -> DynamicsProblem:
+        return padded_inputs(asking, problem, ported.functions[asking.label(asked)][0])
+
+    series = None
+    if learned is not None:
+        series = LearnedSeries(**{name: value for name, value in learned.items() if name != "states"})
+    return Solver(asking, series, models, fitting).predict(asked)
+
+
+def _starts(learned: Mapping[str, Any] | None, label: str, place: int) -> Array | None:
+    return None if learned is None else jnp.asarray(learned["states"][label][place], jnp.result_type(float))

@@ -51,7 +51,7 @@ def load(config: DynamicsConfig) -> DynamicsProblem:
     data = config.data
     panel, inputs = load_with_inputs(config)
     log = config.observe.log_noise
-    panel = within_limits(config, panel)
+    panel = within_limits(config.observe, panel, data.source())
     is_state = not isinstance(config.observe.observed, str)
     if config.observe.positive and is_state and (panel.values[panel.mask] <= 0).any():
         raise RunError(f"{data.source()}: observe.positive needs positive values, but some are not.")

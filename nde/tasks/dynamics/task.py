@@ -13,10 +13,11 @@ from nde.tasks.base import AbstractTask, Examples, OpenedRun, Prediction, TableE
 from nde.tasks.dynamics.drawing import figures
 from nde.tasks.dynamics.evaluation import evaluate, held_out
 from nde.tasks.dynamics.posterior import log_density, posterior
-from nde.tasks.dynamics.prediction import predict
+from nde.tasks.dynamics.prediction import portable, predict, predict_portable
 from nde.tasks.dynamics.problem import describe_inputs, DynamicsProblem, load, resolve, unfitted_starts
 from nde.tasks.dynamics.squares import with_least_squares
 from nde.tasks.dynamics.training import examples, failure_time, training_loss, validation_score
+from nde.tasks.portable import Portable, Ported
 from nde.tasks.tables import describe_table
 from nde.train import LossFunction, Update
 
@@ -26,8 +27,6 @@ class DynamicsTask(AbstractTask):
 
     Of a model it knows that it is a `nde.models.ObservedODE`, of whatever field.
     """
-
-    not_portable = "doses, covariates and learned starts are given to its solves, which are no arrays of a few shapes"
 
     def load(self, config: DynamicsConfig) -> DynamicsProblem:
         return load(config)
@@ -77,6 +76,12 @@ class DynamicsTask(AbstractTask):
 
     def predict(self, run: OpenedRun, asked: Prediction) -> pl.DataFrame:
         return predict(run, asked)
+
+    def portable(self, run: OpenedRun, *, until: float | None, rows: int | None) -> Portable:
+        return portable(run, until, rows, self.prediction_notes(run))
+
+    def predict_portable(self, portable: Ported, asked: Prediction) -> pl.DataFrame:
+        return predict_portable(portable, asked)
 
     def evaluate(self, run: OpenedRun, problem: DynamicsProblem) -> TableEvaluation:
         return evaluate(run, problem)

@@ -1,6 +1,7 @@
 """How an ODE model is trained and validated."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import diffrax
 import equinox as eqx
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from nde.config import build_loss, DynamicsConfig, Member
+from nde.config import build_loss, DynamicsConfig, Member, ObserveConfig
 from nde.engine import diffeqsolve
 from nde.models import ObservedODE, rates_with_inputs
 from nde.paths import Inputs
@@ -48,7 +49,16 @@ def fitted(config: DynamicsConfig, problem: DynamicsProblem, weights: np.ndarray
     return Examples(chosen, [problem.panel.ids[i] for i in problem.series])
 
 
-def first_states(config: DynamicsConfig, problem: DynamicsProblem) -> np.ndarray:
+class Observing(Protocol):
+    """A config, or whatever else keeps the `[observe]` of a run."""
+
+    @property
+    def observe(self) -> ObserveConfig:
+        """The section, resolved."""
+        ...
+
+
+def first_states(config: Observing, problem: DynamicsProblem) -> np.ndarray:
     """The state that each series starts from if it is known or in its first row, standardised, `(series, state)`;
     zeros if learned."""
     observe = config.observe
@@ -66,7 +76,7 @@ def first_states(config: DynamicsConfig, problem: DynamicsProblem) -> np.ndarray
     return (first - np.array(observe.location)) / np.array(observe.scale)
 
 
-def batched_inputs(config: DynamicsConfig, problem: DynamicsProblem) -> Inputs | None:
+def batched_inputs(config: Observing, problem: DynamicsProblem) -> Inputs | None:
     """What is given to all series, doses in the coordinates that are solved, with a leading axis of series."""
     observe = config.observe
     if problem.inputs is None:
@@ -115,14 +125,17 @@ def trajectories(
     return jax.tree.map(lambda x: x.at[np.array(failed)].set(jnp.nan), solved)
 
 
-@eqx.filter_jit
-def _solve_series(model: ObservedODE, times: Array, starts: Array, inputs: Inputs | None) -> tuple[Array, Array]:
+def solve_series(model: ObservedODE, times: Array, starts: Array, inputs: Inputs | None) -> tuple[Array, Array]:
+    """What `trajectories` gives, within compiled code: `starts` are `(series, state)`."""
     if inputs is None:
         ys = jax.vmap(model.ode)(times, starts)
         return ys, model.locations(ys, times)
     from_zero = jnp.concatenate([jnp.zeros_like(times[:, :1]), times], axis=1)
     ys = jax.vmap(model.ode)(from_zero, starts, inputs)[:, 1:]
     return ys, jax.vmap(model.locations)(ys, times, inputs)
+
+
+_solve_series = eqx.filter_jit(solve_series)
 
 
 def failure_time(model: ObservedODE, times, values, weights, number, first, knots, inputs=None) -> float | None:

@@ -13,8 +13,9 @@ from nde.tasks.dynamics import describe_inputs, DynamicsProblem, load, resolve
 from nde.tasks.population.drawing import figures
 from nde.tasks.population.evaluation import evaluate
 from nde.tasks.population.posterior import log_density, posterior
-from nde.tasks.population.prediction import predict
+from nde.tasks.population.prediction import portable, predict, predict_portable
 from nde.tasks.population.training import examples, training_loss, validation_score
+from nde.tasks.portable import Portable, Ported
 from nde.tasks.tables import describe_table
 from nde.train import LossFunction
 
@@ -28,8 +29,6 @@ class PopulationTask(AbstractTask):
     loss_name = "negative log marginal likelihood (nats per value)"
     score_name = "validation marginal NLL per value"
     counts_solves = False  # the Laplace approximation takes second derivatives
-
-    not_portable = "effects are searched for with each individual's doses, which are no arrays of a few shapes"
 
     def load(self, config: PopulationConfig) -> DynamicsProblem:
         return load(config)
@@ -78,3 +77,9 @@ class PopulationTask(AbstractTask):
 
     def predict(self, run: OpenedRun, asked: Prediction) -> pl.DataFrame:
         return predict(run, asked)
+
+    def portable(self, run: OpenedRun, *, until: float | None, rows: int | None) -> Portable:
+        return portable(run, until, rows, self.prediction_notes(run))
+
+    def predict_portable(self, portable: Ported, asked: Prediction) -> pl.DataFrame:
+        return predict_portable(portable, asked)

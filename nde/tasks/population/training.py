@@ -12,11 +12,11 @@ from nde.models import Population
 from nde.objectives import LaplaceMarginal
 from nde.report import Individuals
 from nde.tasks.base import Examples
-from nde.tasks.dynamics import batched_inputs, DynamicsProblem
+from nde.tasks.dynamics import batched_inputs, DynamicsProblem, Observing
 from nde.train import LossFunction
 
 
-def individuals(config: PopulationConfig, problem: DynamicsProblem, mask: np.ndarray) -> Individuals:
+def individuals(config: Observing, problem: DynamicsProblem, mask: np.ndarray) -> Individuals:
     """All series as individuals, of whose values the mask shows some; with inputs, after a row without values at the
     time at which the clock of each starts."""
     inputs = batched_inputs(config, problem)
