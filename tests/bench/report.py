@@ -31,7 +31,7 @@ from report_many import many_series
 from report_matching import matching
 from report_models import fits, forecasts, regularisers, shooting
 from report_peers import peers
-from report_populations import dose_studies, doses, interval_coverage, theophylline
+from report_populations import dose_studies, doses, interval_coverage, learned_absorption, theophylline
 from report_signatures import signatures
 from report_solves import adjoints, engine, orders, sde
 from report_training import faults, scaling, step_split
@@ -39,7 +39,7 @@ from report_training import faults, scaling, step_split
 SECTIONS: list[Callable[[], str]] = [engine, peers, sde, orders, adjoints, regularisers, forecasts, fits, shooting]
 SECTIONS += [cde_step, irregular, forecasters, matching, linear, signatures]
 SECTIONS += [samplers, diffusion_adjoints, adaptive_sampler, likelihood, flow_matching, reflow, to_flow]
-SECTIONS += [digits, contexts, doses, theophylline, dose_studies, interval_coverage]
+SECTIONS += [digits, contexts, doses, theophylline, learned_absorption, dose_studies, interval_coverage]
 SECTIONS += [white_dwarf, ignition, many_series]
 SECTIONS += [closed_forms, pushed_at_random, fit_steps]
 SECTIONS += [step_split, scaling, faults]
