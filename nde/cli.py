@@ -110,12 +110,15 @@ def predict(
     run: Annotated[
         Path, typer.Argument(metavar="RUN|FILE", help="The folder that `nde fit` made, or a file of `nde export`.")
     ],
-    data: Annotated[Path, typer.Option(help="A table laid out like the one that the run was trained on.")],
     out: Annotated[Path, typer.Option(help="A new .csv or .parquet file.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A table laid out like the one that the run was trained on; to generate points, none."),
+    ] = None,
     ahead: Annotated[
         str, typer.Option(help="Times after each series' last row to forecast too, such as 182.5,365.")
     ] = "",
-    samples: Annotated[int, typer.Option(help="Model samples.")] = 200,
+    samples: Annotated[int, typer.Option(help="Model samples; of a run that generates, how many points.")] = 200,
     keep_samples: Annotated[bool, typer.Option(help="Write every sample, a column each.")] = False,
     model: Annotated[
         str | None, typer.Option(help="Predict by this [[model]] alone; by what the run chose if not given.")
@@ -124,7 +127,9 @@ def predict(
         str | None, typer.Option(help="Of a file: its digest, as `nde export` printed it; any other is refused.")
     ] = None,
 ) -> None:
-    """Predict every series of a table: its forecast, with mean, quantiles and samples on request, or its class."""
+    """Predict every series of a table, its forecast with quantiles or its class, or the density of every point; or
+    draw new points.
+    """
     _commands().predict(run, data, out, ahead, samples, keep_samples, model, sha256)
 
 

@@ -155,7 +155,7 @@ def evaluate(folder: Path, given: Mapping[str, Any], out: Path | None) -> None:
 
 def predict(
     source: Path,
-    data: Path,
+    data: Path | None,
     out: Path,
     ahead: str,
     samples: int,
@@ -178,13 +178,13 @@ def predict(
         if not out.parent.is_dir():
             raise runs.RunError(f"{out}: no folder {out.parent} is there; make it, or give another --out.")
         text = out.suffix == ".csv"
-        with _stage(Console(), f"predicting the series of {data}"):
+        with _stage(Console(), "drawing points" if data is None else f"predicting {data}"):
             table = opened.predict(
                 data, ahead=steps, samples=samples, keep_samples=keep_samples, as_text=text, model=model
             )
         table.write_csv(out) if text else table.write_parquet(out)
         _say(Console(), f"wrote {out}: {len(table)} rows")
-        for note in opened.prediction_notes() if model is None else ():
+        for note in opened.prediction_notes(model):
             _say(Console(), note)
         warning = warning_of(table["mark"].to_list()) if "mark" in table.columns else None
         if warning is not None:
@@ -260,8 +260,8 @@ def sweep(
         best = found.best.folder
         _say(console, f"best run: {best}")
         _say(console, f"score and draw it on what was held out: nde fit --resume {best}")
-        if found.best.task.can_predict():
-            _say(console, f"predict from it: nde predict {best} --data TABLE.csv --out predictions.csv")
+        asked = "--data TABLE.csv" if found.best.task.needs_table else "--samples 1000"
+        _say(console, f"predict from it: nde predict {best} {asked} --out predictions.csv")
 
 
 def _score(console: Console, run: Run, settings: Mapping[str, Any]) -> AbstractEvaluation:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import zipfile
 from io import BytesIO
-from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -33,7 +32,7 @@ from nde.objectives import (
     StudentTLikelihood,
 )
 from nde.report import class_logits
-from nde.runs import Run, RunError
+from nde.runs import RunError
 from nde.tasks.portable import key_arguments, LoweredFunction, PortedLogits, Rung, series_arguments
 from nde.train import checks_as_nan, FailedExamples
 
@@ -253,13 +252,6 @@ def test_export_and_predict_by_command(classify, folder):
     assert of_run.exit_code == 2 and "--sha256 is of a file of `nde export`" in of_run.stderr
     assert called("predict", folder / "command.nde", *options, digest).exit_code == 0
     assert pl.read_csv(folder / "classes.csv").columns == ["who", "class", "p_x", "p_y"]
-
-
-def test_a_task_that_can_not_be_exported_says_why_and_which_can(folder):
-    run = Run(folder / "run", SimpleNamespace(task="density"))
-    said = "run: task = 'density' can not be exported: it predicts no tables; these can: forecast, classify, dynamics, "
-    with pytest.raises(RunError, match=said):
-        nde.export_run(run, folder / "none.nde")
 
 
 def test_a_check_that_fails_within_an_exported_model_names_the_series():

@@ -77,14 +77,17 @@ def test_fit_leaves_the_table_and_the_figures(fitted):
         assert imread(fitted / "figures" / f"{name}.png")[..., :3].std() > 0.05
 
 
-def test_evaluate_and_plot_work_on_the_run_and_predict_says_which_kinds_it_is_for(fitted, tmp_path):
+def test_evaluate_works_on_the_run_and_predict_gives_the_densities_that_are_scored(fitted, tmp_path):
     result = invoke("evaluate", fitted, "--out", tmp_path / "again")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "again" / "results.csv").read_text() == (fitted / "results.csv").read_text()
-    (tmp_path / "points.csv").write_text("x,y\n0,0\n")
-    refused = invoke("predict", fitted, "--data", tmp_path / "points.csv", "--out", tmp_path / "out.csv")
-    assert refused.exit_code == 2
-    assert "task = 'density' predicts no tables; these do: forecast, classify, dynamics, population" in refused.output
+    test = Run.open(fitted).problem.test.points
+    pl.DataFrame(test, schema=["x", "y"]).write_csv(tmp_path / "points.csv")
+    result = invoke("predict", fitted, "--data", tmp_path / "points.csv", "--out", tmp_path / "out.csv")
+    assert result.exit_code == 0, result.output
+    (scored,) = (row for row in pl.read_csv(fitted / "results.csv").iter_rows(named=True) if row["method"] == "flow")
+    found = pl.read_csv(tmp_path / "out.csv")["log_prob"].mean()
+    np.testing.assert_allclose(found, scored["log_likelihood"], atol=1e-5)
 
 
 def test_an_unknown_density_is_refused_in_one_line(tmp_path):

@@ -61,7 +61,13 @@ from nde.data.labelled import (
 from nde.data.layout import DATE_UNITS as DATE_UNITS, TableError as TableError, TableFormat as TableFormat
 from nde.data.normalise import Normaliser as Normaliser
 from nde.data.panel import Panel as Panel, TableRows as TableRows
-from nde.data.points import as_point_set as as_point_set, PointSet as PointSet, read_points as read_points
+from nde.data.points import (
+    as_point_set as as_point_set,
+    PointRows as PointRows,
+    PointSet as PointSet,
+    read_point_rows as read_point_rows,
+    read_points as read_points,
+)
 from nde.data.series_inputs import SeriesInputs as SeriesInputs
 from nde.data.split import Split as Split, split_series as split_series
 from nde.data.table import panel_of as panel_of, read_panel as read_panel

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from nde.data.cells import read_names, read_numbers
-from nde.data.files import no_column, read_cells
+from nde.data.files import no_column, read_cells, Table
 from nde.data.layout import TableFormat
 
 
@@ -51,19 +51,10 @@ def read_points(path: Any, *, columns: tuple[str, ...] | None, label: str | None
     """
     table = read_cells(path, layout)
     names = [name for name in table.frame.columns if name != label] if columns is None else list(columns)
-    wanted = [*names, *([] if label is None else [label])]
-    if len(set(wanted)) < len(wanted):
-        raise table.error(f"a column is asked for twice among {', '.join(wanted)}; name each once.")
-    for name in wanted:
-        if name not in table.frame.columns:
-            raise no_column(table, name, wanted)
+    _check_columns(table, names, label)
     if not names:
         raise table.error("there is no column of coordinates; name them in data.columns.")
-    points = np.stack([read_numbers(table, name, layout) for name in names], axis=1)
-    gone = np.isnan(points)
-    if gone.any():
-        row, column = (int(i[0]) for i in np.nonzero(gone))
-        raise table.row_error(row, names[column], " is empty; a point needs all its coordinates: leave the row out.")
+    points = _coordinates(table, names, layout)
     if label is None:
         return PointSet(points, columns=tuple(names))
     own = read_names(table, label)
@@ -76,5 +67,66 @@ def read_points(path: Any, *, columns: tuple[str, ...] | None, label: str | None
     return PointSet(points, labels, classes, tuple(names))
 
 
+@dataclass(frozen=True)
+class PointRows:
+    """A table whose rows are predicted of, and what of it a model of points is given.
+
+    - `table`: all its cells.
+    - `points`: `(rows, columns)`; `labels`: `(rows,)`, the numbers of the rows' classes, `None` where none are asked.
+    """
+
+    table: Table
+    points: Float[np.ndarray, "rows columns"]
+    labels: Int[np.ndarray, " rows"] | None
+
+    def __len__(self) -> int:
+        return len(self.table.frame)
+
+
+def read_point_rows(
+    path: Any, *, columns: tuple[str, ...], label: str | None, classes: tuple[str, ...], layout: TableFormat
+) -> PointRows:
+    """A table with a row for each prediction, of which some columns are a point or a class of those that are known.
+
+    **Arguments:** those of `nde.data.read_points`; `columns`: the coordinates that are read, which may be none;
+    `classes`: the names that the column `label` may hold.
+
+    **Raises:** `TableError`, as `nde.data.read_points`, and for a table without rows, and another class.
+    """
+    table = read_cells(path, layout)
+    _check_columns(table, list(columns), label)
+    if not len(table.frame):
+        raise table.error("has no rows; give one for each point.")
+    points = _coordinates(table, list(columns), layout) if columns else np.zeros((len(table.frame), 0))
+    if label is None:
+        return PointRows(table, points, None)
+    places = {name: i for i, name in enumerate(classes)}
+    names = read_names(table, label).to_list()
+    for row, name in enumerate(names):
+        if name not in places:
+            known = ", ".join(classes[:SHOWN_CLASSES]) + (", …" if len(classes) > SHOWN_CLASSES else "")
+            raise table.row_error(row, label, f": '{name}' is no class of the run; its classes are {known}.")
+    return PointRows(table, points, np.array([places[name] for name in names], np.int32))
+
+
+def _check_columns(table: Table, names: list[str], label: str | None) -> None:
+    wanted = [*names, *([] if label is None else [label])]
+    if len(set(wanted)) < len(wanted):
+        raise table.error(f"a column is asked for twice among {', '.join(wanted)}; name each once.")
+    for name in wanted:
+        if name not in table.frame.columns:
+            raise no_column(table, name, wanted)
+
+
+def _coordinates(table: Table, names: list[str], layout: TableFormat) -> Float[np.ndarray, "rows columns"]:
+    points = np.stack([read_numbers(table, name, layout) for name in names], axis=1)
+    gone = np.isnan(points)
+    if gone.any():
+        row, column = (int(i[0]) for i in np.nonzero(gone))
+        raise table.row_error(row, names[column], " is empty; a point needs all its coordinates: leave the row out.")
+    return points
+
+
+SHOWN_CLASSES = 20
 MOST_CLASSES = 1000
 """More are numbers, or names of rows."""

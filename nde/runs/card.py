@@ -77,9 +77,10 @@ def _scores(run: Run) -> list[str]:
     settings = run.config.evaluate.model_dump(exclude_none=True, mode="json")
     asked = ", ".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())
     asked = results["asked"] if isinstance(results.get("asked"), str) else asked
-    scored = f"{results['series_scored']} series" if "series_scored" in results else "the held-out part"
+    counts = [f"{results[f'{what}_scored']} {what}" for what in ("series", "points") if f"{what}_scored" in results]
+    scored = f"{counts[0]} that were held out" if counts else "what was held out"
     return [
-        f"On {scored} that were held out ({asked}); `nde evaluate` of the run measures them.",
+        f"On {scored} ({asked}); `nde evaluate` of the run measures them.",
         "\n".join(f"| {' | '.join(line)} |" for line in lines),
         _list(results.get("notes", [])),
     ]

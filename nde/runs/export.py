@@ -36,7 +36,7 @@ import numpy as np
 
 from nde.runs.card import model_card
 from nde.runs.folder import Run
-from nde.tasks import ArrayFunction, RunError, TASKS
+from nde.tasks import ArrayFunction, RunError
 from nde.train import checks_as_nan
 
 FORMAT = 1
@@ -68,10 +68,6 @@ def export_run(run: Run, out: str | Path, *, until: float | None = None, rows: i
     for name, value in (("until", until), ("rows", rows)):
         if value is not None and not value > 0:
             raise RunError(f"--{name} must be above zero, but is {value:g}.")
-    if not run.task.can_export():
-        able = ", ".join(name for name, task in TASKS.items() if task.can_export())
-        why = run.task.not_portable
-        raise RunError(f"{run.folder}: task = '{run.config.task}' can not be exported: {why}; these can: {able}.")
     portable = run.task.portable(run, until=until, rows=rows)
     members: dict[str, bytes] = {}
     functions, refused = [], []

@@ -15,7 +15,16 @@ import numpy as np
 import polars as pl
 
 from nde.runs.export import CARD, FACTS, first_line, FORMAT, MANIFEST, NORMALISER
-from nde.tasks import LoweredFunction, Ported, Prediction, refuse_ahead, RunError, Rung, TASKS
+from nde.tasks import (
+    LoweredFunction,
+    Ported,
+    Prediction,
+    refuse_ahead,
+    refuse_no_table,
+    RunError,
+    Rung,
+    TASKS,
+)
 
 
 @dataclass(frozen=True)
@@ -32,13 +41,13 @@ class ExportedModel:
     task: str
     ported: Ported
 
-    def prediction_notes(self) -> Sequence[str]:
-        """What there is to say of the law that it predicts by, a line each."""
-        return self.ported.facts["notes"]
+    def prediction_notes(self, model: str | None = None) -> Sequence[str]:
+        """What there is to say of what it predicts by, a line each; `model`: the one that was asked for."""
+        return TASKS[self.task].portable_notes(self.ported, model)
 
     def predict(
         self,
-        data: Any,
+        data: Any = None,
         *,
         ahead: Sequence[float] = (),
         samples: int = 200,
@@ -55,6 +64,8 @@ class ExportedModel:
         further on; `nde.train.FailedExamples`, by name, for series that can not be solved.
         """
         refuse_ahead(ahead)
+        if data is None:
+            refuse_no_table(TASKS[self.task], self.path)
         asked = Prediction(data, ahead, samples, keep_samples, as_text, model)
         return TASKS[self.task].predict_portable(self.ported, asked)
 

@@ -23,6 +23,7 @@ from nde.tasks import (
     predicting,
     Prediction,
     refuse_ahead,
+    refuse_no_table,
     RunError,
     TASKS,
 )
@@ -125,7 +126,7 @@ class Run:
 
     def predict(
         self,
-        data: Any,
+        data: Any = None,
         *,
         ahead: Sequence[float] = (),
         samples: int = 200,
@@ -133,32 +134,33 @@ class Run:
         as_text: bool = False,
         model: str | None = None,
     ) -> pl.DataFrame:
-        """Predictions for every series of a table. The run's training table is not needed.
+        """Predictions for every series or point of a table, or new points. The run's training table is not needed.
 
         **Arguments:**
 
-        - `data`: a table laid out like the one that the run was trained on: a path, or a frame of polars or pandas.
+        - `data`: a table laid out like the one that the run was trained on: a path, or a frame of polars or pandas. To
+          generate it is left out, unless points are asked for of the classes of its rows, or that begin at its points.
         - `ahead`: times after each series' last row, in the table's unit, which for dates is `data.date_unit`.
-        - `samples`: how many; with `keep_samples` each becomes a column `sample_0`, `sample_1`, …
+        - `samples`: how many; with `keep_samples` each becomes a column `sample_0`, `sample_1`, …; to generate without
+          a table, how many points.
         - `as_text`: whether dates of a CSV table are given as they are written there; else as dates.
         - `model`: the label or the name of the `[[model]]` that predicts alone; `None` for what the run predicts by.
 
         **Returns:** a polars frame. Of a forecast: a row for each series, time and channel, with the value observed,
-        mean, quantiles and marks; of a classifier a row a series, with its class and each class's probability.
+        mean, quantiles and marks; of a classifier a row a series, with its class and each class's probability; of a
+        density the table with a column `log_prob`; to generate, new points, in a table's columns of the points.
 
-        **Raises:** `RunError` if the run's task predicts nothing; `TableError` for a bad table.
+        **Raises:** `RunError` for a table that is missing, or is given where none is of use; `TableError` for a bad
+        one.
         """
-        if not self.task.can_predict():
-            able = ", ".join(name for name, task in TASKS.items() if task.can_predict())
-            raise RunError(f"{self.folder}: task = '{self.config.task}' predicts no tables; these do: {able}.")
         refuse_ahead(ahead)
-        table = self.task.predict(self, Prediction(data, ahead, samples, keep_samples, as_text, model))
-        assert table is not None
-        return table
+        if data is None:
+            refuse_no_table(self.task, self.folder)
+        return self.task.predict(self, Prediction(data, ahead, samples, keep_samples, as_text, model))
 
-    def prediction_notes(self) -> Sequence[str]:
-        """What there is to say of the law that `predict` draws from, a line each."""
-        return self.task.prediction_notes(self)
+    def prediction_notes(self, model: str | None = None) -> Sequence[str]:
+        """What there is to say of what `predict` predicts by, a line each; `model`: the one that was asked for."""
+        return self.task.prediction_notes(self, model)
 
     def log_density(self, model: str | None = None, *, member: int = 0) -> LogDensity:
         """The log density of what a trained model does not know: parameters, starts, scales of noise; for samplers.

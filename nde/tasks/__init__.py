@@ -16,6 +16,7 @@ from nde.tasks.base import (
     predicting as predicting,
     Prediction as Prediction,
     refuse_ahead as refuse_ahead,
+    refuse_no_table as refuse_no_table,
     RunError as RunError,
     RunFailed as RunFailed,
     TableEvaluation as TableEvaluation,

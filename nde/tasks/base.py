@@ -85,11 +85,21 @@ def refuse_ahead(ahead: Any) -> None:
         raise RunError(f"ahead must hold times after the last row, above zero, but is {given}.")
 
 
+def refuse_no_table(task: "AbstractTask", source: object) -> None:
+    """Refuse to predict without a table what is of a table alone; `source`: what messages call the run.
+
+    **Raises:** `RunError`.
+    """
+    if task.needs_table:
+        raise RunError(f"{source}: predicts of a table: give --data, one laid out like that of the run.")
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What `nde predict` asks for.
 
-    - `data`: a table laid out like the one that the run was trained on: a path, or a frame of polars or pandas.
+    - `data`: a table laid out like the one that the run was trained on: a path, or a frame of polars or pandas; `None`
+      for new points, of a task that draws them.
     - `ahead`: times after each series' last row to forecast too, in the table's unit.
     - `samples`: how many; `keep_samples`: whether each becomes a column.
     - `as_text`: whether dates of a CSV table are given as they are written there; else as dates.
@@ -262,11 +272,14 @@ class AbstractTask(ABC):
         del config, model, example
         return None
 
-    def predict(self, run: OpenedRun, asked: Prediction) -> pl.DataFrame | None:
-        """The predictions for a table, or `None` from a task that has none."""
-        del run, asked
-        return None
+    needs_table = True
+    """Whether `predict` is of a table alone; else it draws points without one."""
 
+    @abstractmethod
+    def predict(self, run: OpenedRun, asked: Prediction) -> pl.DataFrame:
+        """The predictions for a table."""
+
+    @abstractmethod
     def portable(self, run: OpenedRun, *, until: float | None, rows: int | None) -> Portable:
         """What predicts a table as `predict` does, without the run: `nde.runs.export` makes a file of it.
 
@@ -275,19 +288,19 @@ class AbstractTask(ABC):
 
         **Raises:** `RunError`, which says why, for a model whose predictions are no functions of arrays.
         """
-        raise NotImplementedError
 
-    not_portable = "it predicts no tables"
-    """Why `portable` is not there."""
-
+    @abstractmethod
     def predict_portable(self, portable: Ported, asked: Prediction) -> pl.DataFrame:
         """The predictions for a table of what `portable` made."""
-        raise NotImplementedError
 
-    def prediction_notes(self, run: OpenedRun) -> Sequence[str]:
-        """What there is to say of the law that `predict` draws from, a line each."""
-        del run
+    def prediction_notes(self, run: OpenedRun, model: str | None = None) -> Sequence[str]:
+        """What there is to say of what `predict` predicts by, a line each; `model`: the one that was asked for."""
+        del run, model
         return ()
+
+    def portable_notes(self, portable: Ported, model: str | None = None) -> Sequence[str]:
+        """The same of what `portable` made: what it said then, but of a model that was asked for nothing."""
+        return portable.facts["notes"] if model is None else ()
 
     def log_density(self, run: OpenedRun, problem: Any, model: Any) -> LogDensity | None:
         """The log density of what one of the run's models does not know, or `None` from a task without equations."""
@@ -302,14 +315,6 @@ class AbstractTask(ABC):
     def has_posterior(self) -> bool:
         """Whether `log_density` and `posterior` are there."""
         return type(self).posterior is not AbstractTask.posterior
-
-    def can_export(self) -> bool:
-        """Whether `portable` is there."""
-        return type(self).portable is not AbstractTask.portable
-
-    def can_predict(self) -> bool:
-        """Whether `predict` is there."""
-        return type(self).predict is not AbstractTask.predict
 
 
 def new_model(config: RunConfig, member: Member, facts: Any, *, start: int = 0) -> PyTree:

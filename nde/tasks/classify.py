@@ -243,9 +243,9 @@ class ClassifyTask(AbstractTask):
     def predict_portable(self, portable: Ported, asked: Prediction) -> pl.DataFrame:
         return predict_portable(portable, asked)
 
-    def prediction_notes(self, run: OpenedRun) -> Sequence[str]:
-        """Which model it is, where there are several."""
-        return [f"classes by the {predicting(run, None)}"] if len(run.config.model) > 1 else []
+    def prediction_notes(self, run: OpenedRun, model: str | None = None) -> Sequence[str]:
+        """Which model it is, where there are several and none was asked for."""
+        return [f"classes by the {predicting(run, None)}"] if model is None and len(run.config.model) > 1 else []
 
 
 def _load(config: ClassifyConfig) -> LabelledPanel:

@@ -1,21 +1,26 @@
 """The density of points as a task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import polars as pl
 from matplotlib.figure import Figure
 
 from nde.config import build_loss, DensityConfig, Member, PointFacts
 from nde.models import at_tolerance
 from nde.objectives import point_loss
 from nde.report import density_rows, fit_gaussian, fit_kde, PlaneGrid, plot_plane
-from nde.tasks.base import AbstractTask, Examples, member_key, OpenedRun, TableEvaluation
-from nde.tasks.points import describe_points, load_points, named_models, PointsProblem, resolved_points
+from nde.tasks.base import AbstractTask, Examples, member_key, OpenedRun, Prediction, TableEvaluation
+from nde.tasks.point_export import portable_points, ported_points
+from nde.tasks.point_prediction import Asked, LogDensities, models_of
+from nde.tasks.points import describe_points, load_points, named_models, PointsProblem, resolved_points, write_units
+from nde.tasks.portable import Portable, Ported
 from nde.train import blame, LossFunction
 
 
@@ -41,6 +46,9 @@ class DensityTask(AbstractTask):
 
     def describe(self, config: DensityConfig, problem: PointsProblem) -> list[str]:
         return describe_points(config, problem)
+
+    def save(self, folder: Path, config: DensityConfig, problem: PointsProblem) -> None:
+        write_units(folder, problem)
 
     def examples(self, config: DensityConfig, problem: PointsProblem, member: Member) -> Examples:
         return Examples((problem.train.points,), [f"point {i}" for i in range(len(problem.train))])
@@ -95,6 +103,32 @@ class DensityTask(AbstractTask):
             return {}
         samples, heights, grid = evaluation.details
         return {"density": plot_plane(problem.test.points, samples, heights, grid)}
+
+    def predict(self, run: OpenedRun, asked: Prediction) -> pl.DataFrame:
+        return models_of(run, _asks(run)).log_densities(asked)
+
+    def prediction_notes(self, run: OpenedRun, model: str | None = None) -> Sequence[str]:
+        return models_of(run, _asks(run)).density_notes(model)
+
+    def portable(self, run: OpenedRun, *, until: float | None, rows: int | None) -> Portable:
+        return portable_points(run, _asks(run), until, rows, self.prediction_notes(run))
+
+    def predict_portable(self, portable: Ported, asked: Prediction) -> pl.DataFrame:
+        return ported_points(portable).log_densities(asked)
+
+    def portable_notes(self, portable: Ported, model: str | None = None) -> Sequence[str]:
+        return ported_points(portable).density_notes(model)
+
+
+def _asks(run: OpenedRun) -> Asked:
+    """Log-densities by the adaptive solves that score them."""
+    calls = {section.called(): LogDensities() for section in run.config.model}
+    ready = partial(at_tolerance, tolerance=run.config.evaluate.tolerance)
+    use = f"{USE} Solved at a tolerance of {run.config.evaluate.tolerance:g}."
+    return Asked(calls, ready, use, "--data TABLE.csv --out densities.csv")
+
+
+USE = "The log-density of each of a table's points, in nats, for points like those that it was trained on."
 
 
 EXTENT = 4.5

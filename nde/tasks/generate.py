@@ -1,6 +1,6 @@
 """Samples like the data, as a task: diffusion models, flows between laws, and whatever else draws points."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,20 @@ from nde.config import build_loss, GenerateConfig, Member, PointFacts
 from nde.models import at_tolerance, flow_paths, Solved
 from nde.objectives import independent_pairs, point_loss, transport_pairs
 from nde.report import bits_per_dimension, energy_distance, plot_clouds, plot_images, sample_distances
-from nde.tasks.base import AbstractTask, Examples, member_key, OpenedRun, TableEvaluation
+from nde.tasks.base import AbstractTask, Examples, member_key, OpenedRun, Prediction, TableEvaluation
 from nde.tasks.density import log_prob
-from nde.tasks.points import describe_points, load_points, named_models, PointsProblem, resolved_points
+from nde.tasks.point_export import portable_points, ported_points
+from nde.tasks.point_prediction import Asked, Draws, models_of
+from nde.tasks.points import (
+    column_names,
+    describe_points,
+    load_points,
+    named_models,
+    PointsProblem,
+    resolved_points,
+    write_units,
+)
+from nde.tasks.portable import Portable, Ported
 from nde.train import LossFunction
 
 
@@ -73,6 +84,7 @@ class GenerateTask(AbstractTask):
 
     loss_name = "loss"
     score_name = "validation: energy distance of samples"
+    needs_table = False
 
     def load(self, config: GenerateConfig) -> PointsProblem:
         return load_points(config, config.data.source)
@@ -91,6 +103,9 @@ class GenerateTask(AbstractTask):
     def describe(self, config: GenerateConfig, problem: PointsProblem) -> list[str]:
         begin = [] if config.data.source is None else [f"from points of {config.data.source}"]
         return [*describe_points(config, problem), *begin]
+
+    def save(self, folder: Path, config: GenerateConfig, problem: PointsProblem) -> None:
+        write_units(folder, problem)
 
     def examples(self, config: GenerateConfig, problem: PointsProblem, member: Member) -> Examples:
         x1, labels = problem.train.points, problem.train.labels
@@ -151,9 +166,9 @@ class GenerateTask(AbstractTask):
             caption="distances between halves of both; the floor is that between halves of the held-out points",
             scores=rows,
             notes=self._notes(run, problem),
-            summary={"samples": count},
+            summary={"samples": count, "points_scored": count},
             details=drawn,
-            columns=data.columns or _columns(data.points.shape[1]),
+            columns=column_names(data),
             classes=data.classes,
         )
 
@@ -177,6 +192,21 @@ class GenerateTask(AbstractTask):
             clouds = {"held out": test, "source": source} | {name: way[:, -1] for name, way in ways.items()}
             figures["paths"] = plot_clouds(clouds, names=names, paths=ways, span=np.concatenate([test, source]))
         return figures
+
+    def predict(self, run: OpenedRun, asked: Prediction) -> pl.DataFrame:
+        return models_of(run, _asks(run)).draws(asked)
+
+    def prediction_notes(self, run: OpenedRun, model: str | None = None) -> Sequence[str]:
+        return models_of(run, _asks(run)).draw_notes(model)
+
+    def portable(self, run: OpenedRun, *, until: float | None, rows: int | None) -> Portable:
+        return portable_points(run, _asks(run), until, rows, self.prediction_notes(run))
+
+    def predict_portable(self, portable: Ported, asked: Prediction) -> pl.DataFrame:
+        return ported_points(portable).draws(asked)
+
+    def portable_notes(self, portable: Ported, model: str | None = None) -> Sequence[str]:
+        return ported_points(portable).draw_notes(model)
 
     def _likelihood(self, run: OpenedRun, problem: PointsProblem, model: Any) -> dict[str, float]:
         """The mean log-density of held-out points and its standard error, in the data's own units."""
@@ -202,12 +232,23 @@ class GenerateTask(AbstractTask):
         return notes
 
 
+def _asks(run: OpenedRun) -> Asked:
+    """Points drawn as those that are scored."""
+    config = run.config
+    classes, begins = tuple(config.data.classes or ()), config.data.source is not None
+    drawn = {s.called(): Draws(s.drawing(config.evaluate), bool(classes), begins) for s in config.model}
+    how = config.evaluate.model_dump(include={"noise", "steps", "sampler"}, exclude_none=True, exclude_defaults=True)
+    said = ", ".join(f"{name} = {value}" for name, value in how.items())
+    use = USE + (f" Drawn with {said}." if said else " Drawn by an ODE, its steps chosen by the solver.")
+    command = "--data TABLE.csv --out points.csv" if begins else "--samples 1000 --out points.csv"
+    return Asked(drawn, lambda model: model, use, command, classes)
+
+
+USE = "New points like those that it was trained on."
+
+
 VALIDATED, VALIDATION_STEPS = 500, 16
 PATHS = 120
-
-
-def _columns(size: int) -> tuple[str, ...]:
-    return ("x", "y") if size == 2 else tuple(f"x{i + 1}" for i in range(size))
 
 
 def _named(run: OpenedRun) -> list[tuple[str, Any, Any, int]]:

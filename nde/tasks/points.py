@@ -1,6 +1,8 @@
 """The points of a run, of whatever task: read or made, divided, brought to one scale, and written into its config."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from nde.config import PointsData, RunConfig
 from nde.data import as_point_set, PointSet, read_points
 from nde.diffusion import fit_kinetic
 from nde.tasks.base import OpenedRun, RunError
-from nde.tasks.tables import file_fingerprint
+from nde.tasks.tables import file_fingerprint, NORMALISER
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,76 @@ class PointsProblem:
     scale: np.ndarray
     source: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
+    @property
+    def units(self) -> "PointUnits":
+        """What is kept of them to predict by."""
+        labels, classes = self.train.labels, len(self.data.classes)
+        counts = () if labels is None else tuple(np.bincount(labels, minlength=classes).tolist())
+        return PointUnits(column_names(self.data), tuple(self.shift.tolist()), tuple(self.scale.tolist()), counts)
+
     def undo(self, points: Any) -> np.ndarray:
         """Points in the models' units in their own again."""
-        return np.asarray(points, np.float64) * self.scale + self.shift
+        return self.units.undo(points)
+
+    @property
+    def log_scale(self) -> float:
+        """What a log-density in the models' units is above one in the data's own."""
+        return self.units.log_scale
+
+
+@dataclass(frozen=True)
+class PointUnits:
+    """What a run keeps of its points to predict by, without them.
+
+    - `columns`: what the coordinates are called; `shift`, `scale`: of each, `(x - shift) / scale` is in the models'
+      units.
+    - `counts`: how many training points each class has; empty without classes.
+    """
+
+    columns: tuple[str, ...]
+    shift: tuple[float, ...]
+    scale: tuple[float, ...]
+    counts: tuple[int, ...]
+
+    def apply(self, points: Any) -> np.ndarray:
+        """Points in their own units in the models'."""
+        with np.errstate(over="ignore"):  # what is then infinite can not be solved for, which is said by its row
+            return (np.asarray(points, np.float64) - np.array(self.shift)) / np.array(self.scale)
+
+    def undo(self, points: Any) -> np.ndarray:
+        """Points in the models' units in their own again."""
+        return np.asarray(points, np.float64) * np.array(self.scale) + np.array(self.shift)
 
     @property
     def log_scale(self) -> float:
         """What a log-density in the models' units is above one in the data's own."""
         return float(np.log(self.scale).sum())
+
+    def to_plain(self) -> dict[str, Any]:
+        """What JSON can hold of them, to the last bit."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, saved: Mapping[str, Any]) -> "PointUnits":
+        """What `to_plain` made, of JSON."""
+        return cls(**{name: tuple(value) for name, value in saved.items()})
+
+
+def column_names(data: PointSet) -> tuple[str, ...]:
+    """What the coordinates are called: as in their table, else `x` and `y`, or `x1`, `x2`, …"""
+    size = data.points.shape[1]
+    return data.columns or (("x", "y") if size == 2 else tuple(f"x{i + 1}" for i in range(size)))
+
+
+def write_units(folder: Path, problem: PointsProblem) -> None:
+    """Keep the units of a run's points in its folder."""
+    (folder / NORMALISER).write_text(json.dumps(problem.units.to_plain(), indent=1) + "\n")
+
+
+def read_units(run: OpenedRun) -> PointUnits:
+    """What `write_units` kept; of a run of an nde that kept none, that of its points."""
+    path = run.folder / NORMALISER
+    return PointUnits.from_plain(json.loads(path.read_text())) if path.is_file() else run.problem.units
 
 
 def load_points(config: RunConfig, source: str | None = None) -> PointsProblem:

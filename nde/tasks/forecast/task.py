@@ -73,8 +73,8 @@ class ForecastTask(AbstractTask):
     def figures(self, run: OpenedRun, problem: Problem, evaluation: ForecastEvaluation) -> dict[str, Figure]:
         return figures(run, problem, evaluation)
 
-    def prediction_notes(self, run: OpenedRun) -> Sequence[str]:
-        return forecast_notes(run)
+    def prediction_notes(self, run: OpenedRun, model: str | None = None) -> Sequence[str]:
+        return forecast_notes(run) if model is None else ()
 
     def portable(self, run: OpenedRun, *, until: float | None, rows: int | None) -> Portable:
         return portable(run, until, rows)
