@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 from types import SimpleNamespace
 
 import equinox as eqx
@@ -18,6 +19,8 @@ from nde.cli import app
 from nde.config import load_config
 from nde.data import TableError
 from nde.runs import prepare, Run, RunError, RunFailed
+from nde.tasks import Prediction
+from nde.tasks.point_export import ported_points
 from nde.tasks.point_prediction import BLOCK, even_classes
 
 TRAIN = {"steps": 2, "batch_size": 16, "validate_every": 1}
@@ -178,11 +181,12 @@ def test_lists_can_not_be_written_as_text(density, folder):
 
 
 def test_a_point_that_can_not_be_solved_for_is_named(density):
-    run, exported = density
-    points = pl.DataFrame({"mass": [0.1, 1e308], "length": [3000.0, 3000.0]})
-    for model in (run, exported):
-        with pytest.raises(RunFailed, match="the log-density of row 2 could not be solved for"):
-            model.predict(points, model="diffusion")
+    points = people(BLOCK + 9).drop("kind")
+    points[BLOCK + 4, "mass"] = 1e308  # infinite in the model's units
+    failing = {"flow": [lambda points, labels, rows, words: np.where(np.isinf(points[:, 0]), np.nan, 0.0)]}
+    models = replace(ported_points(density[1].ported), members=lambda: failing)
+    with pytest.raises(RunFailed, match=f"log-density of row {BLOCK + 5} could not be solved for .the solution is no"):
+        models.log_densities(Prediction(points, model="flow"))
 
 
 # New points.
