@@ -81,21 +81,26 @@ def close(one, other):
     assert_frame_equal(one, other, rel_tol=1e-6, abs_tol=1e-8)
 
 
+def blank(table):
+    """The table without values and doses."""
+    return table.with_columns(seen=pl.lit(None, pl.Float64), amt=0.0)
+
+
 def test_a_file_predicts_what_its_run_does_from_doses_a_covariate_and_an_equation_that_is_gone(dosed):
     run, exported = dosed
     asked = {"ahead": [1.0, 2.5], "samples": 25, "keep_samples": True}
     names = [f"s{i}" for i in range(40)]  # two blocks of series
-    close(exported.predict(given(names), **asked), run.predict(given(names), **asked))
+    table = pl.concat([given(names[:30]), blank(given(names[30:]))])
+    close(exported.predict(table, **asked), run.predict(table, **asked))
     content = exported.path.read_bytes()
     assert b"drug.py:field" in content and str(run.folder.parent).encode() not in content
 
 
-def test_a_table_without_values_or_doses_is_predicted_from_what_is_given(dosed):
-    run, exported = dosed
-    blank = given("xy").with_columns(seen=pl.lit(None, pl.Float64), amt=0.0)
-    found = exported.predict(blank, samples=30)
-    close(found, run.predict(blank, samples=30))
-    assert set(found["q50"]) == {0.5}  # the limit of quantification
+def test_a_table_without_any_dose_is_predicted_as_its_series_among_others_are(dosed):
+    alone = dosed[1].predict(blank(given("xy")), samples=30)
+    among = dosed[1].predict(pl.concat([blank(given("xy")), given("z")]), samples=30)
+    close(alone, among.filter(pl.col("id") != "z"))
+    assert set(alone["q50"]) == {0.5}  # the limit of quantification
 
 
 @pytest.mark.parametrize(
@@ -130,7 +135,8 @@ def test_the_card_of_an_equation_says_what_a_table_holds(dosed):
     card = dosed[1].card
     said = (
         "doses: amount `amt`, state `into`", "constants of each series: fast", "covariates over time: warm (held)",
-        "a series starts at gut = 0, blood = 0", "doses of a series, with their repeats and those before a steady",
+        "a series starts at gut = 0, blood = 0", "noise: seen combined", "below, on which values beyond count: seen 0.5",
+        "doses of a series, with their repeats and those before a steady",
         'known = "drug.py:field"', "times up to 20 after a series' first row or dose",
     )  # fmt: skip
     assert [text for text in said if text not in card] == []

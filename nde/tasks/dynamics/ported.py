@@ -152,11 +152,12 @@ def _since(asking: Asking) -> str:
 
 
 def _described(asking: Asking) -> list[str]:
-    """What the card says of the columns of a table, and of where its series start."""
+    """What the card says of the columns of a table, of where its series start and of the noise of its values."""
     observe, doses = asking.observe, asking.inputs.doses
     said = [f"channels: {', '.join(asking.layout.channels or ())}"]
     if doses is not None:
-        columns = {name: value for name, value in asdict(doses).items() if value not in (None, False)}
+        unused = () if doses.steady is not None else ("steady_doses",)
+        columns = {name: value for name, value in asdict(doses).items() if value and name not in unused}
         said.append(f"doses: {', '.join(f'{name} `{value}`' for name, value in columns.items())}")
     if asking.inputs.constants:
         said.append(f"constants of each series: {', '.join(asking.inputs.constants)}")
@@ -167,6 +168,13 @@ def _described(asking: Asking) -> list[str]:
     starts = {
         "known": f"at {known}",
         "first_row": "in its first row, which has a value of each channel",
-        "learned": "where that series of the table above does which has its id; others are refused",
+        "learned": "where that series of the table above does which has its id, and this file holds those ids; others "
+        "are refused",
     }
-    return [*said, f"a series starts {starts[observe.start]}"]
+    laws = observe.noise_of(asking.layout.channels or ())
+    said += [f"a series starts {starts[observe.start]}", f"noise: {', '.join(f'{k} {v}' for k, v in laws.items())}"]
+    for where, limits in (("below", observe.below), ("above", observe.above)):
+        if limits:
+            told = ", ".join(f"{name} {limit:g}" for name, limit in limits.items())
+            said.append(f"limits of quantification {where}, on which values beyond count: {told}")
+    return said

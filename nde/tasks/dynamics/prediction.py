@@ -29,7 +29,7 @@ from nde.tasks.dynamics.ported import (
     refuse_late,
     span_of,
 )
-from nde.tasks.dynamics.problem import DynamicsProblem, load
+from nde.tasks.dynamics.problem import DynamicsProblem
 from nde.tasks.dynamics.starts import learned_series, LearnedSeries
 from nde.tasks.dynamics.training import batched_inputs, first_states, solve_series, trajectories
 from nde.tasks.portable import ArrayFunction, in_blocks, LoweredFunction, Portable, Ported, refuse_nan
@@ -156,7 +156,7 @@ def _solver(run: OpenedRun) -> Solver:
         every = run.models(until=float(problem.panel.times.max()))
         return {label: [_ModelTrajectories(one, asking) for one in members] for label, members in every.items()}
 
-    learned = learned_series(load(config).panel) if config.observe.start == "learned" else None
+    learned = learned_series(run.problem.panel) if config.observe.start == "learned" else None
     return Solver(asking, learned, models, fitting=lambda problem: problem)
 
 
@@ -168,19 +168,19 @@ def portable(run: OpenedRun, until: float | None, rows: int | None, notes: Seque
     this = _solver(run)
     asking, span = this.asking, span_of(run, this.asking, until, rows)
     models, given = run.models(until=span.until), GivenArrays(asking)
-    dtype, states = jnp.result_type(float), len(asking.observe.states or ())
+    dtype, size = jnp.result_type(float), len(asking.observe.states or ())
 
     def solve(model, times, first, *arrays):
         return solve_series(model, times, first, given.inputs(arrays))
 
     def arguments(rows: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-        shapes = (SERIES, rows), (SERIES, states)
+        shapes = (SERIES, rows), (SERIES, size)
         return *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes), *given.shapes(rows)
 
-    starts = {
-        label: [one.starts[:, 0].tolist() for one in each if one.starts is not None] for label, each in models.items()
-    }
-    learned = None if this.learned is None else {**asdict(this.learned), "states": starts}
+    learned = None
+    if this.learned is not None:
+        states = {label: [_starts_of(one) for one in members] for label, members in models.items()}
+        learned = {**asdict(this.learned), "states": states}
     functions = {
         label: ArrayFunction(solve, [_from_given(one) for one in members], arguments)
         for label, members in models.items()
@@ -189,7 +189,7 @@ def portable(run: OpenedRun, until: float | None, rows: int | None, notes: Seque
     return portable_series(run, asking, span, functions, facts, USE)
 
 
-def _learned(model: ObservedODE) -> list[list[float]]:
+def _starts_of(model: ObservedODE) -> list[list[float]]:
     assert model.starts is not None
     return model.starts[:, 0].tolist()
 
