@@ -135,7 +135,7 @@ def test_the_card_of_an_equation_says_what_a_table_holds(dosed):
     card = dosed[1].card
     said = (
         "doses: amount `amt`, state `into`", "constants of each series: fast", "covariates over time: warm (held)",
-        "a series starts at gut = 0, blood = 0", "noise: seen combined", "below, on which values beyond count: seen 0.5",
+        "a series starts at gut = 0, blood = 0", "noise: seen combined", "on which values beyond count: seen 0.5",
         "doses of a series, with their repeats and those before a steady",
         'known = "drug.py:field"', "times up to 20 after a series' first row or dose",
     )  # fmt: skip
