@@ -131,6 +131,18 @@ def test_a_series_that_can_not_be_solved_is_named(dosed):
         dosed[1].predict(table)
 
 
+@pytest.mark.parametrize(
+    ("given", "missing"), [({"until": 20.0}, "--rows, how many"), ({"rows": 9}, "--until, how far")]
+)
+def test_an_export_without_the_table_of_its_run_says_what_to_give(dosed, folder, given, missing):
+    kept = (dosed[0].folder / "data.parquet").rename(folder / "elsewhere.parquet")
+    try:
+        with pytest.raises(RunError, match=f"no such file.*; without the run's table give {missing}"):
+            nde.export_run(nde.open_run(dosed[0].folder), folder / "none.nde", **given)
+    finally:
+        kept.rename(dosed[0].folder / "data.parquet")
+
+
 def test_the_card_of_an_equation_says_what_a_table_holds(dosed):
     card = dosed[1].card
     said = (

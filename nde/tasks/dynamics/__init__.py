@@ -20,7 +20,6 @@ from nde.tasks.dynamics.ported import (
     places_of as places_of,
     portable_series as portable_series,
     refuse_late as refuse_late,
-    Shapes as Shapes,
     span_of as span_of,
 )
 from nde.tasks.dynamics.posterior import log_prior_of_coordinate as log_prior_of_coordinate

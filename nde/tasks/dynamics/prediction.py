@@ -46,7 +46,7 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
 
     **Raises:** `RunError` or `TableError` for a table that can not be used, and for a series whose start is not known.
     """
-    return _solver(run).predict(asked)
+    return _predictor(run).predict(asked)
 
 
 class AbstractTrajectories(ABC):
@@ -109,7 +109,7 @@ class _PortedTrajectories(AbstractTrajectories):
 
 
 @dataclass(frozen=True)
-class Solver:
+class SeriesPredictor:
     """All that predictions of a table are made of, whether it is that of a run or was exported from one.
 
     - `asking`: how the table is read.
@@ -148,7 +148,7 @@ FEWEST = 20
 """Draws that are made at least, of which fewer may be asked for."""
 
 
-def _solver(run: OpenedRun) -> Solver:
+def _predictor(run: OpenedRun) -> SeriesPredictor:
     config: DynamicsConfig = run.config
     asking = asking_of(run)
 
@@ -157,7 +157,7 @@ def _solver(run: OpenedRun) -> Solver:
         return {label: [_ModelTrajectories(one, asking) for one in members] for label, members in every.items()}
 
     learned = learned_series(run.problem.panel) if config.observe.start == "learned" else None
-    return Solver(asking, learned, models, fitting=lambda problem: problem)
+    return SeriesPredictor(asking, learned, models, fitting=lambda problem: problem)
 
 
 def portable(run: OpenedRun, until: float | None, rows: int | None, notes: Sequence[str]) -> Portable:
@@ -165,7 +165,7 @@ def portable(run: OpenedRun, until: float | None, rows: int | None, notes: Seque
 
     **Raises:** `RunError` for a law that is no row of numbers, or where the run's table is needed and gone.
     """
-    this = _solver(run)
+    this = _predictor(run)
     asking, span = this.asking, span_of(run, this.asking, until, rows)
     models, given = run.models(until=span.until), GivenArrays(asking)
     dtype, size = jnp.result_type(float), len(asking.observe.states or ())
@@ -227,7 +227,7 @@ def predict_portable(ported: Ported, asked: Prediction) -> pl.DataFrame:
     series = None
     if learned is not None:
         series = LearnedSeries(**{name: value for name, value in learned.items() if name != "states"})
-    return Solver(asking, series, models, fitting).predict(asked)
+    return SeriesPredictor(asking, series, models, fitting).predict(asked)
 
 
 def _starts(learned: Mapping[str, Any] | None, label: str, place: int) -> Array | None:

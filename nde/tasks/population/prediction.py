@@ -53,7 +53,7 @@ def predict(run: OpenedRun, asked: Prediction) -> pl.DataFrame:
 
 
 @dataclass(frozen=True)
-class Individually:
+class IndividualPredictor:
     """All that predictions of individuals are made of, whether it is that of a run or was exported from one.
 
     - `asking`: how the table is read.
@@ -80,14 +80,14 @@ class Individually:
         return prediction_table(asking.layout, panel, draws, asked, log=none, marks=marks)
 
 
-def _predictor(run: OpenedRun) -> Individually:
+def _predictor(run: OpenedRun) -> IndividualPredictor:
     def models(problem: DynamicsProblem) -> Mapping[str, Sequence[Population]]:
         # The fixed steps of the fit, with which effects are searched for, need to come to the last value alone.
         panel, resets = problem.panel, problem.inputs is not None and problem.inputs.resets is not None
         seen = panel.times[panel.mask.any(-1)]
         return run.models(until=float(panel.times.max() if resets else seen.max(initial=0.0)))
 
-    return Individually(asking_of(run), models, fitting=lambda problem: problem)
+    return IndividualPredictor(asking_of(run), models, fitting=lambda problem: problem)
 
 
 @dataclass(frozen=True)
@@ -180,4 +180,4 @@ def predict_portable(ported: Ported, asked: Prediction) -> pl.DataFrame:
     def fitting(problem: DynamicsProblem) -> DynamicsProblem:
         return padded_inputs(asking, problem, ported.functions[f"{asking.label(asked)}{SEARCH}"][0])
 
-    return Individually(asking, models, fitting).predict(asked)
+    return IndividualPredictor(asking, models, fitting).predict(asked)
