@@ -1,10 +1,14 @@
 """`nde profile`: where the time of a step goes."""
 
+import io
 import json
+from pathlib import Path
 
+from rich.console import Console
 from typer.testing import CliRunner
 
 from nde.cli import app
+from nde.runs.profiling import ModelProfile, Profile
 
 
 def test_profile_says_where_a_step_goes_and_writes_a_trace(tmp_path):
@@ -24,6 +28,18 @@ def test_profile_says_where_a_step_goes_and_writes_a_trace(tmp_path):
     again = CliRunner().invoke(app, ["profile", *given])
     assert again.exit_code == 2
     assert again.stderr.startswith(f"nde: {out}: exists already, and nothing is written over")
+
+
+def test_the_table_of_many_models_fits_a_terminal():
+    seconds = {"data": 1e-4, "loss": 0.12, "gradient": 1.2, "update": 0.03, "validation": 0.4}
+    models = [ModelProfile(f"a model of number {i}", seconds, 12.0, None, {}, {}) for i in range(6)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(Profile(Path("folder"), models).table())
+    text = console.export_text()
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert text.count("1200.000") == text.count("12000") == 6
+    assert text.count("69%") == 6
+    assert "…" not in text
 
 
 def test_profile_of_a_divided_batch_has_the_step_alone(tmp_path):

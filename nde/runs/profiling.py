@@ -63,17 +63,19 @@ class Profile:
     models: Sequence[ModelProfile]
 
     def table(self) -> Table:
-        """Milliseconds of a step and their shares, a row a part, a column or two a model."""
+        """Milliseconds of a step and their shares, two rows a model, so that many models fit beside few parts."""
         parts = [part for part in PARTS if any(part in model.seconds for model in self.models)]
-        columns: dict[str, list[str]] = {"part": [*parts, "step", "compilation"]}
+        columns: dict[str, list[str]] = {name: [] for name in ("model", *parts, "step", "compile")}
         for model in self.models:
-            each = [model.seconds.get(part) for part in parts]
-            shown = ["–" if x is None else f"{1e3 * x:.3f}" for x in each]
-            whole = [f"{1e3 * model.step_seconds:.3f}", f"{1e3 * model.compile_seconds:.0f}"]
-            columns[f"{model.model} (ms)"] = [*shown, *whole]
-            shares = ["–" if x is None else f"{x / model.step_seconds:.0%}" for x in each]
-            columns["share" + " " * len(columns)] = [*shares, "100%", ""]
-        return fitted_table(columns, text=["part"], title="a training step", caption="medians; compilation comes once")
+            whole = model.step_seconds
+            rows = {"model": (f"{model.model} (ms)", "share"), "step": (f"{1e3 * whole:.3f}", "100%")}
+            rows["compile"] = (f"{1e3 * model.compile_seconds:.0f}", "")
+            for part in parts:
+                took = model.seconds.get(part)
+                rows[part] = ("–", "–") if took is None else (f"{1e3 * took:.3f}", f"{took / whole:.0%}")
+            for name, cells in columns.items():
+                cells += rows[name]
+        return fitted_table(columns, text=["model"], title="a training step", caption="medians; compiling comes once")
 
     def lines(self) -> list[str]:
         """What there is to say below the table."""
