@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -30,9 +31,10 @@ def test_profile_says_where_a_step_goes_and_writes_a_trace(tmp_path):
     assert again.stderr.startswith(f"nde: {out}: exists already, and nothing is written over")
 
 
-def test_the_table_of_many_models_fits_a_terminal():
+@pytest.mark.parametrize("label", ["neural CDE", "a model of number", "amodelofaverylongname of number"])
+def test_the_table_of_many_models_fits_a_terminal(label):
     seconds = {"data": 1e-4, "loss": 0.12, "gradient": 1.2, "update": 0.03, "validation": 0.4}
-    models = [ModelProfile(f"a model of number {i}", seconds, 12.0, None, {}, {}) for i in range(6)]
+    models = [ModelProfile(f"{label} {i}", seconds, 12.0, None, {}, {}) for i in range(6)]
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(Profile(Path("folder"), models).table())
     text = console.export_text()

@@ -17,10 +17,14 @@ def fitted_table(columns: Mapping[str, Sequence[str]], *, text: Sequence[str], *
     for name, cells in columns.items():
         words = [*heads[name].split(), *(word for cell in cells for word in (cell.split() if name in text else [cell]))]
         widths[name] = max(map(len, words))
-    crowded = sum(widths.values()) + 3 * len(widths) + 1 > USUAL
+    lines = 3 * len(widths) + 1  # and the spaces beside them
+    crowded = sum(widths.values()) + lines > USUAL
+    full = sum(max(map(len, [heads[name], *cells])) for name, cells in columns.items())
     table = Table(padding=(0, 0) if crowded else (0, 1), **options)
     for name, head in heads.items():
-        table.add_column(head, justify="left" if name in text else "right", min_width=widths[name])
+        # Of a table that has to be narrower Rich takes from its widest columns first, so those of numbers do not give.
+        fixed = widths[name] if full + lines > USUAL and name not in text else None
+        table.add_column(head, justify="left" if name in text else "right", min_width=widths[name], width=fixed)
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
     return table
