@@ -121,7 +121,7 @@ def predict(
     samples: Annotated[int, typer.Option(help="Model samples; of a run that generates, how many points.")] = 200,
     keep_samples: Annotated[bool, typer.Option(help="Write every sample, a column each.")] = False,
     model: Annotated[
-        str | None, typer.Option(help="Predict by this [[model]] alone; by what the run chose if not given.")
+        str | None, typer.Option(help="Predict by the model of this label alone; by what the run chose if not given.")
     ] = None,
     sha256: Annotated[
         str | None, typer.Option(help="Of a file: its digest, as `nde export` printed it; any other is refused.")

@@ -4,10 +4,10 @@ A zip file, whose members are stored and not compressed, so that no more is read
 
     manifest.json             format, versions, task, functions, and size and SHA-256 of every other member
     card.md                   the model card, for whoever is given the file
-    normaliser.json           with what the series are standardised
+    normaliser.json           with what the series or points are standardised
     facts.json                the layout of the table, the law of values, the baselines and their weights, the classes,
                               where series start
-    functions/N/ROWS.stablehlo  the N-th function for series of so many rows, of `jax.export`
+    functions/N/ROWS.stablehlo  the N-th function for series of so many rows, or so many points, of `jax.export`
     functions/N/weights.M     the arrays of its M-th member, one after another
 
 The file needs nothing else of the run: no config, no checkpoint, no code of the models, no equations of one's own.

@@ -105,6 +105,13 @@ class DensityTask(AbstractTask):
         return {"density": plot_plane(problem.test.points, samples, heights, grid)}
 
     def predict(self, run: OpenedRun, asked: Prediction) -> pl.DataFrame:
+        """The table with a column `log_prob`: the log-density of each row's point, in nats and the table's own units.
+
+        By one model, that which was asked for or validated best, solved at `evaluate.tolerance`; of several members
+        the log of the mean of their densities.
+
+        **Raises:** `TableError` for a bad table, `RunFailed` for points that can not be solved for, by their rows.
+        """
         return models_of(run, _asks(run)).log_densities(asked)
 
     def prediction_notes(self, run: OpenedRun, model: str | None = None) -> Sequence[str]:

@@ -194,6 +194,16 @@ class GenerateTask(AbstractTask):
         return figures
 
     def predict(self, run: OpenedRun, asked: Prediction) -> pl.DataFrame:
+        """New points in the data's own units, drawn as those that are scored, by `[evaluate]`.
+
+        Without a table so many as `asked.samples`, of classes as often as in the training. With one a point for each
+        row, in the columns of the points: of the class that stands in the column of labels, from where the row's own
+        point is, or both, as the models ask for. One model draws, that which was asked for or validated best, and its
+        members take turns. A row's draw depends on the run's seed and the row's number alone, not on the other rows.
+
+        **Raises:** `RunError` for a table that is of no use or is missing; `TableError` for a bad one; `RunFailed` for
+        rows that can not be solved for.
+        """
         return models_of(run, _asks(run)).draws(asked)
 
     def prediction_notes(self, run: OpenedRun, model: str | None = None) -> Sequence[str]:

@@ -74,7 +74,7 @@ def _words(run: OpenedRun, this: PointModels, asks: Asked) -> Words:
     digest = f"; SHA-256 of its data: `{data.sha256}`" if data.sha256 else f", of seed {data.seed}"
     lines = [
         f"trained on {source}{_size(run)}{digest}",
-        f"columns of a point: {', '.join(this.units.columns)}",
+        f"columns of a point: {this.units.named()}",
         *([] if this.label is None else [f"column of the class: `{this.label}`; classes: {', '.join(this.classes)}"]),
         *([] if this.begins is None else [f"begins at points like those of the data set `{this.begins}`"]),
     ]

@@ -127,7 +127,7 @@ class PointModels:
 
     def draw_notes(self, asked: str | None) -> list[str]:
         """What there is to say of points by a model, that which validated best if `None`, a line each."""
-        label, columns = self._chosen(asked), ", ".join(self.units.columns)
+        label, columns = self._chosen(asked), self.units.named()
         turns = f", whose {self.count} members take turns" if self.count > 1 else ""
         said = [f"points by the {label}{turns}, in the columns {columns}; a call again gives the same"]
         if self.label is not None and self.begins is None:
@@ -151,7 +151,7 @@ class PointModels:
         if self.begins is not None:
             raise RunError(
                 f"{self.source}: carries points like those of {self.begins}, and draws none from noise: give --data, a "
-                f"table of points to begin at, with the columns {', '.join(self.units.columns)}."
+                f"table of points to begin at, with the columns {self.units.named()}."
             )
         if asked.samples < 1:
             raise RunError(f"samples must be at least 1, but is {asked.samples}.")

@@ -89,6 +89,11 @@ class PointUnits:
         """What a log-density in the models' units is above one in the data's own."""
         return float(np.log(self.scale).sum())
 
+    def named(self) -> str:
+        """The columns, of many the first and the last."""
+        names = self.columns
+        return ", ".join(names) if len(names) <= SHOWN_COLUMNS else f"{names[0]}, {names[1]}, …, {names[-1]}"
+
     def to_plain(self) -> dict[str, Any]:
         """What JSON can hold of them, to the last bit."""
         return asdict(self)
@@ -97,6 +102,9 @@ class PointUnits:
     def from_plain(cls, saved: Mapping[str, Any]) -> "PointUnits":
         """What `to_plain` made, of JSON."""
         return cls(**{name: tuple(value) for name, value in saved.items()})
+
+
+SHOWN_COLUMNS = 12
 
 
 def column_names(data: PointSet) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ class Portable:
     - `facts`: whatever the task needs beside, as JSON holds it, and `notes`, which `nde predict` says;
       `normaliser`: its channels and their units, likewise.
     - `functions`: by the label of each `[[model]]`, or by names of their own where a model needs several.
-    - `rungs`: the numbers of rows that they are lowered for, see `ladder`.
+    - `rungs`: the numbers of rows that they are lowered for, see `ladder`; of points, how many at a time.
     - `until`: how far after its first row a series may be asked for, in the table's unit; `None` where nothing has a
       time.
     - `words`: for the model card.
