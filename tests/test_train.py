@@ -121,6 +121,36 @@ def test_best_checkpoint_is_the_best_model(tmp_path):
     assert sorted(p.name for p in (tmp_path / "best").iterdir() if p.name.isdigit()) == ["20"]
 
 
+def test_a_run_that_ends_between_its_last_state_and_the_best_loses_neither(tmp_path, monkeypatch):
+    """A machine that goes down, or a disk that fills, once the best state is on disk as the last one alone."""
+    save = Checkpoints._save
+
+    def one_run(**given):
+        scores = iter([3.0, 1.0, 2.0])
+        return run(start(), 30, validate=lambda model: next(scores), **given).state
+
+    whole = one_run()
+
+    def until_the_second_best(self, manager, state):
+        if manager is self._best and int(state.step) == 20:
+            raise CheckpointNotWritten("the power is gone")
+        save(self, manager, state)
+
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(Checkpoints, "_save", until_the_second_best)
+    with pytest.raises(CheckpointNotWritten):
+        one_run(callbacks=(checkpoints,))
+    checkpoints.close()
+    monkeypatch.setattr(Checkpoints, "_save", save)
+    opened = Checkpoints(tmp_path)
+    assert_trees_all_equal(opened.restore_best(start().model).weight, whole.best_model.weight)
+    run(opened.restore(start()), 30, validate=lambda model: 2.0, callbacks=(opened,))
+    opened.close()
+    again = Checkpoints(tmp_path)
+    assert_trees_all_equal(again.restore_best(start().model).weight, whole.best_model.weight)
+    assert sorted(p.name for p in (tmp_path / "best").iterdir() if p.name.isdigit()) == ["20"]
+
+
 def test_training_without_checkpoints_restores_nothing(tmp_path):
     assert Checkpoints(tmp_path).restore(start()) is None
     assert Checkpoints(tmp_path).restore_best(start().model) is None

@@ -5,7 +5,7 @@ import logging
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import disk_usage
 from typing import Any
@@ -38,7 +38,8 @@ class Checkpoints:
     Each leaf is saved under its path in the `nde.train.TrainState`, such as `.model.field.weight`, so that a leaf
     is only ever restored to the place that it came from. A new checkpoint is complete on disk before the one that it
     replaces is removed. One that can not be read, or whose checksum is wrong, is passed over for the other, and a line
-    in `notes` says so. It is a callback of `nde.train.fit`.
+    in `notes` says so. A run that ended between the two has its best state as the last one alone: it is taken for both.
+    It is a callback of `nde.train.fit`.
 
     **Arguments:** `directory`: where; made if absent.
 
@@ -63,8 +64,7 @@ class Checkpoints:
     def on_validation(self, state: TrainState, score: float) -> None:
         """Write the state, and again as the best if it is that."""
         self.on_end(state)
-        if int(state.best_step) == int(state.step) and jnp.isfinite(state.best_score):
-            self._save(self._best, state)
+        self._keep_best(state)
 
     def on_end(self, state: TrainState) -> None:
         """Write the state if it is newer than what is on disk."""
@@ -75,6 +75,10 @@ class Checkpoints:
         """Write the state, of whatever step, as the last."""
         self._save(self._last, state)
 
+    def _keep_best(self, state: TrainState) -> None:
+        if int(state.best_step) == int(state.step) and jnp.isfinite(state.best_score):
+            self._save(self._best, state)
+
     def on_failure(self, state: TrainState) -> None:
         """Nothing: what led to a step that could not be made is better not resumed from; the last validation is."""
 
@@ -83,13 +87,15 @@ class Checkpoints:
 
         Where the last can not be read it is the best, from which training goes through the same steps once more.
 
-        **Raises:** `nde.train.CheckpointError` if none can be read, or the state is of another structure.
+        **Raises:** `nde.train.CheckpointError` if none can be read, or the state is of another structure;
+        `nde.train.CheckpointNotWritten` if it is the best too, which could not be written as that.
         """
         found = self._read((self._last, self._best))
         if found is None:
             return None
         state = self._rebuilt(*found, like)
         self._set_aside(found[0])
+        self._keep_best(state)
         return state
 
     def restore_best(self, like: PyTree) -> PyTree | None:
@@ -97,7 +103,7 @@ class Checkpoints:
 
         **Raises:** `nde.train.CheckpointError` if no state can be read, or the model is of another structure.
         """
-        found = self._read((self._best, self._last))
+        found = self._newer_best() or self._read((self._best, self._last))
         if found is None or not np.isfinite(found[1].get(".best_score", np.inf)) and not _is_positional(found[1]):
             return None
         step, saved = found
@@ -132,6 +138,17 @@ class Checkpoints:
             f"{self.directory}: the checkpoint of step {step} could not be written ({why}); {which}."
         )
 
+    def _newer_best(self) -> tuple[int, dict[str, np.ndarray]] | None:
+        """The last state, if it is the best too and was not written as that."""
+        last, best = self.step, self._best.latest_step()
+        if last is None or best is None or last <= best:
+            return None
+        with suppress(Exception):  # orbax has no common class of errors; that it can not be read is told elsewhere
+            saved = _restored(self._last, last)
+            if saved.get(".best_step") == last:
+                return last, saved
+        return None
+
     def _read(self, managers: tuple[ocp.CheckpointManager, ...]) -> tuple[int, dict[str, np.ndarray]] | None:
         """The first of the checkpoints that can be read: its step and its leaves by name."""
         broken = []
@@ -141,13 +158,8 @@ class Checkpoints:
                 continue
             place = Path(manager.directory) / str(step)
             try:
-                # Restored arrays are committed to a device, fresh ones are not; the step would compile once for each.
-                with _quiet():
-                    restored = manager.restore(step, args=_AS_SAVED)
-                saved = {name: np.asarray(x) for name, x in restored.items()}
-                if not _is_positional(saved) and not np.array_equal(saved.pop(CHECKSUM), _checksum(saved)):
-                    raise ValueError("its checksum is wrong")
-            except Exception as error:  # as above
+                saved = _restored(manager, step)
+            except Exception as error:  # orbax has no common class of errors
                 broken.append(f"{place} can not be read ({_short(error)})")
                 continue
             self.notes += [f"{line}; taking {place}" for line in broken]
@@ -184,6 +196,17 @@ class _Best(eqx.Module):
     """A best model under the path that it has in a state."""
 
     best_model: PyTree
+
+
+def _restored(manager: ocp.CheckpointManager, step: int) -> dict[str, np.ndarray]:
+    """The leaves of a checkpoint by name, of which the checksum is right."""
+    # Restored arrays are committed to a device, fresh ones are not; the step would compile once for each.
+    with _quiet():
+        restored = manager.restore(step, args=_AS_SAVED)
+    saved = {name: np.asarray(x) for name, x in restored.items()}
+    if not _is_positional(saved) and not np.array_equal(saved.pop(CHECKSUM), _checksum(saved)):
+        raise ValueError("its checksum is wrong")
+    return saved
 
 
 @contextmanager
