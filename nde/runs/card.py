@@ -38,7 +38,7 @@ def model_card(
         "## To predict",
         f"```bash\npip install nde\nnde predict FILE {portable.words.command}\n```",
         "With `--sha256` and the digest that `nde export` printed, an exchanged file is refused. In Python: "
-        "`nde.load_exported(FILE).predict(table)`.",
+        "`nde.load_exported(FILE)` and its `predict`.",
     ]
     return "\n\n".join(parts) + "\n"
 
