@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from nde.train.processes import is_first_process, is_one_of_several
 from nde.train.state import StepReport, TrainState
 
 CHECKSUM = "checksum"
@@ -122,7 +124,7 @@ class Checkpoints:
         kept = self.step
         leaves = _named(state)
         leaves[CHECKSUM] = _checksum(leaves)
-        if jax.process_count() > 1:  # all have the same copies: as NumPy's, orbax writes those of the first alone
+        if is_one_of_several():  # all have the same copies: as NumPy's, orbax writes those of the first alone
             leaves = {name: np.asarray(leaf) for name, leaf in leaves.items()}
         # On a full disk it is not even tried: orbax would leave a part of a checkpoint behind.
         needed, free = sum(leaf.nbytes for leaf in leaves.values()) + SPARE_BYTES, disk_usage(self.directory).free
@@ -171,8 +173,11 @@ class Checkpoints:
     def _set_aside(self, step: int) -> None:
         """Move a last state that could not be read out of the way: orbax would keep it as the newer one."""
         if self.step is not None and self.step > step:
-            place = self.directory / "last" / str(self.step)
-            place.rename(self.directory / f"unreadable-{self.step}")
+            if is_first_process():
+                place = self.directory / "last" / str(self.step)
+                place.rename(self.directory / f"unreadable-{self.step}")
+            if is_one_of_several():
+                multihost_utils.sync_global_devices("an unreadable checkpoint is set aside")
             self._last.reload()
 
     def _rebuilt(self, step: int, saved: dict[str, np.ndarray], like: Any) -> Any:
