@@ -314,24 +314,28 @@ def _number(option: str, text: str) -> float:
 def _one_line_errors() -> Iterator[None]:
     """Turn an error that the user can mend into one line on standard error and exit code 2; a failed run into 1."""
     errors = Console(stderr=True)
+
+    def say(text: str) -> None:  # a name of a table or a file may hold the end of a line
+        _say(errors, f"nde: {' '.join(text.splitlines())}")
+
     try:
         with terminated_as_interrupted():
             yield
     except (runs.RunFailed, CheckpointNotWritten) as error:
-        _say(errors, f"nde: {error}")
+        say(str(error))
         raise typer.Exit(1) from None
     except FailedExamples as failure:
-        _say(errors, f"nde: {runs.explain_solve(failure)}.")
+        say(f"{runs.explain_solve(failure)}.")
         raise typer.Exit(1) from None
     except eqx.EquinoxRuntimeError as error:
-        _say(errors, f"nde: {runs.explain_solve(FailedExamples(cause_of(error)))}.")
+        say(f"{runs.explain_solve(FailedExamples(cause_of(error)))}.")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        _say(errors, "nde: stopped.")
+        say("stopped.")
         raise typer.Exit(130) from None
     except OSError as error:
-        _say(errors, f"nde: {error.filename or 'file'}: {error.strerror or error}.")
+        say(f"{error.filename or 'file'}: {error.strerror or error}.")
         raise typer.Exit(2) from None
     except ValueError as error:
-        _say(errors, f"nde: {error}")
+        say(str(error))
         raise typer.Exit(2) from None

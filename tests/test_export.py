@@ -1,5 +1,6 @@
 """A run as one file that predicts without it: equal predictions, and what is refused."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -146,7 +147,7 @@ CHANGES = {
     "more": (lambda m: m.update({"more.py": b"1"}), "holds more.py, which its manifest does not name"),
     "less": (lambda m: m.pop("card.md"), "lacks its member card.md; it was changed"),
     "manifest": (lambda m: m.update({"manifest.json": b"{}"}), "format None, and this nde reads up to 1"),
-    "no json": (lambda m: m.update({"manifest.json": b"]"}), "its manifest is not one of"),
+    "no json": (lambda m: m.update({"manifest.json": b"]"}), "does not write .JSONDecodeError: Expecting value"),
     "newer": (
         lambda m: m.update({"manifest.json": json.dumps(json.loads(m["manifest.json"]) | {"format": 2}).encode()}),
         "is of format 2, and this nde reads up to 1; it was written by nde",
@@ -159,6 +160,66 @@ def test_a_file_that_was_changed_is_refused(forecast, folder, name):
     change, message = CHANGES[name]
     with pytest.raises(RunError, match=message):
         nde.load_exported(rewritten(forecast[1], folder / "changed.nde", change))
+
+
+def resealed(path, out, change):
+    """The file with its members changed, and all digests made anew: what no digest tells."""
+
+    def seal(members):
+        change(members)
+        manifest = json.loads(members["manifest.json"])
+        manifest["members"] = {
+            name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in members.items()
+            if name != "manifest.json"
+        }
+        members["manifest.json"] = json.dumps(manifest).encode()
+
+    return rewritten(path, out, seal)
+
+
+def plain(members, name, change):
+    members[name] = json.dumps(change(json.loads(members[name]))).encode()
+
+
+def first_function(held, **changed):
+    plain(held, "manifest.json", lambda m: {**m, "functions": [{**m["functions"][0], **changed}]})
+
+
+LOADED = {
+    "deep": lambda m: m.update({"facts.json": b"[" * 200_000}),
+    "notes": lambda m: plain(m, "facts.json", lambda facts: {**facts, "notes": 7}),
+    "list": lambda m: plain(m, "facts.json", lambda facts: [facts]),
+    "digits": lambda m: m.update({"facts.json": b"9" * 5000}),
+    "no text": lambda m: m.update({"card.md": b"\xff"}),
+    "rows": lambda m: first_function(m, rows=["16"]),
+    "no rows": lambda m: first_function(m, rows=[]),
+    "members": lambda m: first_function(m, members=0),
+    "shape": lambda m: first_function(m, weights=[{"shape": [2**32, 2**32], "dtype": "float64"}]),
+    "negative": lambda m: first_function(m, weights=[{"shape": [-1], "dtype": "float64"}]),
+    "objects": lambda m: first_function(m, weights=[{"shape": [2], "dtype": "object"}]),
+    "platforms": lambda m: first_function(m, platforms=[]),
+}
+PREDICTED = {
+    "law": lambda m: plain(m, "facts.json", lambda facts: {**facts, "laws": {"latent SDE": [7, 7]}}),
+    "seed": lambda m: plain(m, "facts.json", lambda facts: {**facts, "seed": "x"}),
+    "layout": lambda m: plain(m, "facts.json", lambda facts: {**facts, "layout": {"id": "who"}}),
+    "units": lambda m: plain(m, "normaliser.json", lambda units: {**units, "mean": ["x", "y"]}),
+    "code": lambda m: m.update({CODE: m[CODE][:5000]}),
+    "weights": lambda m: first_function(m, weights=[{"shape": [1], "dtype": "int8"}]),
+}
+
+
+@pytest.mark.parametrize("name", [*LOADED, *PREDICTED])
+def test_a_file_made_anew_of_what_no_export_writes_is_refused_in_one_line(forecast, folder, name):
+    path = resealed(forecast[1], folder / "made.nde", {**LOADED, **PREDICTED}[name])
+    if name in PREDICTED:
+        exported = nde.load_exported(path)
+        with pytest.raises(RunError, match=r"^[^\n]*made.nde: holds what `nde export` does not write \([^\n]*\)\.$"):
+            exported.predict(table(), samples=4)
+    else:
+        with pytest.raises(RunError, match=r"^[^\n]*made.nde: [^\n]*(does not write|was not exported so)[^\n]*\.$"):
+            nde.load_exported(path)
 
 
 def test_every_byte_counts(forecast, folder):
@@ -205,6 +266,14 @@ def test_tables_that_an_exported_model_can_not_serve_are_refused(forecast):
         exported.predict(long)
     with pytest.raises(RunError, match="there is no model 'gru'; those of this run are latent SDE"):
         exported.predict(table(), model="gru")
+    for one in (exported, forecast[0]):
+        for samples, said in (
+            (0, "at least 1, but is 0"),
+            (2.5, "a whole number, but is 2.5"),
+            (True, "a whole number, but"),
+        ):
+            with pytest.raises(RunError, match=f"samples must be {said}"):
+                one.predict(table(), samples=samples)
 
 
 def test_the_same_export_has_the_same_digest_and_more_rows_a_longer_ladder(classify, folder):
@@ -250,6 +319,13 @@ def test_export_and_predict_by_command(classify, folder):
     assert wrong.exit_code == 2 and f"its SHA-256 is {digest}, not the one given" in wrong.stderr
     of_run = called("predict", run.folder, *options, digest)
     assert of_run.exit_code == 2 and "--sha256 is of a file of `nde export`" in of_run.stderr
+    lines = rewritten(
+        folder / "command.nde",
+        folder / "lines.nde",
+        lambda m: plain(m, "manifest.json", lambda manifest: {**manifest, "task": "a\nb"}),
+    )
+    other = called("predict", lines, *options[:-1])
+    assert other.exit_code == 2 and len(other.stderr.splitlines()) == 1 and "the task 'a b'" in other.stderr
     assert called("predict", folder / "command.nde", *options, digest).exit_code == 0
     assert pl.read_csv(folder / "classes.csv").columns == ["who", "class", "p_x", "p_y"]
 

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -123,6 +124,15 @@ def test_a_table_without_any_dose_is_predicted_as_its_series_among_others_are(do
 def test_tables_that_an_exported_equation_can_not_serve_are_refused(dosed, table, ahead, said):
     with pytest.raises(ValueError, match=said):
         dosed[1].predict(table(), ahead=ahead)
+
+
+@pytest.mark.parametrize("code", ["code.py:observe", "python:observe"])
+def test_code_that_a_file_names_is_not_even_looked_for(dosed, code):
+    _, exported = dosed
+    facts = {**exported.ported.facts, "observe": {**exported.ported.facts["observe"], "observed": code}}
+    changed = replace(exported, ported=replace(exported.ported, facts=facts))
+    with pytest.raises(RunError, match="dosed.nde: names code in 'observed', which `nde export` leaves out"):
+        changed.predict(given("x"))
 
 
 def test_a_series_that_can_not_be_solved_is_named(dosed):

@@ -82,6 +82,14 @@ def test_dates_come_back_as_dates_and_move_ahead_by_days(tmp_path):
         read_panel(path, WIDE).asked_ahead([0.6, 1.4])
 
 
+@pytest.mark.parametrize("times", ["0", "0.5", "2024-02-29", "2024-02-29 10:00"])
+def test_no_time_is_beyond_what_its_type_holds(tmp_path, times):
+    path = written(tmp_path, f"id,t,x\na,{times},1\n")
+    far = 1e309 if times == "0.5" else 1e30 if times == "0" else 3e6  # in days, the year 10 000 is near
+    with pytest.raises(ValueError, match=r"goes beyond what its times, .*, can hold"):
+        read_panel(path, WIDE).asked_ahead([1.0, far])
+
+
 @pytest.mark.parametrize(
     ("text", "options", "encoding"),
     [

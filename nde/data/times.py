@@ -13,6 +13,9 @@ from nde.data.iso import parse_iso, write_iso
 from nde.data.layout import DATE_UNITS, MISSING, TableFormat
 
 TICKS = {"ms": 10**3, "us": 10**6, "ns": 10**9}
+END_OF_DATES = 253_402_300_800
+"""The year 10000, in seconds since 1970."""
+
 DAY_CODES = ("%d", "%e", "%j", "%D", "%F", "%x", "%c", "%s", "%v", "%+")
 CLOCK_CODES = ("%H", "%I", "%k", "%l", "%M", "%S", "%T", "%R", "%X", "%r", "%c", "%s", "%f", "%.f", "%p", "%P", "%+")
 
@@ -48,6 +51,13 @@ class TimeColumn:
         seconds = DATE_UNITS[self.unit]
         return seconds / 86_400 if self.cells.dtype == pl.Date else seconds * TICKS[_resolution(self.cells.dtype)]
 
+    def _latest(self) -> float:
+        """Ticks that no time of this type comes to; of dates the year 10000, as text has four digits for a year."""
+        if self.unit is not None:
+            return min(END_OF_DATES / DATE_UNITS[self.unit] * self.per_unit, 2.0**63)
+        kind = self.cells.dtype
+        return 2.0**63 if kind.is_integer() else float(np.finfo(np.float32 if kind == pl.Float32 else np.float64).max)
+
     def numbers(self) -> np.ndarray:
         """The times in the unit of the table, dates since 1970, rounded to 64 bits."""
         return self.ticks / self.per_unit
@@ -72,9 +82,13 @@ class TimeColumn:
         They are of the same type: dates move by whole days, timestamps to their own resolution. Only a column of
         integers becomes one of floats where a step is not whole, if that keeps every digit.
 
-        **Raises:** `ValueError` for a step that is less than the resolution of dates, or two that are one time in it.
+        **Raises:** `ValueError` for a step that is less than the resolution of dates, or goes beyond what the type
+        holds, or two that are one time in it.
         """
         moves = np.asarray(steps, np.float64) * self.per_unit
+        last = moves.max(initial=0.0) + float(self.ticks[rows].max())
+        if last >= self._latest():
+            raise ValueError(f"a step of {max(steps):g} goes beyond what its times, {self.cells.dtype}, can hold")
         if self.unit is not None:
             whole = np.rint(moves)
             if (whole < 1).any():

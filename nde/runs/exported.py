@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
+import pydantic
 
 from nde.runs.export import CARD, FACTS, first_line, FORMAT, MANIFEST, NORMALISER
 from nde.tasks import (
@@ -21,6 +24,7 @@ from nde.tasks import (
     Prediction,
     refuse_ahead,
     refuse_no_table,
+    refuse_samples,
     RunError,
     Rung,
     TASKS,
@@ -43,7 +47,8 @@ class ExportedModel:
 
     def prediction_notes(self, model: str | None = None) -> Sequence[str]:
         """What there is to say of what it predicts by, a line each; `model`: the one that was asked for."""
-        return TASKS[self.task].portable_notes(self.ported, model)
+        with _one_line(self.path, MALFORMED):
+            return TASKS[self.task].portable_notes(self.ported, model)
 
     def predict(
         self,
@@ -64,10 +69,41 @@ class ExportedModel:
         further on; `nde.train.FailedExamples`, by name, for series that can not be solved.
         """
         refuse_ahead(ahead)
+        refuse_samples(samples)
         if data is None:
             refuse_no_table(TASKS[self.task], self.path)
         asked = Prediction(data, ahead, samples, keep_samples, as_text, model)
-        return TASKS[self.task].predict_portable(self.ported, asked)
+        with _one_line(self.path, MALFORMED):
+            return TASKS[self.task].predict_portable(self.ported, asked)
+
+
+MALFORMED = (
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    UnicodeError,
+    struct.error,
+    pydantic.ValidationError,
+    jax.errors.JaxRuntimeError,
+)
+"""What comes of facts of another type, weights of another shape, or bytes that are no StableHLO."""
+
+
+@contextmanager
+def _one_line(path: Path, malformed: Any) -> Iterator[None]:
+    """One line for what `nde export` does not write: digests that were computed anew tell nothing of it.
+
+    **Raises:** `RunError`; its cause is the error itself.
+    """
+    try:
+        yield
+    except RunError:
+        raise
+    except malformed as error:
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise RunError(f"{path}: holds what `nde export` does not write ({said}).") from error
 
 
 def load_exported(path: str | Path, *, sha256: str | None = None) -> ExportedModel:
@@ -86,17 +122,17 @@ def load_exported(path: str | Path, *, sha256: str | None = None) -> ExportedMod
     if sha256 is not None and found != sha256.strip().lower():
         raise RunError(f"{path}: its SHA-256 is {found}, not the one given; it is not the file that was exported.")
     members = _members(path, content)
-    try:
+    with _one_line(path, Exception):  # nothing of the user's has been read yet
         manifest = _manifest(path, members)
         _check_members(path, manifest, members)
         functions = {
             each["label"]: _functions(path, number, each, members) for number, each in enumerate(manifest["functions"])
         }
         facts, normaliser = (json.loads(members[name]) for name in (FACTS, NORMALISER))
+        if not isinstance(facts["notes"], list) or not all(isinstance(note, str) for note in facts["notes"]):
+            raise TypeError("notes are no list of sentences")
         ported = Ported(str(path), facts, normaliser, functions, manifest["until"])
         return ExportedModel(path, found, members[CARD].decode(), manifest["task"], ported)
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: its manifest is not one of `nde export` ({error}).") from None
 
 
 def _members(path: Path, content: bytes) -> dict[str, bytes]:
@@ -153,6 +189,8 @@ def _functions(path: Path, number: int, said: Mapping[str, Any], members: Mappin
             f"{path}: {said['label']} was exported for {', '.join(said['platforms'])}, and JAX runs on {platform}; "
             f"set JAX_PLATFORMS={said['platforms'][0]}."
         )
+    if not said["rows"] or any(type(rows) is not int for rows in said["rows"]) or said["members"] < 1:
+        raise RunError(f"{path}: {said['label']} is a function of no rows, or has no members; it was not exported so.")
     rungs = {rows: Rung(members[f"functions/{number}/{rows}.stablehlo"]) for rows in said["rows"]}
     weights = [_weights(members[f"functions/{number}/weights.{i}"], said["weights"]) for i in range(said["members"])]
     return [LoweredFunction(str(path), each, rungs) for each in weights]
@@ -162,6 +200,9 @@ def _weights(content: bytes, said: Sequence[Mapping[str, Any]]) -> list[np.ndarr
     arrays, first = [], 0
     for each in said:
         dtype = np.dtype(each["dtype"]).newbyteorder("<")
+        number = jnp.issubdtype(dtype, jnp.number) or dtype.kind == "b"
+        if not number or any(type(size) is not int or size < 0 for size in each["shape"]):
+            raise TypeError(f"no array has the shape {each['shape']} of {each['dtype']}")
         count = int(np.prod(each["shape"], dtype=int))
         part = np.frombuffer(content, dtype, count, first).reshape(each["shape"])
         arrays.append(part.astype(dtype.newbyteorder("=")))

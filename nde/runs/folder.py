@@ -24,6 +24,7 @@ from nde.tasks import (
     Prediction,
     refuse_ahead,
     refuse_no_table,
+    refuse_samples,
     RunError,
     TASKS,
 )
@@ -154,6 +155,7 @@ class Run:
         one.
         """
         refuse_ahead(ahead)
+        refuse_samples(samples)
         if data is None:
             refuse_no_table(self.task, self.folder)
         return self.task.predict(self, Prediction(data, ahead, samples, keep_samples, as_text, model))

@@ -17,6 +17,7 @@ from nde.tasks.base import (
     Prediction as Prediction,
     refuse_ahead as refuse_ahead,
     refuse_no_table as refuse_no_table,
+    refuse_samples as refuse_samples,
     RunError as RunError,
     RunFailed as RunFailed,
     TableEvaluation as TableEvaluation,

@@ -85,6 +85,17 @@ def refuse_ahead(ahead: Any) -> None:
         raise RunError(f"ahead must hold times after the last row, above zero, but is {given}.")
 
 
+def refuse_samples(samples: Any) -> None:
+    """Refuse what is no number of samples.
+
+    **Raises:** `RunError`.
+    """
+    if isinstance(samples, bool) or not isinstance(samples, numbers.Integral):
+        raise RunError(f"samples must be a whole number, but is {samples!r}.")
+    if samples < 1:
+        raise RunError(f"samples must be at least 1, but is {samples}.")
+
+
 def refuse_no_table(task: "AbstractTask", source: object) -> None:
     """Refuse to predict without a table what is of a table alone; `source`: what messages call the run.
 

@@ -153,8 +153,6 @@ class PointModels:
                 f"{self.source}: carries points like those of {self.begins}, and draws none from noise: give --data, a "
                 f"table of points to begin at, with the columns {self.units.named()}."
             )
-        if asked.samples < 1:
-            raise RunError(f"samples must be at least 1, but is {asked.samples}.")
         count, size = asked.samples, len(self.units.columns)
         labels = even_classes(self.units.counts, count) if self.label is not None else np.zeros(count, np.int32)
         points = self._points(asked, np.zeros((count, size)), labels, [f"point {i}" for i in range(count)])

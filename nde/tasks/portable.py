@@ -140,9 +140,15 @@ class LoweredFunction:
         return found
 
     def unchecked(self, rows: int, *arrays: Any) -> Any:
-        """The same, with NaN where a check within failed."""
+        """The same, with NaN where a check within failed.
+
+        **Raises:** `TypeError` for a function of other arrays, which no export has.
+        """
         rung = self.rungs[rows]
-        kinds = rung.exported.in_avals[len(self.weights) :]
+        kinds, count = rung.exported.in_avals, len(self.weights)
+        own, kinds = kinds[:count], kinds[count:]
+        if len(kinds) != len(arrays) or any(x.shape != kind.shape for x, kind in zip(self.weights, own, strict=True)):
+            raise TypeError("a function takes other arrays than those that it is given")
         given = [jnp.asarray(x, kind.dtype) for x, kind in zip(arrays, kinds, strict=True)]
         return rung.call(list(self.weights), *given)
 

@@ -52,7 +52,7 @@ class Asking:
         try:
             panel = panel.asked_ahead(asked.ahead)
         except ValueError as error:
-            raise RunError(f"{asked.source}: --ahead: {error}.") from None
+            raise RunError(f"{asked.source}: --ahead: {str(error).rstrip('.')}.") from None
         panel = within_limits(self.observe, panel, asked.source)
         log = self.observe.log_noise
         if log and (panel.values[panel.mask] <= 0).any():
@@ -130,6 +130,8 @@ def asking_of(run: OpenedRun) -> Asking:
 
 def asking_from_plain(source: str, plain: Mapping[str, Any]) -> Asking:
     """What `Asking.to_plain` wrote; other keys are not read."""
+    if not isinstance(plain["observe"].get("observed", {}), dict):  # which would be looked for on this machine
+        raise RunError(f"{source}: names code in 'observed', which `nde export` leaves out; it was changed.")
     inputs = dict(plain["inputs"])
     doses = None if inputs["doses"] is None else DoseFormat(**inputs["doses"])
     return Asking(

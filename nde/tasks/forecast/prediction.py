@@ -75,7 +75,7 @@ class Forecaster:
         try:
             panel = panel.asked_ahead(asked.ahead)
         except ValueError as error:
-            raise RunError(f"{asked.source}: --ahead: {error}.") from None
+            raise RunError(f"{asked.source}: --ahead: {str(error).rstrip('.')}.") from None
         values = self.normaliser.apply(panel)
         until = float(panel.times.max())
         try:
