@@ -182,7 +182,8 @@ def predict(
             table = opened.predict(
                 data, ahead=steps, samples=samples, keep_samples=keep_samples, as_text=text, model=model
             )
-        table.write_csv(out) if text else table.write_parquet(out)
+        with runs.in_one_piece(out) as part:
+            table.write_csv(part) if text else table.write_parquet(part)
         _say(Console(), f"wrote {out}: {len(table)} rows")
         for note in opened.prediction_notes(model):
             _say(Console(), note)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from io import BytesIO
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -328,6 +329,22 @@ def test_export_and_predict_by_command(classify, folder):
     assert other.exit_code == 2 and len(other.stderr.splitlines()) == 1 and "the task 'a b'" in other.stderr
     assert called("predict", folder / "command.nde", *options, digest).exit_code == 0
     assert pl.read_csv(folder / "classes.csv").columns == ["who", "class", "p_x", "p_y"]
+
+
+def test_a_file_whose_writing_is_stopped_is_not_there(classify, folder, monkeypatch):
+    table().write_csv(folder / "asked.csv")
+
+    def stopped(path):
+        path.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", lambda path, content: stopped(path))
+    monkeypatch.setattr(pl.DataFrame, "write_csv", lambda frame, path: stopped(path))
+    run = str(classify[0].folder)
+    for command in (["export", run], ["predict", run, "--data", str(folder / "asked.csv")]):
+        done = CliRunner().invoke(app, [*command, "--out", str(folder / "stopped.csv")])
+        assert done.exit_code == 130 and done.stderr == "nde: stopped.\n"
+        assert list(folder.glob("stopped*")) == []
 
 
 def test_a_check_that_fails_within_an_exported_model_names_the_series():

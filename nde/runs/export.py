@@ -184,7 +184,17 @@ def _write(out: Path, members: Mapping[str, bytes]) -> str:
     with zipfile.ZipFile(held, "w", zipfile.ZIP_STORED) as archive:
         for name, content in members.items():
             archive.writestr(zipfile.ZipInfo(name), content)
-    part = out.with_name(f"{out.name}.part")
-    part.write_bytes(held.getvalue())
-    part.replace(out)
+    with in_one_piece(out) as part:
+        part.write_bytes(held.getvalue())
     return hashlib.sha256(held.getvalue()).hexdigest()
+
+
+@contextmanager
+def in_one_piece(out: Path) -> Iterator[Path]:
+    """A file beside `out` to write into: it becomes `out` when it is whole, and goes where its writing is stopped."""
+    part = out.with_name(f"{out.name}.part")
+    try:
+        yield part
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
