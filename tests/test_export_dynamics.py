@@ -186,6 +186,8 @@ def test_series_whose_starts_were_learned_are_those_of_the_run_and_others_are_re
     some = table.filter(pl.col("who") != "b").reverse()
     asked = {"ahead": [1.0], "samples": 30, "keep_samples": True}
     close(exported.predict(some, **asked), run.predict(some, **asked))
+    first = table.filter(pl.col("day") == days[0])  # a row a series: nothing to solve
+    close(exported.predict(first, samples=30), run.predict(first, samples=30))
     late = table.filter(pl.col("day") > days[0])
     with pytest.raises(
         RunError, match="series a begins at 2020-01-02, but the run learned where it starts at 2020-01-01"

@@ -82,8 +82,10 @@ class _ModelTrajectories(AbstractTrajectories):
 
     def locations(self, problem, first):
         times = jnp.asarray(problem.panel.times, jnp.result_type(float))
+        count = times.shape[1]
+        times = jnp.pad(times, ((0, 0), (0, max(2 - count, 0))), mode="edge")  # a solve has two times at least
         given = batched_inputs(self.asking, problem)
-        return trajectories(_from_given(self.model), times, first, problem.panel.ids, given)[1]
+        return trajectories(_from_given(self.model), times, first, problem.panel.ids, given)[1][:, :count]
 
 
 @dataclass(frozen=True)
