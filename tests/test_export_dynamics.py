@@ -4,13 +4,16 @@ import json
 import zipfile
 from dataclasses import replace
 
+import jax
 import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
 import nde
-from nde.tasks import RunError
+from nde.tasks import Prediction, RunError
+from nde.tasks.dynamics import asking_from_plain
+from nde.tasks.population.training import individuals
 from nde.train import FailedExamples
 
 DRUG = """STATES = ("gut", "blood")
@@ -251,3 +254,12 @@ def test_an_individual_of_whom_no_draw_can_be_solved_is_named(population):
     table = population[2].with_columns(amt=pl.when(pl.col("id") == "i3").then(1e308).otherwise("amt"))
     with pytest.raises(FailedExamples, match="^i3: every solve of an individual failed"):
         population[1].predict(table, samples=20)
+
+
+def test_a_value_beyond_single_precision_is_infinite_without_a_warning(population):
+    table = population[2].with_columns(size=pl.when(pl.col("id") == "i3").then(1e300).otherwise("size"))
+    asking = asking_from_plain("file", population[1].ported.facts)
+    problem = asking.read(Prediction(table))
+    with jax.enable_x64(False):
+        values = individuals(asking, problem, problem.panel.mask)[1]
+    assert [name for name, x in zip(problem.panel.ids, values, strict=True) if np.isinf(x).any()] == ["i3"]

@@ -26,7 +26,8 @@ def individuals(config: Observing, problem: DynamicsProblem, mask: np.ndarray) -
     if inputs is not None:
         arrays = tuple(np.insert(x, 0, first, axis=1) for x, first in zip(arrays, (0.0, 0.0, False), strict=True))
     dtype = jnp.result_type(float)
-    times, values, mask = arrays[0].astype(dtype), arrays[1].astype(dtype), arrays[2]
+    with np.errstate(over="ignore"):  # a value beyond single precision is infinite, and its individual named
+        times, values, mask = arrays[0].astype(dtype), arrays[1].astype(dtype), arrays[2]
     return times, values, mask, jax.tree.map(lambda x: np.asarray(x, dtype if x.dtype.kind == "f" else None), inputs)
 
 
