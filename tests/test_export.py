@@ -223,6 +223,18 @@ def test_a_file_made_anew_of_what_no_export_writes_is_refused_in_one_line(foreca
             nde.load_exported(path)
 
 
+def test_what_this_jax_can_not_run_says_by_which_it_was_exported(forecast, monkeypatch):
+    def full(self, rows, *arrays):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nwhile allocating")
+
+    monkeypatch.setattr("nde.tasks.portable.LoweredFunction.unchecked", full)
+    said = (
+        rf"^[^\n]*nde: was exported by jax {jax.__version__}, and jax [^\n]*run it here \(RESOURCE_EX[^\n]*memory\)\.$"
+    )
+    with pytest.raises(RunError, match=said):
+        nde.load_exported(forecast[1]).predict(table(), samples=4)
+
+
 def test_every_byte_counts(forecast, folder):
     # Also those that no member's digest covers: of the zip's own records.
     content, digest = forecast[1].read_bytes(), forecast[2]

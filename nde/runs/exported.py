@@ -36,7 +36,7 @@ class ExportedModel:
     """What `nde export` wrote, opened by `nde.load_exported`: it predicts, and holds nothing else of the run.
 
     - `path`: the file; `sha256`: its digest; `card`: its model card, Markdown.
-    - `task`: what it is for; `ported`: its functions and facts.
+    - `task`: what it is for; `ported`: its functions and facts; `versions`: of what exported it, by package.
     """
 
     path: Path
@@ -44,6 +44,7 @@ class ExportedModel:
     card: str
     task: str
     ported: Ported
+    versions: Mapping[str, str]
 
     def prediction_notes(self, model: str | None = None) -> Sequence[str]:
         """What there is to say of what it predicts by, a line each; `model`: the one that was asked for."""
@@ -73,8 +74,14 @@ class ExportedModel:
         if data is None:
             refuse_no_table(TASKS[self.task], self.path)
         asked = Prediction(data, ahead, samples, keep_samples, as_text, model)
-        with _one_line(self.path, MALFORMED):
-            return TASKS[self.task].predict_portable(self.ported, asked)
+        try:
+            with _one_line(self.path, MALFORMED):
+                return TASKS[self.task].predict_portable(self.ported, asked)
+        except jax.errors.JaxRuntimeError as error:  # of another version's StableHLO, or a device's memory
+            raise RunError(
+                f"{self.path}: was exported by jax {self.versions.get('jax')}, and jax {jax.__version__} can not run "
+                f"it here ({first_line(error)})."
+            ) from error
 
 
 MALFORMED = (
@@ -86,7 +93,6 @@ MALFORMED = (
     UnicodeError,
     struct.error,
     pydantic.ValidationError,
-    jax.errors.JaxRuntimeError,
 )
 """What comes of facts of another type, weights of another shape, or bytes that are no StableHLO."""
 
@@ -132,7 +138,8 @@ def load_exported(path: str | Path, *, sha256: str | None = None) -> ExportedMod
         if not isinstance(facts["notes"], list) or not all(isinstance(note, str) for note in facts["notes"]):
             raise TypeError("notes are no list of sentences")
         ported = Ported(str(path), facts, normaliser, functions, manifest["until"])
-        return ExportedModel(path, found, members[CARD].decode(), manifest["task"], ported)
+        versions = dict(manifest["versions"])
+        return ExportedModel(path, found, members[CARD].decode(), manifest["task"], ported, versions)
 
 
 def _members(path: Path, content: bytes) -> dict[str, bytes]:
