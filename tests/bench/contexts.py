@@ -61,17 +61,19 @@ def grid(a: tuple[float, ...], b: tuple[float, ...]) -> list[tuple[float, float]
     return [(x, y) for x in a for y in b]
 
 
+OSCILLATOR = (
+    glycolysis, grid((100.0, 90.0, 80.0), (1.0, 0.75, 0.5)), grid((85.0, 95.0), (0.625, 0.875)),
+    np.array([0.15, 0.19, 0.04, 0.10, 0.08, 0.14, 0.05]), np.array([1.60, 2.16, 0.20, 0.35, 0.30, 2.67, 0.10]),
+    np.arange(20) * 0.05,
+)  # fmt: skip
 SYSTEMS = {
     "lotka_volterra": System(
         predators, grid((0.5, 0.75, 1.0), (0.5, 0.75, 1.0)), grid((0.625, 1.125), (0.625, 1.125)),
         np.array([1.0, 1.0]), np.array([3.0, 3.0]), np.arange(20) * 0.5, 4, 2, 20,
         ("no pool", "pool of 1, order 1", "pool of 1, order 2", "Adam alone", "one model for all"),
     ),
-    "glycolysis": System(
-        glycolysis, grid((100.0, 90.0, 80.0), (1.0, 0.75, 0.5)), grid((85.0, 95.0), (0.625, 0.875)),
-        np.array([0.15, 0.19, 0.04, 0.10, 0.08, 0.14, 0.05]), np.array([1.60, 2.16, 0.20, 0.35, 0.30, 2.67, 0.10]),
-        np.arange(20) * 0.05, 4, 2, 20, ("no pool", "Adam alone", "one model for all"),
-    ),
+    "glycolysis": System(*OSCILLATOR, 32, 4, 20, ("no pool",)),
+    "glycolysis of four": System(*OSCILLATOR, 4, 4, 20, ("no pool", "Adam alone", "one model for all")),
 }  # fmt: skip
 
 
