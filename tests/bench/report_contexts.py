@@ -35,9 +35,8 @@ for [1, 3]²) and data solved to 1e-3. A pool of one takes {_ratio(ways, "second
 with {oscillator["trajectories"]} trajectories in each environment, as others train on, and {oscillator["newton"]} steps
 of Gauss–Newton, the error is {_error(oscillator)}, and with four {_error(found["glycolysis of four"])}: 5e-5 is missed.
 It is the starts between them that are missed: trajectories that it was trained on are fitted to 1.7e-6 (of four, once,
-with 40 steps and six substeps a row; not stored). Of two substeps a row not even the true equation is stable. The
-file was joined from several calls of the script, two of whose rows were copied from what an earlier one printed, and
-the oscillator with {oscillator["trajectories"]} was on two cores."""
+with 40 steps and six substeps a row; not stored). With two substeps a row not even the true equation is stable. The
+file was joined from several calls of the script, two of whose rows were copied from what an earlier one printed."""
     return "\n\n".join([head, *parts])
 
 
@@ -69,8 +68,9 @@ def _system(name: str, found: dict[str, Any]) -> str:
     ]
     seeds = len(next(iter(found["ways"].values())))
     head = ["trained", "in-domain", "worst environment", "unseen, adapted", "worst", "seconds", "seconds to adapt"]
+    cores = "two cores" if found["trajectories"] > 4 else "one core"
     many = "one seed" if seeds == 1 else f"{seeds} seeds"
     return f"""{name[0].upper()}{name[1:]}, {found["trajectories"]} trajectories in each environment, {many};
-the variance of the states is {found["variance"]:.2g}. Seconds are of the processor, one core, with compilation.
+the variance of the states is {found["variance"]:.2g}. Seconds are of the processor, {cores}, with compilation.
 
 {table(head, lines)}"""

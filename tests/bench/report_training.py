@@ -27,7 +27,7 @@ def step_split() -> str:
 `nde profile configs/latent_sde_pbc.toml`: {counts["solves"]} solves a step, each of
 {counts["accepted"] / counts["solves"]:.0f} steps; {1e3 * whole:.1f} ms, of which the validation is its share of each
 step. Compilation took {found["compile_seconds"]:.1f} s, and the gradient takes {found["temporary_bytes"] / 2**20:.1f}
-MiB. The machine did other things too. Kernels: {kernels}.
+MiB. Kernels: {kernels}.
 
 {table(["part", "time", "share"], lines)}"""
 
