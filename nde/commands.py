@@ -21,6 +21,7 @@ from nde.train import (
     cause_of,
     CheckpointNotWritten,
     FailedExamples,
+    in_one_piece,
     is_first_process,
     is_one_of_several,
     keep_compiled,
@@ -182,7 +183,7 @@ def predict(
             table = opened.predict(
                 data, ahead=steps, samples=samples, keep_samples=keep_samples, as_text=text, model=model
             )
-        with runs.in_one_piece(out) as part:
+        with in_one_piece(out) as part:
             table.write_csv(part) if text else table.write_parquet(part)
         _say(Console(), f"wrote {out}: {len(table)} rows")
         for note in opened.prediction_notes(model):

@@ -17,7 +17,7 @@ Training, checkpoints, resume, the folder and the command line know no task, mod
 `nde.tasks.TASKS`.
 """
 
-from nde.runs.export import export_run as export_run, in_one_piece as in_one_piece
+from nde.runs.export import export_run as export_run
 from nde.runs.exported import ExportedModel as ExportedModel, load_exported as load_exported
 from nde.runs.failure import explain_solve as explain_solve
 from nde.runs.folder import (

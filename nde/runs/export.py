@@ -38,7 +38,7 @@ import numpy as np
 from nde.runs.card import model_card
 from nde.runs.folder import Run
 from nde.tasks import ArrayFunction, RunError
-from nde.train import checks_as_nan
+from nde.train import checks_as_nan, in_one_piece
 
 FORMAT = 1
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -187,14 +187,3 @@ def _write(out: Path, members: Mapping[str, bytes]) -> str:
     with in_one_piece(out) as part:
         part.write_bytes(held.getvalue())
     return hashlib.sha256(held.getvalue()).hexdigest()
-
-
-@contextmanager
-def in_one_piece(out: Path) -> Iterator[Path]:
-    """A file beside `out` to write into: it becomes `out` when it is whole, and goes where its writing is stopped."""
-    part = out.with_name(f"{out.name}.part")
-    try:
-        yield part
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)

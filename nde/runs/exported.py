@@ -22,9 +22,6 @@ from nde.tasks import (
     LoweredFunction,
     Ported,
     Prediction,
-    refuse_ahead,
-    refuse_no_table,
-    refuse_samples,
     RunError,
     Rung,
     TASKS,
@@ -69,14 +66,11 @@ class ExportedModel:
         **Raises:** `ValueError` in one line for a bad table, for series of more rows than were exported, or times
         further on; `nde.train.FailedExamples`, by name, for series that can not be solved.
         """
-        refuse_ahead(ahead)
-        refuse_samples(samples)
-        if data is None:
-            refuse_no_table(TASKS[self.task], self.path)
-        asked = Prediction(data, ahead, samples, keep_samples, as_text, model)
+        task, asked = TASKS[self.task], Prediction(data, ahead, samples, keep_samples, as_text, model)
+        task.refuse_no_table(asked, self.path)
         try:
             with _one_line(self.path, MALFORMED):
-                return TASKS[self.task].predict_portable(self.ported, asked)
+                return task.predict_portable(self.ported, asked)
         except jax.errors.JaxRuntimeError as error:  # of another version's StableHLO, or a device's memory
             raise RunError(
                 f"{self.path}: was exported by jax {self.versions.get('jax')}, and jax {jax.__version__} can not run "

@@ -22,13 +22,10 @@ from nde.tasks import (
     new_model,
     predicting,
     Prediction,
-    refuse_ahead,
-    refuse_no_table,
-    refuse_samples,
     RunError,
     TASKS,
 )
-from nde.train import Checkpoints, read_metrics
+from nde.train import Checkpoints, in_one_piece, read_metrics
 
 
 def free_folder(name: str, out: str | Path | None) -> Path:
@@ -69,9 +66,8 @@ class Run:
         for code in config.own_code():
             code.keep(folder)
         TASKS[config.task].save(folder, config, problem)
-        new = folder / "config.tmp"
-        configs.save_config(config, new)
-        new.replace(folder / "config.toml")
+        with in_one_piece(folder / "config.toml") as part:
+            configs.save_config(config, part)
         run = cls(folder, config)
         run.__dict__["problem"] = problem  # it need not be read again
         return run
@@ -154,11 +150,9 @@ class Run:
         **Raises:** `RunError` for a table that is missing, or is given where none is of use; `TableError` for a bad
         one.
         """
-        refuse_ahead(ahead)
-        refuse_samples(samples)
-        if data is None:
-            refuse_no_table(self.task, self.folder)
-        return self.task.predict(self, Prediction(data, ahead, samples, keep_samples, as_text, model))
+        asked = Prediction(data, ahead, samples, keep_samples, as_text, model)
+        self.task.refuse_no_table(asked, self.folder)
+        return self.task.predict(self, asked)
 
     def prediction_notes(self, model: str | None = None) -> Sequence[str]:
         """What there is to say of what `predict` predicts by, a line each; `model`: the one that was asked for."""
@@ -248,9 +242,8 @@ class Run:
         while (kept := self.folder / f"config.before-{number}.toml").exists():
             number += 1
         shutil.copy(path, kept)
-        new = path.with_suffix(".tmp")
-        configs.save_config(self.config, new)
-        new.replace(path)
+        with in_one_piece(path) as part:
+            configs.save_config(self.config, part)
 
     @property
     def metrics_path(self) -> Path:

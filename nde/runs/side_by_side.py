@@ -11,7 +11,7 @@ from nde.runs.folder import Run
 from nde.runs.processes import as_a_process, in_processes
 from nde.runs.training import train
 from nde.tasks import RunError, RunFailed
-from nde.train import keep_compiled, MetricsFile
+from nde.train import in_one_piece, keep_compiled, MetricsFile
 
 
 def train_side_by_side(run: Run, processes: int, overrides: Sequence[str] = (), *, cached: bool, quiet: bool) -> bool:
@@ -71,9 +71,8 @@ def _gather(run: Run) -> None:
     if run.metrics_path.exists():
         text = run.metrics_path.read_text()
         if text and not text.endswith("\n"):  # the last line of a run that was killed while it wrote
-            new = run.metrics_path.with_suffix(".tmp")
-            new.write_text(text[: text.rfind("\n") + 1])
-            new.replace(run.metrics_path)
+            with in_one_piece(run.metrics_path) as whole:
+                whole.write_text(text[: text.rfind("\n") + 1])
     for path in sorted(run.folder.glob("metrics.[0-9]*.jsonl")):
         with run.metrics_path.open("a") as file:
             file.write("".join(line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")))

@@ -7,7 +7,6 @@ or folder here with a `class XTask(AbstractTask)`, entered in `TASKS`.
 """
 
 from nde.tasks.base import (
-    AbstractEvaluation as AbstractEvaluation,
     AbstractTask as AbstractTask,
     Examples as Examples,
     member_key as member_key,
@@ -15,12 +14,8 @@ from nde.tasks.base import (
     OpenedRun as OpenedRun,
     predicting as predicting,
     Prediction as Prediction,
-    refuse_ahead as refuse_ahead,
-    refuse_no_table as refuse_no_table,
-    refuse_samples as refuse_samples,
     RunError as RunError,
     RunFailed as RunFailed,
-    TableEvaluation as TableEvaluation,
 )
 from nde.tasks.classify import ClassifyTask as ClassifyTask
 from nde.tasks.density import DensityTask as DensityTask
@@ -36,6 +31,7 @@ from nde.tasks.portable import (
     Rung as Rung,
     Words as Words,
 )
+from nde.tasks.scores import AbstractEvaluation as AbstractEvaluation, TableEvaluation as TableEvaluation
 
 TASKS: dict[str, AbstractTask] = {
     "forecast": ForecastTask(),

@@ -1,25 +1,24 @@
 """What a task must know, so that the loop, the folder, the library's face and the command line need not."""
 
-import json
 import math
 import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 import polars as pl
 from jaxtyping import PyTree
 from matplotlib.figure import Figure
-from rich.table import Table
 
 from nde.config import build_update, Member, RunConfig
 from nde.fields import draw_parameters
-from nde.report import fitted_table, LogDensity, Posterior
+from nde.report import LogDensity, Posterior
 from nde.tasks.portable import Portable, Ported
+from nde.tasks.scores import AbstractEvaluation
 from nde.train import LossFunction, Update
 
 
@@ -73,38 +72,6 @@ class Examples:
     in_rows: tuple[bool, ...] = ()
 
 
-def refuse_ahead(ahead: Any) -> None:
-    """Refuse what is no list of times after the last row.
-
-    **Raises:** `RunError`.
-    """
-    if not isinstance(ahead, Iterable) or not all(isinstance(step, numbers.Real) for step in ahead):
-        raise RunError(f"ahead must be a list of numbers, times after the last row, but is {ahead!r}.")
-    if any(not 0 < step < math.inf for step in ahead):
-        given = ", ".join(map(str, ahead))
-        raise RunError(f"ahead must hold times after the last row, above zero, but is {given}.")
-
-
-def refuse_samples(samples: Any) -> None:
-    """Refuse what is no number of samples.
-
-    **Raises:** `RunError`.
-    """
-    if isinstance(samples, bool) or not isinstance(samples, numbers.Integral):
-        raise RunError(f"samples must be a whole number, but is {samples!r}.")
-    if samples < 1:
-        raise RunError(f"samples must be at least 1, but is {samples}.")
-
-
-def refuse_no_table(task: "AbstractTask", source: object) -> None:
-    """Refuse to predict without a table what is of a table alone; `source`: what messages call the run.
-
-    **Raises:** `RunError`.
-    """
-    if task.needs_table:
-        raise RunError(f"{source}: predicts of a table: give --data, one laid out like that of the run.")
-
-
 @dataclass(frozen=True)
 class Prediction:
     """What `nde predict` asks for.
@@ -115,6 +82,8 @@ class Prediction:
     - `samples`: how many; `keep_samples`: whether each becomes a column.
     - `as_text`: whether dates of a CSV table are given as they are written there; else as dates.
     - `model`: what the `[[model]]` is called that predicts alone; `None` leaves it to the task.
+
+    **Raises:** `RunError` for times that are not after the last row, and what is no number of samples.
     """
 
     data: Any
@@ -124,88 +93,22 @@ class Prediction:
     as_text: bool = False
     model: str | None = None
 
+    def __post_init__(self) -> None:
+        ahead, samples = self.ahead, self.samples
+        if not isinstance(ahead, Iterable) or not all(isinstance(step, numbers.Real) for step in ahead):
+            raise RunError(f"ahead must be a list of numbers, times after the last row, but is {ahead!r}.")
+        if any(not 0 < step < math.inf for step in ahead):
+            given = ", ".join(map(str, ahead))
+            raise RunError(f"ahead must hold times after the last row, above zero, but is {given}.")
+        if isinstance(samples, bool) or not isinstance(samples, numbers.Integral):
+            raise RunError(f"samples must be a whole number, but is {samples!r}.")
+        if samples < 1:
+            raise RunError(f"samples must be at least 1, but is {samples}.")
+
     @property
     def source(self) -> str:
         """What messages call the table."""
         return str(self.data) if isinstance(self.data, str | Path) else "data"
-
-
-class AbstractEvaluation(ABC):
-    """How a run did on what was held out."""
-
-    @abstractmethod
-    def table(self) -> Table:
-        """The table for the terminal."""
-
-    @abstractmethod
-    def lines(self) -> list[str]:
-        """What there is to say below the table."""
-
-    @abstractmethod
-    def write(self, folder: Path) -> None:
-        """Write `results.csv` and `results.json` into a folder."""
-
-    @abstractmethod
-    def rows(self) -> list[dict[str, Any]]:
-        """The scores: a row a method, by column."""
-
-    @abstractmethod
-    def noted(self, notes: Sequence[str]) -> Self:
-        """The same evaluation with more to say below the table, and in `results.json`."""
-
-    def pooled(self, others: "Sequence[AbstractEvaluation]") -> "AbstractEvaluation | None":
-        """This evaluation and those of the other folds as one; `None`, unless overridden: each stands for itself."""
-        del others
-        return None
-
-
-@dataclass(frozen=True)
-class TableEvaluation(AbstractEvaluation):
-    """Rows of numbers under named columns, the same in each row; all that most tasks need.
-
-    - `title`, `caption`: over and under the table.
-    - `scores`: column to text or number, a mapping for each row. A number that is `nan` is shown as a dash.
-    - `notes`: sentences below the table.
-    - `summary`: what else stands in `results.json`.
-    - `details`: what the task's own figures need; not written.
-    """
-
-    title: str
-    caption: str
-    scores: Sequence[Mapping[str, str | float]]
-    notes: Sequence[str] = ()
-    summary: Mapping[str, Any] = field(default_factory=dict)
-    details: Any = None
-
-    def rows(self) -> list[dict[str, Any]]:
-        return [dict(row) for row in self.scores]
-
-    def table(self) -> Table:
-        columns = {name: [_shown(row[name]) for row in self.scores] for name in self.scores[0]}
-        text = [name for name, value in self.scores[0].items() if isinstance(value, str)]
-        return fitted_table(columns, text=text, title=self.title, caption=self.caption)
-
-    def lines(self) -> list[str]:
-        return list(self.notes)
-
-    def noted(self, notes: Sequence[str]) -> Self:
-        return replace(self, notes=[*self.notes, *notes])
-
-    def write(self, folder: Path) -> None:
-        pl.DataFrame(self.rows()).write_csv(folder / "results.csv", float_precision=6)
-        rows = [{name: _plain(value) for name, value in row.items()} for row in self.scores]
-        summary = {**self.summary, "methods": rows, "notes": list(self.notes)}
-        (folder / "results.json").write_text(json.dumps(summary, indent=1) + "\n")
-
-
-def _shown(value: str | float) -> str:
-    if isinstance(value, str):
-        return value
-    return "–" if value != value else f"{value:d}" if isinstance(value, int) else f"{value:.4f}"
-
-
-def _plain(value: str | float) -> str | float | None:
-    return None if value != value else value  # JSON has no NaN
 
 
 class AbstractTask(ABC):
@@ -285,6 +188,14 @@ class AbstractTask(ABC):
 
     needs_table = True
     """Whether `predict` is of a table alone; else it draws points without one."""
+
+    def refuse_no_table(self, asked: Prediction, source: object) -> None:
+        """Refuse to predict without a table what is of a table alone; `source`: what messages call the run.
+
+        **Raises:** `RunError`.
+        """
+        if self.needs_table and asked.data is None:
+            raise RunError(f"{source}: predicts of a table: give --data, one laid out like that of the run.")
 
     @abstractmethod
     def predict(self, run: OpenedRun, asked: Prediction) -> pl.DataFrame:

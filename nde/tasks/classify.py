@@ -35,19 +35,10 @@ from nde.report import (
     plot_seen_series,
     SeenSeries,
 )
-from nde.tasks.base import (
-    AbstractEvaluation,
-    AbstractTask,
-    Examples,
-    member_key,
-    OpenedRun,
-    predicting,
-    Prediction,
-    RunError,
-    TableEvaluation,
-)
+from nde.tasks.base import AbstractTask, Examples, member_key, OpenedRun, predicting, Prediction, RunError
 from nde.tasks.class_prediction import member_logits, portable, predict_portable, predictor_of
 from nde.tasks.portable import Portable, Ported
+from nde.tasks.scores import AbstractEvaluation, TableEvaluation
 from nde.tasks.tables import (
     check_unchanged,
     describe_table,

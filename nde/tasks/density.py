@@ -16,11 +16,12 @@ from nde.config import build_loss, DensityConfig, Member, PointFacts
 from nde.models import at_tolerance
 from nde.objectives import point_loss
 from nde.report import density_rows, fit_gaussian, fit_kde, PlaneGrid, plot_plane
-from nde.tasks.base import AbstractTask, Examples, member_key, OpenedRun, Prediction, TableEvaluation
+from nde.tasks.base import AbstractTask, Examples, member_key, OpenedRun, Prediction
 from nde.tasks.point_export import portable_points, ported_points
 from nde.tasks.point_prediction import Asked, LogDensities, models_of
 from nde.tasks.points import describe_points, load_points, named_models, PointsProblem, resolved_points, write_units
 from nde.tasks.portable import Portable, Ported
+from nde.tasks.scores import TableEvaluation
 from nde.train import blame, LossFunction
 
 

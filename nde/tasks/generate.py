@@ -19,7 +19,7 @@ from nde.config import build_loss, GenerateConfig, Member, PointFacts
 from nde.models import at_tolerance, flow_paths, Solved
 from nde.objectives import independent_pairs, point_loss, transport_pairs
 from nde.report import bits_per_dimension, energy_distance, plot_clouds, plot_images, sample_distances
-from nde.tasks.base import AbstractTask, Examples, member_key, OpenedRun, Prediction, TableEvaluation
+from nde.tasks.base import AbstractTask, Examples, member_key, OpenedRun, Prediction
 from nde.tasks.density import log_prob
 from nde.tasks.point_export import portable_points, ported_points
 from nde.tasks.point_prediction import Asked, Draws, models_of
@@ -33,6 +33,7 @@ from nde.tasks.points import (
     write_units,
 )
 from nde.tasks.portable import Portable, Ported
+from nde.tasks.scores import TableEvaluation
 from nde.train import LossFunction
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class PointsProblem:
     scale: np.ndarray
     source: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
-    @property
+    @cached_property
     def units(self) -> "PointUnits":
         """What is kept of them to predict by."""
         labels, classes = self.train.labels, len(self.data.classes)

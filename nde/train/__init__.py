@@ -26,6 +26,7 @@ from nde.train.failures import (
     surviving as surviving,
     TrainingFailed as TrainingFailed,
 )
+from nde.train.files import in_one_piece as in_one_piece
 from nde.train.gauss_newton import gauss_newton_update as gauss_newton_update
 from nde.train.interrupt import Interrupt as Interrupt, terminated_as_interrupted as terminated_as_interrupted
 from nde.train.least_squares import then_least_squares as then_least_squares

@@ -20,6 +20,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
+from nde.train.files import in_one_piece
 from nde.train.starts import Tried
 from nde.train.state import BatchLoss, StepReport, TrainState
 
@@ -65,9 +66,8 @@ class MetricsFile:
         rows = [_parsed(line) for line in lines]
         gone = [row is None or row["member"] == self.member and row["step"] > start for row in rows]
         if any(gone):
-            new = self.path.with_suffix(".tmp")
-            new.write_text("".join(f"{line}\n" for line, cut in zip(lines, gone, strict=True) if not cut))
-            new.replace(self.path)
+            with in_one_piece(self.path) as part:
+                part.write_text("".join(f"{line}\n" for line, cut in zip(lines, gone, strict=True) if not cut))
 
     def _write(self, step: int, **numbers: Any) -> None:
         seconds = round(time.perf_counter() - self._started, 3)

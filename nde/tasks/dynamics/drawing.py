@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 from nde.config import DynamicsConfig, HybridModel
 from nde.data import DATASETS
 from nde.report import BLUE, fan_legend, GREY, ORANGE, plot_profile
-from nde.tasks.base import OpenedRun, TableEvaluation
+from nde.tasks.base import OpenedRun
 from nde.tasks.dynamics.evaluation import DynamicsDetails, forecast
 from nde.tasks.dynamics.problem import DynamicsProblem
 from nde.tasks.dynamics.training import batched_inputs, first_states, trajectories
+from nde.tasks.scores import TableEvaluation
 
 MAX_SERIES, POINTS = 3, 300
 

@@ -12,11 +12,12 @@ from nde.fields import parameter_units, parameter_values
 from nde.models import ObservedODE, Population
 from nde.objectives import AbstractLikelihood
 from nde.report import AbstractForecast, coverage, NormalForecast, SampleForecast, score
-from nde.tasks.base import member_key, OpenedRun, TableEvaluation
+from nde.tasks.base import member_key, OpenedRun
 from nde.tasks.dynamics.closed import asked_closed_forms
 from nde.tasks.dynamics.parameters import asked_posteriors, Found
 from nde.tasks.dynamics.problem import DynamicsProblem
 from nde.tasks.dynamics.training import batched_inputs, first_states, trajectories
+from nde.tasks.scores import TableEvaluation
 from nde.train import FailedExamples
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from nde.config import DynamicsConfig, DynamicsFacts, Member
 from nde.models import ObservedODE
 from nde.report import LogDensity, Posterior
-from nde.tasks.base import AbstractTask, Examples, OpenedRun, Prediction, TableEvaluation
+from nde.tasks.base import AbstractTask, Examples, OpenedRun, Prediction
 from nde.tasks.dynamics.drawing import figures
 from nde.tasks.dynamics.evaluation import evaluate, held_out
 from nde.tasks.dynamics.posterior import log_density, posterior
@@ -18,6 +18,7 @@ from nde.tasks.dynamics.problem import describe_inputs, DynamicsProblem, load, r
 from nde.tasks.dynamics.squares import with_least_squares
 from nde.tasks.dynamics.training import examples, failure_time, training_loss, validation_score
 from nde.tasks.portable import Portable, Ported
+from nde.tasks.scores import TableEvaluation
 from nde.tasks.tables import describe_table
 from nde.train import LossFunction, Update
 

@@ -23,9 +23,10 @@ from nde.report import (
     verdict,
     write_table,
 )
-from nde.tasks.base import AbstractEvaluation, member_key, OpenedRun, predicting
+from nde.tasks.base import member_key, OpenedRun, predicting
 from nde.tasks.forecast.problem import build_cut, Problem
 from nde.tasks.forecast.stack import fit_baselines, model_name, no_stack, pool_name, read_stack, Stack
+from nde.tasks.scores import AbstractEvaluation
 
 COVERAGE_LEVELS = tuple(np.round(np.arange(0.1, 1.0, 0.1), 1)) + (0.95,)
 

@@ -24,6 +24,7 @@ from nde.report import (
 )
 from nde.tasks.base import member_key, OpenedRun, predicting, RunError, Seeded
 from nde.tasks.forecast.problem import build_cut, Problem, sample_series
+from nde.train import in_one_piece
 
 FILE = "stack.json"
 
@@ -161,9 +162,8 @@ def stack_from_plain(saved: Mapping[str, Any]) -> Stack:
 def write_stack(folder: Path, stack: Stack) -> None:
     """Keep a pool as `stack.json`."""
     plain = stack_to_plain(stack)
-    part = folder / f"{FILE}.part"
-    part.write_text(json.dumps(plain, indent=1) + "\n")
-    part.replace(folder / FILE)
+    with in_one_piece(folder / FILE) as part:
+        part.write_text(json.dumps(plain, indent=1) + "\n")
 
 
 def read_stack(run: OpenedRun) -> Stack | None:

@@ -17,9 +17,10 @@ from nde.report import (
     predictive_check,
     weighted_residuals,
 )
-from nde.tasks.base import member_key, OpenedRun, TableEvaluation
+from nde.tasks.base import member_key, OpenedRun
 from nde.tasks.dynamics import DynamicsProblem
 from nde.tasks.population.training import individuals
+from nde.tasks.scores import TableEvaluation
 
 MAX_INDIVIDUALS = 12
 

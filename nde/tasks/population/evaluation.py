@@ -18,7 +18,7 @@ from nde.report import (
     Individuals,
     SampleForecast,
 )
-from nde.tasks.base import member_key, OpenedRun, RunError, TableEvaluation
+from nde.tasks.base import member_key, OpenedRun, RunError
 from nde.tasks.dynamics import (
     baseline_means,
     baselines,
@@ -30,6 +30,7 @@ from nde.tasks.dynamics import (
 )
 from nde.tasks.population.posterior import posterior
 from nde.tasks.population.training import individuals, validation_score
+from nde.tasks.scores import TableEvaluation
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from nde.config import DynamicsFacts, Member, PopulationConfig
 from nde.models import Population
 from nde.report import LogDensity, Posterior
-from nde.tasks.base import AbstractTask, Examples, OpenedRun, Prediction, TableEvaluation
+from nde.tasks.base import AbstractTask, Examples, OpenedRun, Prediction
 from nde.tasks.dynamics import describe_inputs, DynamicsProblem, load, resolve
 from nde.tasks.population.drawing import figures
 from nde.tasks.population.evaluation import evaluate
@@ -16,6 +16,7 @@ from nde.tasks.population.posterior import log_density, posterior
 from nde.tasks.population.prediction import portable, predict, predict_portable
 from nde.tasks.population.training import examples, training_loss, validation_score
 from nde.tasks.portable import Portable, Ported
+from nde.tasks.scores import TableEvaluation
 from nde.tasks.tables import describe_table
 from nde.train import LossFunction
 
